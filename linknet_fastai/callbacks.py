@@ -1,0 +1,143 @@
+"""fastai callbacks that every LinkNet learner has: precision, seeds, label sizes, batches that are all void."""
+
+import torch
+import torch.nn.functional as F
+from fastai.callback.core import Callback, CancelBatchException, CancelStepException
+from torch import Tensor
+
+from linknet_fastai.errors import UsageError
+from linknet_fastai.loss import VOID
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """The precision to compute in on a device.
+
+    Args:
+        precision: "auto", "fp32", "bf16" or "fp16". auto is bf16 where the hardware has it natively (AMX or
+            AVX512-BF16 on a CPU, compute capability 8 on CUDA), fp16 on other CUDA devices, else fp32.
+        device: where the network runs.
+
+    Raises:
+        UsageError: fp16 was asked for on a device that cannot train in it.
+    """
+    if precision == "fp16" and device.type != "cuda":
+        raise UsageError(f"--precision: fp16 needs a CUDA GPU; {device.type} takes fp32 or bf16")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+    if device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
+        return "bf16"
+    return "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The autocast context for a resolved precision; off for fp32."""
+    enabled = precision in DTYPES
+    return torch.autocast(device.type, dtype=DTYPES.get(precision), enabled=enabled)
+
+
+class DevicePrecision(Callback):
+    """Mixed precision on whatever device the model is on, and weights in channels_last.
+
+    fastai's `MixedPrecision` autocasts CUDA alone: on a CPU it does nothing and says nothing.
+    """
+
+    order = 10
+
+    def __init__(self, precision: str = "auto") -> None:
+        self.precision = precision
+        self.scaler: torch.amp.GradScaler | None = None
+
+    def before_fit(self) -> None:
+        """Lay out the weights, and make the loss scaler that fp16 needs."""
+        self.learn.model.to(memory_format=torch.channels_last)
+        device = next(self.learn.model.parameters()).device
+        fp16 = resolve_precision(self.precision, device) == "fp16"
+        self.scaler = torch.amp.GradScaler(device.type) if fp16 else None
+
+    def before_batch(self) -> None:
+        """Enter autocast; also outside of `fit`, where there is no `before_fit`."""
+        device = self.learn.xb[0].device
+        self.learn.xb = tuple(x.contiguous(memory_format=torch.channels_last) for x in self.learn.xb)
+        self._autocast = autocast(resolve_precision(self.precision, device), device)
+        self._autocast.__enter__()
+
+    def after_pred(self) -> None:
+        """Leave autocast: the loss and the scores are computed in fp32."""
+        self._leave()
+        self.learn.pred = self.learn.pred.float()
+
+    def after_cancel_batch(self) -> None:
+        """Leave autocast also when the batch ends early."""
+        self._leave()
+
+    def before_backward(self) -> None:
+        """Scale the loss."""
+        if self.scaler:
+            self.learn.loss_grad = self.scaler.scale(self.learn.loss_grad)
+
+    def before_step(self) -> None:
+        """Let the scaler take the step, or skip it where gradients overflowed; fastai's own step is left out."""
+        if self.scaler:
+            self.scaler.step(self.learn.opt.opt)  # the torch optimizer inside fastai's OptimWrapper
+            self.scaler.update()
+            raise CancelStepException
+
+    def _leave(self) -> None:
+        if getattr(self, "_autocast", None) is not None:
+            self._autocast.__exit__(None, None, None)
+            self._autocast = None
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "scaler": None, "_autocast": None}
+
+
+class PlainTensors(Callback):
+    """Takes fastai's tensor types off once a batch: each operation on one costs a detour through Python."""
+
+    order = 5
+
+    def before_batch(self) -> None:
+        """Strip inputs and labels."""
+        self.learn.xb = tuple(x.as_subclass(Tensor) for x in self.learn.xb)
+        self.learn.yb = tuple(y.as_subclass(Tensor) for y in self.learn.yb)
+
+
+class ScoreAtLabelSize(Callback):
+    """Brings logits to the size of the label map, bilinearly: label maps are never resampled for a score."""
+
+    order = 11  # behind DevicePrecision, which makes the logits fp32
+
+    def after_pred(self) -> None:
+        """Resample `learn.pred` where the labels have another size."""
+        if self.learn.yb and self.learn.pred.shape[-2:] != self.learn.y.shape[-2:]:
+            self.learn.pred = resample_logits(self.learn.pred, self.learn.y.shape[-2:])
+
+
+def resample_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample logits BxCxHxW bilinearly to `size`, (height, width); floats in, floats out."""
+    if tuple(logits.shape[-2:]) == tuple(size):
+        return logits
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+class SkipVoidBatches(Callback):
+    """Skips training on a batch without a single pixel that counts: there is nothing to learn, only to decay."""
+
+    order = 6
+
+    def after_loss(self) -> None:
+        """End the batch before the backward pass where all its labels are void."""
+        if self.learn.training and self.learn.yb and bool((self.learn.y == VOID).all()):
+            raise CancelBatchException
+
+
+class EpochSeed(Callback):
+    """Tells the training loader the epoch: order and augmentation follow from (seed, epoch, index)."""
+
+    def before_train(self) -> None:
+        """Pass the epoch on."""
+        self.dls.train.epoch = self.epoch

@@ -1,0 +1,169 @@
+"""From a recipe to fastai DataLoaders."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from fastai.data.block import DataBlock
+from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.transforms import IndexSplitter, Normalize
+from fastai.vision.core import imagenet_stats
+from fastai.vision.data import ImageBlock, MaskBlock
+
+from linknet_fastai.augmentation import AugmentFrame, ResizeFrame
+from linknet_fastai.dataset import Dataset, Frame, Progress, open_dataset
+from linknet_fastai.recipe import Recipe
+from linknet_fastai.settings import Settings, resolve_settings
+from linknet_fastai.survey import survey
+
+
+class ReproducibleDL(TfmdDL):
+    """A fastai DataLoader whose order and augmentation follow from (seed, epoch, index) alone.
+
+    So an epoch can be replayed after an interruption, whatever the number of workers.
+    """
+
+    def __init__(self, dataset, seed: int = 0, **kwargs) -> None:
+        self.seed, self.epoch = seed, 0
+        super().__init__(dataset, **kwargs)
+
+    def new(self, dataset=None, cls=None, **kwargs) -> TfmdDL:
+        """A loader like this one, with the same seed."""
+        return super().new(dataset, cls, **({"seed": self.seed} | kwargs))
+
+    def shuffle_fn(self, idxs: list[int]) -> list[int]:
+        """The order of this epoch."""
+        return self._rng("order").sample(idxs, len(idxs))
+
+    def create_item(self, s: int | None):
+        """Get an item, its augmentation seeded."""
+        for transform in self.after_item.fs:
+            if isinstance(transform, AugmentFrame):
+                transform.rng = self._rng(s)
+        return super().create_item(s)
+
+    def _rng(self, part: int | str | None) -> random.Random:
+        return random.Random(f"{self.seed} {self.epoch} {part}")  # a text is hashed by SHA-512: no near seeds
+
+
+def frame_image(item: Frame | object) -> object:
+    """The image of a frame; anything else (a path, an array) is taken for an image itself, as in `predict`."""
+    return item.image if isinstance(item, Frame) else item
+
+
+class FrameLabels:
+    """Reads the label map of a frame for a `DataBlock`."""
+
+    def __init__(self, read_label: Callable[[Path], np.ndarray]) -> None:
+        self.read_label = read_label
+
+    def __call__(self, frame: Frame) -> np.ndarray:
+        """HxW uint8 channels, 255 for void."""
+        return self.read_label(frame.label)
+
+
+def segmentation_block(
+    class_names: list[str], read_label: Callable[[Path], np.ndarray], size: tuple[int, int], n_train: int
+) -> DataBlock:
+    """The DataBlock for a list of frames, of which the first `n_train` train and the others validate.
+
+    Args:
+        class_names: in the order of the network's channels.
+        read_label: gives the HxW uint8 channels of a frame's `label`, 255 for void.
+        size: (width, height) that the network sees.
+        n_train: how many of the items are for training.
+    """
+    return DataBlock(
+        blocks=(ImageBlock, MaskBlock(codes=class_names)),
+        get_x=frame_image,
+        get_y=FrameLabels(read_label),
+        splitter=lambda frames: IndexSplitter(range(n_train, len(frames)))(frames),
+        item_tfms=[AugmentFrame(size), ResizeFrame(size)],
+        batch_tfms=Normalize.from_stats(*imagenet_stats),
+        dl_type=ReproducibleDL,
+    )
+
+
+def segmentation_dls(
+    recipe: str | Path | Recipe,
+    path: str | Path | None = None,
+    *,
+    size: tuple[int, int] | str | None = None,
+    bs: int | None = None,
+    workers: int | None = None,
+    seed: int | None = None,
+    train_on: str | None = None,
+    validate_on: str | None = None,
+    device: str | torch.device | None = None,
+    progress: Progress | None = None,
+) -> DataLoaders:
+    """Build the DataLoaders of a recipe, once every frame was checked.
+
+    Training frames are augmented and come at `size`; validation frames are resized to it, their label maps are
+    not. Images are Bx3xHxW floats, normalised with ImageNet's statistics; labels are BxHxW integers, 255 void.
+
+    Args:
+        recipe: the name of a shipped recipe, the path of a TOML file, or a `Recipe`.
+        path: the data folder; None fetches or draws the data where the recipe says how.
+        size: (width, height) or "480x360" that the network sees; by default the recipe's for the layout found.
+        bs: frames a batch, by default the recipe's.
+        workers: loader processes, by default `default_workers()`.
+        seed: order and augmentation follow from it, the epoch and the frame.
+        train_on: a split, or a file with a stem a line.
+        validate_on: likewise.
+        device: where batches go, by default fastai's default device.
+        progress: told how far the check and the drawing are.
+
+    Returns:
+        DataLoaders with, beside fastai's own, `recipe`, `size` (width, height) and `class_pixels` (C counts
+        over the training label maps), which `linknet_learner` reads.
+
+    Raises:
+        UsageError, UserError: a wrong argument; missing, damaged or unfitting files, named.
+    """
+    dataset = open_dataset(recipe, path, progress)
+    said = {"size": size, "bs": bs, "workers": workers, "seed": seed, "train_on": train_on, "validate_on": validate_on}
+    settings, _ = resolve_settings(*recipe_settings(dataset), ("argument", said))
+    return dls_from_settings(dataset, settings, device, progress)
+
+
+def recipe_settings(dataset: Dataset) -> list[tuple[str, dict]]:
+    """The layers of settings that a recipe and the layout found bring, the weaker first."""
+    return [("recipe", dataset.recipe.training), ("recipe's layout", {"size": dataset.layout.size})]
+
+
+def dls_from_settings(
+    dataset: Dataset,
+    settings: Settings,
+    device: str | torch.device | None = None,
+    progress: Progress | None = None,
+) -> DataLoaders:
+    """Build DataLoaders from resolved settings; see `segmentation_dls`."""
+    train, valid = dataset.frames(settings.train_on), dataset.frames(settings.validate_on)
+    trained, validated = survey(dataset, train, progress), survey(dataset, valid, progress)
+    trained.raise_problems()
+    validated.raise_problems()
+    workers = default_workers() if settings.workers is None else settings.workers
+    block = segmentation_block(dataset.recipe.class_names, dataset.read_label, settings.size, len(train))
+    dls = block.dataloaders(
+        [*train, *valid],
+        path=".",
+        bs=min(settings.bs, len(train)),
+        # Label maps keep their own sizes, and only maps of one size stack to a batch.
+        val_bs=settings.bs if len(validated.sizes) == 1 else 1,
+        num_workers=workers,
+        seed=settings.seed,
+        device=device,
+    )
+    dls.recipe, dls.size = dataset.recipe, settings.size
+    dls.class_pixels = torch.tensor(trained.class_pixels)
+    return dls
+
+
+def default_workers() -> int:
+    """Two loader processes, or none where there is a single core: a frame costs a tenth of a training step."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(2, cores - 1) if cores < 4 else min(8, cores // 2)

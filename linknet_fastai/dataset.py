@@ -1,0 +1,282 @@
+"""A recipe's data on disk: which layout it is in, the frames of a split, label maps read through the mapping."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from fastcore.xdg import xdg_cache_home
+from PIL import Image
+
+from linknet_fastai import street
+from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.loss import VOID
+from linknet_fastai.recipe import FIELD, Layout, Recipe, Split, load_recipe, read_stems
+from linknet_fastai.settings import format_size
+
+UNMAPPED = 254
+Progress = Callable[[str, int, int], None]  # what is going on, how many are done, of how many
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image and its label map."""
+
+    image: Path
+    label: Path
+    stem: str
+
+
+class LabelReader:
+    """Reads label maps through a layout's mapping of raw values or colours."""
+
+    def __init__(self, recipe: Recipe, layout: Layout) -> None:
+        channels = {name: VOID if c is None else c for name, c in recipe.channel_of_label.items()}
+        self.in_color = layout.colors is not None
+        if layout.colors is not None:
+            raw = {_pack(color): channels[name] for name, color in layout.colors.items()}
+        elif layout.values is not None:
+            raw = {value: channels[name] for value, name in layout.values.items()}
+        else:
+            raw = {entry.id: channel for channel, entry in enumerate(recipe.classes)} | {recipe.void.id: VOID}
+        self.raw = raw
+
+    @cached_property
+    def _channel_of_raw(self) -> np.ndarray:
+        table = np.full(1 << 24 if self.in_color else 1 << 16, UNMAPPED, np.uint8)
+        for value, channel in self.raw.items():
+            table[value] = channel
+        return table
+
+    def __getstate__(self) -> dict:
+        return {"in_color": self.in_color, "raw": self.raw}  # the table is 16 MB and quickly made
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """Read a label map.
+
+        Returns:
+            HxW uint8: the network's channel of each pixel, 255 for void.
+
+        Raises:
+            UserError: the file cannot be read, has no single channel (or no colours), or holds a raw value
+                outside the mapping.
+        """
+        try:
+            with Image.open(path) as image:
+                image.load()
+                raw = self._raw_values(image)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"{path}: cannot read this label map ({error})") from None
+        labels = self._channel_of_raw[raw]
+        if (labels == UNMAPPED).any():
+            unknown = np.unique(raw[labels == UNMAPPED])
+            shown = ", ".join(self._show(value) for value in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+            what = "colours" if self.in_color else "values"
+            raise UserError(f"{path}: {what} outside the recipe's mapping: {shown}")
+        return labels
+
+    def _raw_values(self, image: Image.Image) -> np.ndarray:
+        if self.in_color:
+            rgb = np.asarray(image.convert("RGB")).astype(np.uint32)
+            return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
+        if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B"):
+            raise ValueError(f"mode {image.mode}, but its recipe expects one channel of ids")
+        values = np.asarray(image)  # a palette image gives its indices here, not its colours
+        if values.dtype.kind == "i" and values.size and not 0 <= values.min() <= values.max() < 1 << 16:
+            raise ValueError("values outside 0..65535")
+        return values.astype(np.uint16)
+
+    def _show(self, value: int) -> str:
+        return f"({value >> 16}, {value >> 8 & 255}, {value & 255})" if self.in_color else str(value)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A recipe, the folder its data lies in, and the layout found there."""
+
+    recipe: Recipe
+    folder: Path
+    layout: Layout
+
+    @property
+    def read_label(self) -> LabelReader:
+        """Reads this data set's label maps."""
+        return LabelReader(self.recipe, self.layout)
+
+    def frames(self, selection: str) -> list[Frame]:
+        """The frames of a split, or those that a list names.
+
+        Args:
+            selection: the name of a split, or the path of a text file with a stem a line.
+
+        Raises:
+            UsageError: there is neither such a split nor such a file, or a listed stem is not there.
+            UserError: the split has no frames here, or a frame without its label map.
+        """
+        if selection in self.recipe.splits:
+            frames = self._split_frames(selection, self.recipe.splits[selection])
+        elif Path(selection).is_file():
+            frames = self._listed_frames(Path(selection))
+        else:
+            raise UsageError(
+                f"{selection!r} is no split of {self.recipe.name} ({', '.join(self.recipe.splits)}) and no file"
+            )
+        if not frames:
+            looked = self.layout.images.replace("{split}", self._split_folder(selection))
+            raise UserError(f"{self.folder}: split {selection!r} is empty: nothing matches {looked}")
+        if missing := [frame for frame in frames if not frame.label.is_file()]:
+            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise UserError(f"{missing[0].image}: its label map {missing[0].label} is missing{more}")
+        return frames
+
+    def available_splits(self) -> list[str]:
+        """The recipe's splits that have frames here."""
+        if not self.layout.by_folder:
+            return list(self.recipe.splits)
+        return [name for name, split in self.recipe.splits.items() if self._split_frames(name, split)]
+
+    def _split_folder(self, name: str) -> str:
+        split = self.recipe.splits.get(name)
+        return (split and split.folder) or name
+
+    def _split_frames(self, name: str, split: Split) -> list[Frame]:
+        if self.layout.by_folder:
+            return match_frames(self.folder, self.layout, self._split_folder(name))
+        frames = {frame.stem: frame for frame in match_frames(self.folder, self.layout)}
+        if split.stems:
+            if absent := [stem for stem in split.stems if stem not in frames]:
+                raise UserError(
+                    f"{self.folder}: {len(absent)} of the {len(split.stems)} frames of split {name!r} are missing "
+                    f"(first {self.layout.images.format(stem=absent[0])})"
+                )
+            return [frames[stem] for stem in split.stems]
+        return [frames[stem] for stem in self._fraction_stems(name, list(frames))]
+
+    def _fraction_stems(self, name: str, stems: list[str]) -> list[str]:
+        # Ordered by digest: the same frames for everyone, and a frame more moves few others.
+        shuffled = sorted(stems, key=lambda stem: hashlib.sha256(stem.encode()).digest())
+        begin = 0.0
+        for other, split in self.recipe.splits.items():
+            end = begin + (split.fraction or 0)
+            if other == name:
+                return sorted(shuffled[round(begin * len(stems)) : round(end * len(stems))])
+            begin = end
+        return []
+
+    def _listed_frames(self, file: Path) -> list[Frame]:
+        folders = [self._split_folder(name) for name in self.recipe.splits] if self.layout.by_folder else [""]
+        frames = {f.stem: f for folder in folders for f in match_frames(self.folder, self.layout, folder)}
+        stems = read_stems(file)
+        if absent := [stem for stem in stems if stem not in frames]:
+            raise UsageError(f"{file}: no frame {absent[0]!r} in {self.folder} ({len(absent)} such lines)")
+        return [frames[stem] for stem in dict.fromkeys(stems)]
+
+
+def match_frames(folder: Path, layout: Layout, split: str = "") -> list[Frame]:
+    """All images that match a layout's pattern, in the order of their names, with the label maps they should have."""
+    pattern = layout.images.replace("{split}", split)
+    seen: set[str] = set()
+
+    def group(field: re.Match) -> str:
+        name = field[1]
+        if name in seen:
+            return f"(?P={name})"
+        seen.add(name)
+        return f"(?P<{name}>[^/]+)"
+
+    # Escaped first, so that only the fields and '*' are special; re.escape puts a backslash before both.
+    escaped = re.escape(pattern).replace(r"\{", "{").replace(r"\}", "}").replace(r"\*", "[^/]*")
+    matcher = re.compile(FIELD.sub(group, escaped))
+    frames = []
+    for path in sorted(folder.glob(FIELD.sub("*", pattern))):
+        match = matcher.fullmatch(path.relative_to(folder).as_posix())
+        if match and path.is_file():
+            label = layout.labels.format(**match.groupdict(), **({"split": split} if split else {}))
+            frames.append(Frame(path, folder / label, match["stem"]))
+    return frames
+
+
+def size_mismatch(frame: Frame, label_size: tuple[int, int], image_size: tuple[int, int]) -> str:
+    """What to say of a frame whose label map has another size; sizes as (width, height)."""
+    return (
+        f"{frame.label}: this label map is {format_size(label_size)}, its image {frame.image} "
+        f"{format_size(image_size)}; both must have one size"
+    )
+
+
+def cache_folder() -> Path:
+    """Where this program keeps what it can make again: `linknet-fastai` in the user's cache folder."""
+    return Path(xdg_cache_home()) / "linknet-fastai"
+
+
+def open_dataset(recipe: Recipe | str | Path, folder: str | Path | None = None, progress: Progress | None = None) -> Dataset:
+    """Find a recipe's data.
+
+    Args:
+        recipe: a recipe, or the name or path of one.
+        folder: the data folder, or one that holds it; None fetches or draws the data, where the recipe says how.
+        progress: told how far the drawing is.
+
+    Raises:
+        UsageError: no folder was given and the recipe cannot fetch.
+        UserError: the folder is missing, holds none of the recipe's layouts, or the download failed.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    root = Path(folder) if folder is not None else _fetch(recipe, progress)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such data folder; {recipe.name}: {recipe.source}")
+    for candidate in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
+        for layout in recipe.layouts:
+            if _holds(candidate, layout, recipe):
+                return Dataset(recipe, candidate, layout)
+    looked = "; ".join(f"{lay.images} with {lay.labels}" for lay in recipe.layouts)
+    raise UserError(f"{root}: no {recipe.name} data here; looked for {looked}. Where it comes from: {recipe.source}")
+
+
+def _holds(folder: Path, layout: Layout, recipe: Recipe) -> bool:
+    """Whether an image and a label map of this layout are there."""
+    names = [split.folder or name for name, split in recipe.splits.items()] if layout.by_folder else [""]
+
+    def any_match(pattern: str) -> bool:
+        globs = (FIELD.sub("*", pattern.replace("{split}", name)) for name in names)
+        return any(next(folder.glob(glob), None) for glob in globs)
+
+    return any_match(layout.images) and any_match(layout.labels)
+
+
+def _fetch(recipe: Recipe, progress: Progress | None) -> Path:
+    if recipe.fetch is None:
+        raise UsageError(f"--data: {recipe.name} cannot be fetched; {recipe.source}")
+    if recipe.fetch == "street":
+        return _draw_street(progress)
+    from fastai.data.external import URLs, untar_data  # imports most of fastai; needed in this case alone
+
+    if not hasattr(URLs, recipe.fetch):
+        raise UsageError(f"{recipe.name}: fetch: fastai knows no data set {recipe.fetch!r}")
+    try:
+        return Path(untar_data(getattr(URLs, recipe.fetch)))
+    except Exception as error:  # network, disk and archive errors of several libraries
+        raise UserError(
+            f"--data: {recipe.name} could not be downloaded ({type(error).__name__}: {error}); "
+            f"get it by hand and name its folder: {recipe.source}"
+        ) from error
+
+
+def _draw_street(progress: Progress | None) -> Path:
+    # The drawing's own source is part of the name: scenes of an older version are never taken for these.
+    sources = sorted(Path(street.__file__).parent.glob("*.py"))
+    version = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
+    folder = cache_folder() / f"street-{version}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        street.write_scenes(
+            folder, on_progress=progress and (lambda done, total: progress("drawing street scenes", done, total))
+        )
+    return folder
+
+
+def _pack(color: tuple[int, int, int]) -> int:
+    return color[0] << 16 | color[1] << 8 | color[2]

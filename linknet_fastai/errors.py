@@ -1,0 +1,13 @@
+"""What a user can mend: every message is one line that names the file or option and the mend."""
+
+
+class UserError(Exception):
+    """Something on the user's side is off; the command line prints the message and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(UserError):
+    """A wrong argument, option or recipe."""
+
+    exit_code = 2

@@ -1,0 +1,79 @@
+"""The scores of a model over a split, at the label maps' own size, from one confusion matrix."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from linknet_fastai.dataset import Dataset, Progress, size_mismatch
+from linknet_fastai.errors import UserError
+from linknet_fastai.metrics import ConfusionMatrix, Scores
+from linknet_fastai.prediction import Predictor, open_image
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores over a split, and how long they took."""
+
+    class_names: list[str]
+    scores: Scores
+    frames: int
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The scores as plain values: fractions from 0 to 1, None where there is nothing to score."""
+        scores = self.scores
+        return {
+            "miou": number(scores.miou),
+            "mean_accuracy": number(scores.mean_accuracy),
+            "pixel_accuracy": number(scores.pixel_accuracy),
+            "frames": self.frames,
+            "classes": [
+                {"name": name, "iou": number(iou), "accuracy": number(accuracy), "pixels": pixels}
+                for name, iou, accuracy, pixels in zip(
+                    self.class_names,
+                    scores.iou.tolist(),
+                    scores.accuracy.tolist(),
+                    scores.pixels.tolist(),
+                    strict=True,
+                )
+            ],
+        }
+
+
+def number(value: float) -> float | None:
+    """The value, or None for nan, which JSON does not have."""
+    return None if math.isnan(value) else value
+
+
+def evaluate(
+    predictor: Predictor, dataset: Dataset, split: str = "val", progress: Progress | None = None
+) -> Evaluation:
+    """Predict every frame of a split at its label map's size and score the pixels that are not void.
+
+    Args:
+        predictor: the model; `predict` with the same one gives the same pixels.
+        dataset: the recipe's data; its classes must be the model's.
+        split: the name of a split, or the path of a list of stems.
+        progress: told how far it is.
+
+    Raises:
+        UsageError: the classes differ, or there is no such split.
+        UserError: a file is missing or damaged.
+    """
+    predictor.card.check_recipe(dataset.recipe)
+    matrix, read_label = ConfusionMatrix(len(dataset.recipe.classes)), dataset.read_label
+    frames = dataset.frames(split)
+    begin = time.perf_counter()
+    for done, frame in enumerate(frames, 1):
+        predicted = predictor(open_image(frame.image))
+        labels = read_label(frame.label)
+        if labels.shape != predicted.shape:
+            raise UserError(size_mismatch(frame, labels.shape[::-1], predicted.shape[::-1]))
+        matrix.update(torch.from_numpy(predicted).long(), torch.from_numpy(labels))
+        if progress:
+            progress(f"evaluating {split}", done, len(frames))
+    seconds = time.perf_counter() - begin
+    return Evaluation(dataset.recipe.class_names, matrix.scores(), len(frames), seconds)

@@ -1,0 +1,175 @@
+"""From DataLoaders to a fastai Learner that trains LinkNet; optimizers and schedules by name."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.schedule import ParamScheduler
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner, Metric
+from fastai.optimizer import OptimWrapper
+from torch import Tensor, nn
+
+from linknet_fastai.callbacks import (
+    DevicePrecision,
+    EpochSeed,
+    PlainTensors,
+    ScoreAtLabelSize,
+    SkipVoidBatches,
+    resolve_precision,
+)
+from linknet_fastai.loss import SegmentationLoss, class_weights
+from linknet_fastai.metrics import segmentation_metrics
+from linknet_fastai.model import LinkNet
+from linknet_fastai.model_file import ModelCard, card_of, initialise_from
+
+# torch's own optimizers with torch's own defaults: fastai's Adam is AdamW with another epsilon, its SGD and
+# RMSProp have no momentum. Weight decay is 0.01 for AdamW and 0 for the others, as in torch; sgd gets the
+# momentum of 0.9 that the word means in this field. Fused: one pass over the weights a step.
+OPTIMIZERS: dict[str, Callable] = {
+    "adamw": partial(torch.optim.AdamW, fused=True),
+    "adam": partial(torch.optim.Adam, fused=True),
+    "rmsprop": torch.optim.RMSprop,
+    "sgd": partial(torch.optim.SGD, momentum=0.9, fused=True),
+}
+STEPS = (0.5, 0.75)  # the step schedule divides the learning rate by ten at these shares of the training
+
+
+def linknet_learner(
+    dls: DataLoaders,
+    *,
+    encoder: str = "resnet18",
+    decoder: str = "deconv",
+    pretrained: bool = True,
+    encoder_weights: str | Path | None = None,
+    init_from: str | Path | None = None,
+    class_weight_method: str = "log",
+    optimizer: str = "adamw",
+    precision: str = "auto",
+    lr: float = 2e-3,
+    metrics: Sequence[Metric] | None = None,
+    cbs: Sequence[Callback] = (),
+    path: str | Path = ".",
+    **kwargs,
+) -> Learner:
+    """Build a fastai Learner that trains LinkNet on `dls`.
+
+    Args:
+        dls: what `segmentation_dls` gives.
+        encoder: see `LinkNet`, as are `decoder`, `pretrained` and `encoder_weights`.
+        init_from: a run folder or `.safetensors` to start from instead.
+        class_weight_method: "log", "median" or "none", see `linknet_fastai.loss.class_weights`.
+        optimizer: "adamw", "adam", "rmsprop" or "sgd", each torch's own.
+        precision: "auto", "fp32", "bf16" or "fp16", see `linknet_fastai.callbacks.resolve_precision`.
+        lr: the learner's default learning rate.
+        metrics: by default mIoU, mean accuracy and pixel accuracy.
+        cbs: further callbacks.
+        path: where the learner saves and exports; the current folder, never the data folder.
+        kwargs: further arguments of `Learner`.
+
+    Returns:
+        A Learner with, beside fastai's own, `card`: the `ModelCard` of its model.
+
+    Raises:
+        UsageError, UserError: a wrong argument, weights that cannot be had or do not fit.
+    """
+    n_classes = len(dls.recipe.classes)
+    resolve_precision(precision, torch.device(dls.device))
+    pretrained = pretrained and init_from is None
+    model = LinkNet(n_classes, encoder, decoder, pretrained, encoder_weights)
+    card = card_of(dls.recipe, dls.size, model)
+    if init_from is not None:
+        initialise_from(model, card, init_from)
+    weights = class_weights(dls.class_pixels, class_weight_method)
+    return wrap_model(
+        dls, model, card, weights, optimizer, precision, lr=lr, metrics=metrics, cbs=cbs, path=path, **kwargs
+    )
+
+
+def wrap_model(
+    dls: DataLoaders,
+    model: LinkNet,
+    card: ModelCard,
+    weights: Tensor | None = None,
+    optimizer: str = "adamw",
+    precision: str = "auto",
+    *,
+    metrics: Sequence[Metric] | None = None,
+    cbs: Sequence[Callback] = (),
+    **kwargs,
+) -> Learner:
+    """Put a network into a Learner with the callbacks that it needs; see `linknet_learner`.
+
+    Args:
+        dls: DataLoaders whose labels hold 255 for void.
+        model: the network.
+        card: its card, which the learner carries as `card`.
+        weights: class weights of the loss, C floats.
+        optimizer: a name in `OPTIMIZERS`.
+        precision: see `linknet_learner`, as are `metrics`, `cbs` and `kwargs`.
+    """
+    learn = Learner(
+        dls,
+        model,
+        SegmentationLoss(weights),
+        opt_func=partial(OptimWrapper, opt=OPTIMIZERS[optimizer]),
+        splitter=encoder_and_rest,
+        metrics=list(metrics) if metrics is not None else segmentation_metrics(model.n_classes),
+        cbs=[
+            PlainTensors(),
+            SkipVoidBatches(),
+            DevicePrecision(precision),
+            ScoreAtLabelSize(),
+            EpochSeed(),
+            *cbs,
+        ],
+        # Momentum cycles only where there is one: torch's RMSprop has none unless told.
+        moms=(0.0, 0.0, 0.0) if optimizer == "rmsprop" else (0.95, 0.85, 0.95),
+        **kwargs,
+    )
+    learn.card = card
+    return learn
+
+
+def encoder_and_rest(model: LinkNet) -> list[list[nn.Parameter]]:
+    """Two parameter groups, so that `learn.freeze()` trains decoder and head alone."""
+    return [list(model.encoder.parameters()), [*model.blocks.parameters(), *model.head.parameters()]]
+
+
+def fit_schedule(
+    learn: Learner,
+    schedule: str,
+    epochs: int,
+    lr: float,
+    start_epoch: int = 0,
+    cbs: Sequence[Callback] = (),
+) -> None:
+    """Train by one of the schedules, from `start_epoch` on.
+
+    Args:
+        learn: the learner.
+        schedule: "one-cycle" and "flat-cos" are fastai's, "constant" keeps `lr`, "step" divides it by ten after
+            half and after three quarters of the training.
+        epochs: the whole length of the training.
+        lr: the (highest) learning rate.
+        start_epoch: how many epochs were done before, their callbacks' events are skipped by fastai.
+        cbs: callbacks for this training.
+    """
+    shared = {"cbs": list(cbs), "start_epoch": start_epoch}
+    if schedule == "one-cycle":
+        learn.fit_one_cycle(epochs, lr, **shared)
+    elif schedule == "flat-cos":
+        learn.fit_flat_cos(epochs, lr, **shared)
+    elif schedule == "constant":
+        learn.fit(epochs, lr, **shared)
+    elif schedule == "step":
+        shared["cbs"].append(ParamScheduler({"lr": partial(_step_rate, lr)}))
+        learn.fit(epochs, lr, **shared)
+    else:
+        raise ValueError(f"schedule {schedule!r}: use 'one-cycle', 'flat-cos', 'constant' or 'step'")
+
+
+def _step_rate(lr: float, share: float) -> float:
+    return lr * 0.1 ** sum(share >= step for step in STEPS)

@@ -1,0 +1,153 @@
+"""Models as files: a `.safetensors` that says in its metadata all that prediction needs, or a trusted `.pkl`."""
+
+import json
+import os
+import pickle
+import warnings
+from pathlib import Path
+
+import torch
+from fastai.learner import load_learner
+from fastai.vision.core import imagenet_stats
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.model import LinkNet
+from linknet_fastai.recipe import MOST_CLASSES, ClassEntry, Recipe, VoidEntry
+from linknet_fastai.settings import Decoder, Size, explain
+
+METADATA_KEY = "linknet_fastai"
+RUN_MODEL = "model.safetensors"
+
+
+class ModelCard(BaseModel):
+    """What a model file says of itself: enough to predict without recipe and data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: str
+    classes: tuple[ClassEntry, ...] = Field(min_length=2, max_length=MOST_CLASSES)
+    void: VoidEntry
+    size: Size
+    encoder: str
+    decoder: Decoder
+    mean: tuple[float, float, float] = tuple(imagenet_stats[0])
+    std: tuple[float, float, float] = tuple(imagenet_stats[1])
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, in the order of the network's channels."""
+        return [entry.name for entry in self.classes]
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raise UsageError unless the recipe has this model's classes."""
+        if self.class_names != recipe.class_names:
+            raise UsageError(
+                f"the model has the {len(self.classes)} classes of {self.recipe}, recipe {recipe.name} has "
+                f"{len(recipe.classes)} of its own: measure it with the recipe it was trained on"
+            )
+
+
+def card_of(recipe: Recipe, size: tuple[int, int], model: LinkNet) -> ModelCard:
+    """The card of a model trained on a recipe at a size."""
+    return ModelCard(
+        recipe=recipe.name,
+        classes=recipe.classes,
+        void=recipe.void,
+        size=size,
+        encoder=model.encoder_name,
+        decoder=model.decoder_name,
+    )
+
+
+def save_model(model: LinkNet, card: ModelCard, file: Path) -> None:
+    """Write weights and card; written beside, then renamed."""
+    # safetensors refuses channels_last tensors, and metadata that are not strings.
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    save_file(tensors, partial, metadata={"format": "pt", METADATA_KEY: card.model_dump_json()})
+    partial.replace(file)
+
+
+def load_model(path: str | Path, trust_pickle: bool = False) -> tuple[LinkNet, ModelCard]:
+    """Read a model.
+
+    Args:
+        path: a run folder, a `.safetensors` of ours, or a `.pkl` of ours.
+        trust_pickle: whether a `.pkl` may be loaded: unpickling runs whatever code the file holds.
+
+    Returns:
+        The network on the CPU in evaluation mode, and its card.
+
+    Raises:
+        UsageError: no model file, or a pickle without trust.
+        UserError: the file is missing, damaged or not ours.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / RUN_MODEL
+        if not file.is_file():
+            raise UserError(f"{path}: no {RUN_MODEL} here; is it a run folder, and has an epoch ended?")
+    if not file.is_file():
+        raise UserError(f"{file}: no such model")
+    if file.suffix == ".pkl":
+        return _load_pickle(file, trust_pickle)
+    if file.suffix != ".safetensors":
+        raise UsageError(f"{file}: a model is a run folder, a .safetensors or a .pkl")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            text = (opened.metadata() or {}).get(METADATA_KEY)
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: damaged, or no safetensors file ({error})") from None
+    if text is None:
+        raise UserError(f"{file}: its metadata has no {METADATA_KEY!r}; it was not written by linknet-fastai")
+    try:
+        card = ModelCard(**json.loads(text))
+        model = LinkNet(len(card.classes), card.encoder, card.decoder, pretrained=False)
+        model.load_state_dict(tensors)
+    except ValidationError as error:
+        raise UserError(f"{file}: metadata: {explain(error)}") from None
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{file}: weights and metadata do not fit ({str(error).splitlines()[0]})") from None
+    return model.eval(), card
+
+
+def _load_pickle(file: Path, trust_pickle: bool) -> tuple[LinkNet, ModelCard]:
+    if not trust_pickle:
+        raise UsageError(
+            f"{file}: loading a .pkl runs whatever code it holds; if you trust where it comes from, add "
+            "--trust-pickle, else ask for the .safetensors"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # fastai's warning says what --trust-pickle has just acknowledged
+            learn = load_learner(file)
+        return learn.model.eval(), learn.card
+    except (pickle.UnpicklingError, RuntimeError, AttributeError, ImportError, EOFError) as error:
+        raise UserError(f"{file}: no learner exported by linknet-fastai ({error})") from None
+
+
+def initialise_from(model: LinkNet, card: ModelCard, path: str | Path) -> None:
+    """Copy the weights of another model into `model`; the head is left out where the classes differ.
+
+    Args:
+        model: the network to start, in place.
+        card: its card.
+        path: a run folder or a `.safetensors`.
+
+    Raises:
+        UsageError: the other model has another encoder or decoder.
+    """
+    source, source_card = load_model(path)
+    for part in ("encoder", "decoder"):
+        ours, theirs = getattr(card, part), getattr(source_card, part)
+        if ours != theirs:
+            raise UsageError(f"--init-from: {path} has the {part} {theirs}, this model {ours}")
+    state = source.state_dict()
+    if source_card.class_names != card.class_names:
+        state = {name: value for name, value in state.items() if not name.startswith("head.")}
+    with torch.no_grad():
+        model.load_state_dict(state, strict=False)

@@ -1,0 +1,229 @@
+"""Recipes: a data set as one TOML file, read and checked into a frozen `Recipe`. No data is touched here."""
+
+import difflib
+import re
+import tomllib
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from linknet_fastai.errors import UsageError
+from linknet_fastai.settings import Size, check_training_table, explain
+
+VOID_LABEL = "void"
+FIELD = re.compile(r"\{(\w+)\}")
+MOST_CLASSES = 254  # label maps are uint8 inside: 255 is void and 254 "not in the mapping"
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+Color = tuple[Byte, Byte, Byte]
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f/\\]+$")]
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassEntry(_Checked):
+    """A class: something with a score. `labels` are the names of the raw labels that count as it."""
+
+    id: Byte
+    name: Name
+    color: Color
+    labels: tuple[Name, ...] = ()
+
+
+class VoidEntry(_Checked):
+    """The label that counts nowhere; `labels` are the names of the raw labels that count as void."""
+
+    id: Byte = 255
+    color: Color = (0, 0, 0)
+    labels: tuple[Name, ...] = ()
+
+
+class Split(_Checked):
+    """Which frames form a split: a folder, a list of stems, or a fraction of all frames.
+
+    A layout with `{split}` in its image pattern takes the folder (by default of the split's own name), any
+    other layout the list or the fraction.
+    """
+
+    folder: str | None = None
+    list: str | None = None
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    stems: tuple[str, ...] = ()  # what stands in the list file; filled in when the recipe is read
+
+
+class Layout(_Checked):
+    """How a data set lies on disk, and what the values or colours in its label maps mean.
+
+    `images` and `labels` are paths below the data folder with fields in braces; each field stands for any text
+    without a slash, `{stem}` is the frame's name, `{split}` the split's folder. Without `values` and `colors`
+    the raw values are the class ids.
+    """
+
+    name: Name
+    images: str
+    labels: str
+    size: Size | None = None
+    values: dict[Annotated[int, Field(ge=0, le=65535)], Name] | None = None
+    colors: dict[Name, Color] | None = None
+
+    @model_validator(mode="after")
+    def _check_patterns(self) -> Self:
+        for key, pattern in (("images", self.images), ("labels", self.labels)):
+            path = PurePosixPath(pattern)
+            if path.is_absolute() or ".." in path.parts or "\\" in pattern:
+                raise ValueError(f"{key}: {pattern!r} must lie below the data folder")
+        fields = set(FIELD.findall(self.images))
+        if "stem" not in fields:
+            raise ValueError(f"images: {self.images!r} has no {{stem}}")
+        if "*" in self.labels:
+            raise ValueError(f"labels: {self.labels!r} must name one file for each frame, without '*'")
+        if unknown := set(FIELD.findall(self.labels)) - fields:
+            raise ValueError(f"labels: {{{unknown.pop()}}} is no field of images {self.images!r}")
+        if self.values and self.colors:
+            raise ValueError("values and colors exclude each other")
+        if self.colors and len(set(self.colors.values())) < len(self.colors):
+            raise ValueError("colors: two raw labels share a colour")
+        return self
+
+    @property
+    def by_folder(self) -> bool:
+        """Whether a frame's split follows from its folder."""
+        return "split" in FIELD.findall(self.images)
+
+
+class Recipe(_Checked):
+    """A data set: its classes, what void is, how it lies on disk, its splits, and the defaults to train on it."""
+
+    name: Name
+    title: str
+    source: str  # where the data comes from, said when it is missing
+    fetch: Name | None = None  # without a folder: "street" is drawn, any other name is one of fastai's `URLs`
+    classes: tuple[ClassEntry, ...] = Field(min_length=2, max_length=MOST_CLASSES)
+    void: VoidEntry = VoidEntry()
+    layouts: tuple[Layout, ...] = Field(min_length=1)
+    splits: dict[Name, Split] = Field(min_length=1)
+    training: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Self:
+        for what, values in (
+            ("id", [entry.id for entry in (*self.classes, self.void)]),
+            ("name", [entry.name for entry in self.classes]),
+            ("raw label", [label for entry in (*self.classes, self.void) for label in entry.labels]),
+        ):
+            if doubled := {value for value in values if values.count(value) > 1}:
+                raise ValueError(f"classes: {what} {min(doubled)!r} stands twice")
+        known = self.channel_of_label
+        for number, layout in enumerate(self.layouts):
+            for label in (layout.values or {}).values() if layout.values else layout.colors or ():
+                if label not in known:
+                    raise ValueError(f"layouts[{number}]: {label!r} is no class and stands in no class's labels")
+            for name, split in self.splits.items():
+                if not (layout.by_folder or split.list or split.fraction):
+                    raise ValueError(f"splits.{name}: layout {layout.name!r} needs a list or a fraction")
+        if sum(split.fraction or 0 for split in self.splits.values()) > 1 + 1e-9:
+            raise ValueError("splits: the fractions add up to more than 1")
+        try:
+            check_training_table(self.training)
+        except ValueError as error:
+            raise ValueError(f"training: {error}") from None
+        return self
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, in the order of the network's channels."""
+        return [entry.name for entry in self.classes]
+
+    @property
+    def channel_of_label(self) -> dict[str, int | None]:
+        """The network's channel for each name a raw label may have; None is void."""
+        channels: dict[str, int | None] = dict.fromkeys((VOID_LABEL, *self.void.labels))
+        for channel, entry in enumerate(self.classes):
+            channels |= dict.fromkeys((entry.name, *entry.labels), channel)
+        return channels
+
+
+def recipe_folder() -> Path:
+    """The folder of the shipped recipes: inside the installed package, at the top of a checkout."""
+    package = Path(__file__).parent
+    installed = package / "data_recipes"
+    return installed if installed.is_dir() else package.parent / "data_recipes"
+
+
+def recipe_names() -> list[str]:
+    """The names of the shipped recipes."""
+    return sorted(file.stem for file in recipe_folder().glob("*.toml"))
+
+
+def find_recipe(name_or_path: str | Path) -> Path:
+    """The TOML file behind a shipped recipe's name or a path.
+
+    Raises:
+        UsageError: there is neither such a recipe nor such a file.
+    """
+    text = str(name_or_path)
+    if text in recipe_names():
+        return recipe_folder() / f"{text}.toml"
+    if (file := Path(text)).suffix == ".toml" or file.is_file():
+        if not file.is_file():
+            raise UsageError(f"{file}: no such recipe file")
+        return file
+    near = difflib.get_close_matches(text, recipe_names(), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"shipped: {', '.join(recipe_names())}"
+    raise UsageError(f"no recipe {text!r}: {hint} A recipe of your own is the path of a .toml file")
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        name_or_path: the name of a shipped recipe, or the path of a TOML file. A recipe with `base = "NAME"`
+            takes over what it does not say itself; its `layouts` may name layouts of its base.
+
+    Raises:
+        UsageError: the file is missing, is no TOML, or does not fit the schema; key and file are named.
+    """
+    file = find_recipe(name_or_path)
+    try:
+        table = _read_with_base(file)
+        for split in table.get("splits", {}).values():
+            if isinstance(split, dict) and "stems" not in split and isinstance(split.get("list"), str):
+                split["stems"] = read_stems(file.parent / split["list"])
+        return Recipe(**table)
+    except ValidationError as error:
+        raise UsageError(f"{file}: {explain(error)}") from None
+
+
+def read_stems(file: Path) -> list[str]:
+    """Read a split list: one frame a line, as a stem or a file name."""
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: cannot read this list of frames ({error})") from None
+    names = [line.strip() for line in lines]
+    suffixes = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+    return [PurePosixPath(n).stem if n.lower().endswith(suffixes) else n for n in names if n]
+
+
+def _read_with_base(file: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{file}: cannot read this recipe ({error})") from None
+    if (base_name := table.pop("base", None)) is None:
+        return table
+    if base_name not in recipe_names() or base_name == file.stem:
+        raise UsageError(f"{file}: base: {base_name!r} is no shipped recipe ({', '.join(recipe_names())})")
+    base = load_recipe(base_name).model_dump(exclude_unset=True)
+    layouts = {layout["name"]: layout for layout in base["layouts"]}
+    for place, layout in enumerate(table.get("layouts", ())):
+        if isinstance(layout, str):
+            if layout not in layouts:
+                raise UsageError(f"{file}: layouts[{place}]: {base_name!r} has no layout {layout!r}")
+            table["layouts"][place] = layouts[layout]
+    merged = base | table
+    merged["training"] = base.get("training", {}) | table.get("training", {})
+    return merged

@@ -1,0 +1,135 @@
+"""The folder of a run: run.toml, metrics.csv and checkpoints. Everything is written beside, then renamed."""
+
+import csv
+import io
+import os
+import pickle
+import platform
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from pydantic import ValidationError
+
+from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.settings import Settings, explain
+from linknet_fastai.survey import write_text
+
+RUN_FILE, METRICS_FILE, CHECKPOINTS = "run.toml", "metrics.csv", "checkpoints"
+PACKAGES = ("linknet-fastai", "fastai", "torch", "torchvision", "timm", "numpy", "pillow")
+
+
+def create_run_folder(folder: Path) -> None:
+    """Make a new run folder.
+
+    Raises:
+        UsageError: the folder has something in it.
+        UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UsageError(f"--out: {folder} is not empty; name another folder, or go on with --resume {folder}")
+    except OSError as error:
+        raise UserError(f"--out: {folder} cannot be made ({error.strerror})") from None
+
+
+def write_run(folder: Path, settings: Settings, origins: Mapping[str, str], run: Mapping[str, Any]) -> None:
+    """Write run.toml: what was run, every setting and where it came from, the versions."""
+    tables = {
+        "run": dict(run),
+        "settings": settings.model_dump(mode="json", exclude_none=True),
+        "origins": {name: origins[name] for name in Settings.model_fields},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+    write_text(folder / RUN_FILE, tomli_w.dumps(tables))
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Add the table `result` to run.toml, in place of an earlier one."""
+    tables = _read_toml(folder / RUN_FILE)
+    write_text(folder / RUN_FILE, tomli_w.dumps(tables | {"result": dict(result)}))
+
+
+def read_run(folder: Path) -> tuple[Settings, dict[str, str], dict[str, Any]]:
+    """Read run.toml: settings, their origins, and the table `run`.
+
+    Raises:
+        UserError: there is no run in this folder, or its run.toml does not fit.
+    """
+    tables = _read_toml(folder / RUN_FILE)
+    try:
+        return Settings(**tables["settings"]), tables["origins"], tables["run"]
+    except ValidationError as error:
+        raise UserError(f"{folder / RUN_FILE}: settings: {explain(error)}") from None
+    except KeyError as error:
+        raise UserError(f"{folder / RUN_FILE}: the table {error} is missing") from None
+
+
+def write_metrics(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write metrics.csv, a row an epoch."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _format(value) for name, value in row.items()} for row in rows)
+    write_text(folder / METRICS_FILE, text.getvalue())
+
+
+def write_checkpoint(folder: Path, epochs_done: int, state: Mapping[str, Any]) -> None:
+    """Write the state after an epoch; the one before it is kept, older ones go."""
+    checkpoints = folder / CHECKPOINTS
+    checkpoints.mkdir(exist_ok=True)
+    file = checkpoints / f"epoch-{epochs_done:05d}.pt"
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    torch.save({"epochs_done": epochs_done, **state}, partial)
+    partial.replace(file)
+    for old in sorted(checkpoints.glob("epoch-*.pt"))[:-2]:
+        old.unlink()
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """Read the newest checkpoint; None where no epoch has ended yet. No code in the file is run.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    files = sorted((folder / CHECKPOINTS).glob("epoch-*.pt"))
+    if not files:
+        return None
+    try:
+        return torch.load(files[-1], map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{files[-1]}: damaged ({str(error).splitlines()[0]}); delete it to go on from the one before"
+        ) from None
+
+
+def plain_numbers(value: Any) -> Any:
+    """Copy a nest of dicts and lists with numpy scalars as Python numbers, so that it loads with weights_only.
+
+    fastai's schedules leave numpy floats in the optimizer's state.
+    """
+    if isinstance(value, dict):
+        return {key: plain_numbers(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain_numbers(item) for item in value)
+    return value.item() if hasattr(value, "item") and not isinstance(value, torch.Tensor) else value
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file.parent}: no run here ({file.name} is missing)") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from None
+
+
+def _format(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return "" if value != value else f"{value:.6g}"  # nan, a class that occurs nowhere, is an empty cell

@@ -1,0 +1,109 @@
+"""The settings of a training, their checks and their order of precedence."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+
+from linknet_fastai.errors import UsageError
+
+SMALLEST_SIDE = 33
+LARGEST_SIDE = 16384
+
+
+def parse_size(text: Any) -> tuple[int, int]:
+    """Turn "480x360" into (480, 360), a size in pixels as (width, height)."""
+    if isinstance(text, (tuple, list)) and len(text) == 2:
+        text = f"{text[0]}x{text[1]}"
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(text))
+    if not match:
+        raise ValueError(f"{text!r} is no size: write WIDTHxHEIGHT, as in 480x360")
+    width, height = int(match[1]), int(match[2])
+    if not (SMALLEST_SIDE <= min(width, height) and max(width, height) <= LARGEST_SIDE):
+        raise ValueError(f"{text!r}: each side must lie between {SMALLEST_SIDE} and {LARGEST_SIDE} pixels")
+    return width, height
+
+
+def format_size(size: tuple[int, int]) -> str:
+    """Turn (480, 360) into "480x360"."""
+    return f"{size[0]}x{size[1]}"
+
+
+Size = Annotated[tuple[int, int], BeforeValidator(parse_size), PlainSerializer(format_size)]
+Decoder = Literal["deconv", "pixelshuffle"]
+ClassWeights = Literal["log", "median", "none"]
+Optimizer = Literal["adamw", "adam", "rmsprop", "sgd"]
+Schedule = Literal["one-cycle", "flat-cos", "constant", "step"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class Settings(BaseModel):
+    """Everything a training can be told, with the built-in defaults; checked when made, then frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    epochs: int = Field(default=50, ge=1, le=100_000)
+    size: Size = (480, 360)
+    bs: int = Field(default=8, ge=2, le=4096)
+    lr: Annotated[float, Field(gt=0, le=100)] | Literal["auto"] = 2e-3
+    decoder: Decoder = "deconv"
+    encoder: str = "resnet18"
+    pretrained: bool = True
+    encoder_weights: Path | None = None
+    init_from: Path | None = None
+    class_weights: ClassWeights = "log"
+    optimizer: Optimizer = "adamw"
+    schedule: Schedule = "one-cycle"
+    precision: Precision = "auto"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    workers: int | None = Field(default=None, ge=0, le=256)
+    train_on: str = "train"
+    validate_on: str = "val"
+
+
+def explain(error: ValidationError) -> str:
+    """Say the first thing that pydantic found wrong in one line: where it stands and what is off."""
+    first = error.errors()[0]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {where!r}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
+
+
+def check_training_table(table: Mapping[str, Any]) -> None:
+    """Raise ValueError unless `table` holds known settings with values that fit."""
+    try:
+        Settings(**table)
+    except ValidationError as error:
+        raise ValueError(explain(error)) from None
+
+
+def resolve_settings(*layers: tuple[str, Mapping[str, Any]]) -> tuple[Settings, dict[str, str]]:
+    """Lay settings over the built-in defaults.
+
+    Args:
+        layers: pairs of an origin ("recipe", "command line") and what it says, the weakest first.
+            A value of None says nothing.
+
+    Returns:
+        The checked settings, and the origin of each by name ("default" where no layer names it).
+
+    Raises:
+        UsageError: a value does not fit; the message names the option.
+    """
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(Settings.model_fields, "default")
+    for origin, layer in layers:
+        said = {name: value for name, value in layer.items() if value is not None}
+        values |= said
+        origins |= dict.fromkeys(said, origin)
+    try:
+        return Settings(**values), origins
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        option = "--" + name.replace("_", "-")
+        raise UsageError(f"{option} (from the {origins.get(name, 'settings')}): {explain(error)}") from None
