@@ -48,9 +48,7 @@ class AugmentFrame(ItemTransform):
 
     split_idx, order = 0, 1
 
-    def __init__(
-        self, size: tuple[int, int], scale: tuple[float, float] = (0.75, 1.75), colour: float = 0.3
-    ) -> None:
+    def __init__(self, size: tuple[int, int], scale: tuple[float, float] = (0.75, 1.75), colour: float = 0.3) -> None:
         self.size, self.scale, self.colour = size, scale, colour
         self.rng = random.Random(0)
 
@@ -73,9 +71,7 @@ class AugmentFrame(ItemTransform):
     def _recolour(self, image: Image.Image) -> Image.Image:
         if not self.colour:
             return image
-        brightness, contrast, saturation = (
-            1 + self.rng.uniform(-self.colour, self.colour) for _ in range(3)
-        )
+        brightness, contrast, saturation = (1 + self.rng.uniform(-self.colour, self.colour) for _ in range(3))
         # Brightness and contrast are one table look-up; the contrast turns about mid-grey.
         table = ((np.arange(256) - 127.5) * contrast + 127.5) * brightness
         image = image.point(np.clip(table, 0, 255).astype(np.uint8).tolist() * 3)

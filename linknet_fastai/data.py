@@ -125,7 +125,14 @@ def segmentation_dls(
         UsageError, UserError: a wrong argument; missing, damaged or unfitting files, named.
     """
     dataset = open_dataset(recipe, path, progress)
-    said = {"size": size, "bs": bs, "workers": workers, "seed": seed, "train_on": train_on, "validate_on": validate_on}
+    said = {
+        "size": size,
+        "bs": bs,
+        "workers": workers,
+        "seed": seed,
+        "train_on": train_on,
+        "validate_on": validate_on,
+    }
     settings, _ = resolve_settings(*recipe_settings(dataset), ("argument", said))
     return dls_from_settings(dataset, settings, device, progress)
 

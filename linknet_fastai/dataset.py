@@ -132,11 +132,19 @@ class Dataset:
             raise UserError(f"{missing[0].image}: its label map {missing[0].label} is missing{more}")
         return frames
 
-    def available_splits(self) -> list[str]:
-        """The recipe's splits that have frames here."""
-        if not self.layout.by_folder:
-            return list(self.recipe.splits)
-        return [name for name, split in self.recipe.splits.items() if self._split_frames(name, split)]
+    def note(self, selection: str) -> str | None:
+        """What to say where a split's folder does not hold the published frames, so that scores do not compare."""
+        split = self.recipe.splits.get(selection)
+        if split is None or not (self.layout.by_folder and split.stems):
+            return None
+        here = {frame.stem for frame in self._split_frames(selection, split)}
+        if here == set(split.stems):
+            return None
+        published = len(here & set(split.stems))
+        return (
+            f"{selection}: {len(here)} frames here, {published} of them among the {len(split.stems)} of the "
+            "published split; scores do not compare with published ones"
+        )
 
     def _split_folder(self, name: str) -> str:
         split = self.recipe.splits.get(name)
@@ -212,7 +220,9 @@ def cache_folder() -> Path:
     return Path(xdg_cache_home()) / "linknet-fastai"
 
 
-def open_dataset(recipe: Recipe | str | Path, folder: str | Path | None = None, progress: Progress | None = None) -> Dataset:
+def open_dataset(
+    recipe: Recipe | str | Path, folder: str | Path | None = None, progress: Progress | None = None
+) -> Dataset:
     """Find a recipe's data.
 
     Args:
@@ -273,7 +283,8 @@ def _draw_street(progress: Progress | None) -> Path:
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         street.write_scenes(
-            folder, on_progress=progress and (lambda done, total: progress("drawing street scenes", done, total))
+            folder,
+            on_progress=progress and (lambda done, total: progress("drawing street scenes", done, total)),
         )
     return folder
 

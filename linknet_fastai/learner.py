@@ -23,7 +23,7 @@ from linknet_fastai.callbacks import (
 from linknet_fastai.loss import SegmentationLoss, class_weights
 from linknet_fastai.metrics import segmentation_metrics
 from linknet_fastai.model import LinkNet
-from linknet_fastai.model_file import ModelCard, card_of, initialise_from
+from linknet_fastai.model_file import ModelCard, initialise_from
 
 # torch's own optimizers with torch's own defaults: fastai's Adam is AdamW with another epsilon, its SGD and
 # RMSProp have no momentum. Weight decay is 0.01 for AdamW and 0 for the others, as in torch; sgd gets the
@@ -79,7 +79,7 @@ def linknet_learner(
     resolve_precision(precision, torch.device(dls.device))
     pretrained = pretrained and init_from is None
     model = LinkNet(n_classes, encoder, decoder, pretrained, encoder_weights)
-    card = card_of(dls.recipe, dls.size, model)
+    card = ModelCard.of(dls.recipe, dls.size, encoder=encoder, decoder=decoder)
     if init_from is not None:
         initialise_from(model, card, init_from)
     weights = class_weights(dls.class_pixels, class_weight_method)

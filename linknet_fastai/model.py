@@ -59,9 +59,7 @@ class Head(nn.Sequential):
 def upsampling(in_channels: int, out_channels: int, decoder: str) -> nn.Module:
     """A bare x2 upsampling: a 3x3 full convolution or a sub-pixel convolution, without norm and activation."""
     if decoder == "deconv":
-        return nn.ConvTranspose2d(
-            in_channels, out_channels, 3, stride=2, padding=1, output_padding=1, bias=False
-        )
+        return nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, padding=1, output_padding=1, bias=False)
     # fastai's defaults are weight norm and a ReLU before the shuffle; the latter would leave no logit below 0.
     return PixelShuffle_ICNR(in_channels, out_channels, norm_type=None, act_cls=None)
 
@@ -193,9 +191,7 @@ def create_encoder(name: str, pretrained: bool, weights: str | Path | None = Non
         _check_encoder_weights(name, Path(weights))
         pretrained, overlay = True, {"file": str(weights)}
     try:
-        return timm.create_model(
-            name, features_only=True, pretrained=pretrained, pretrained_cfg_overlay=overlay
-        )
+        return timm.create_model(name, features_only=True, pretrained=pretrained, pretrained_cfg_overlay=overlay)
     except Exception as error:  # the hub, the network and timm raise a dozen kinds
         if not pretrained or overlay:
             raise _misfit(name, str(error).split("\n")[0]) from error
@@ -213,9 +209,7 @@ def _check_encoder_weights(name: str, weights: Path) -> None:
     except Exception as error:
         raise UserError(f"--encoder-weights: cannot read {weights} ({str(error).split(chr(10))[0]})") from error
     wanted = timm.create_model(name, num_classes=0).state_dict()
-    missing = [
-        key for key, value in wanted.items() if key not in state or state[key].shape != value.shape
-    ]
+    missing = [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]
     if missing:
         raise UserError(
             f"--encoder-weights: {weights} lacks {len(missing)} of {len(wanted)} tensors of {name} "

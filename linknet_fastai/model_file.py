@@ -5,6 +5,7 @@ import os
 import pickle
 import warnings
 from pathlib import Path
+from typing import Self
 
 import torch
 from fastai.learner import load_learner
@@ -31,10 +32,15 @@ class ModelCard(BaseModel):
     classes: tuple[ClassEntry, ...] = Field(min_length=2, max_length=MOST_CLASSES)
     void: VoidEntry
     size: Size
-    encoder: str
-    decoder: Decoder
+    encoder: str = "resnet18"
+    decoder: Decoder = "deconv"
     mean: tuple[float, float, float] = tuple(imagenet_stats[0])
     std: tuple[float, float, float] = tuple(imagenet_stats[1])
+
+    @classmethod
+    def of(cls, recipe: Recipe, size: tuple[int, int], **architecture: str) -> Self:
+        """The card of a model trained on a recipe at a size; `architecture` is `encoder` and `decoder`."""
+        return cls(recipe=recipe.name, classes=recipe.classes, void=recipe.void, size=size, **architecture)
 
     @property
     def class_names(self) -> list[str]:
@@ -48,18 +54,6 @@ class ModelCard(BaseModel):
                 f"the model has the {len(self.classes)} classes of {self.recipe}, recipe {recipe.name} has "
                 f"{len(recipe.classes)} of its own: measure it with the recipe it was trained on"
             )
-
-
-def card_of(recipe: Recipe, size: tuple[int, int], model: LinkNet) -> ModelCard:
-    """The card of a model trained on a recipe at a size."""
-    return ModelCard(
-        recipe=recipe.name,
-        classes=recipe.classes,
-        void=recipe.void,
-        size=size,
-        encoder=model.encoder_name,
-        decoder=model.decoder_name,
-    )
 
 
 def save_model(model: LinkNet, card: ModelCard, file: Path) -> None:

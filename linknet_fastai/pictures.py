@@ -44,7 +44,11 @@ def save_curves(rows: Sequence[Mapping[str, float]], file: Path) -> None:
     best = max(rows, key=lambda row: row["miou"] if row["miou"] == row["miou"] else -1)
     scores.plot(best["epoch"], best["miou"], "o", color=BLUE)
     scores.annotate(
-        f"best {best['miou']:.3f}", (best["epoch"], best["miou"]), xytext=(0, 6), textcoords="offset points", ha="right"
+        f"best {best['miou']:.3f}",
+        (best["epoch"], best["miou"]),
+        xytext=(0, 6),
+        textcoords="offset points",
+        ha="right",
     )
     scores.set_ylim(0, 1)
     titles = ("weighted cross-entropy", "scores on validation", "learning rate at the epoch's end")

@@ -140,7 +140,9 @@ def collect_jobs(inputs: Iterable[Path]) -> list[Job]:
     jobs: dict[Path, Job] = {}
     for source in inputs:
         if source.is_dir():
-            images = sorted(path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+            images = sorted(
+                path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+            )
             found = [Job(path, path.relative_to(source).with_suffix(".png")) for path in images]
         elif source.is_file():
             found = [Job(source, Path(source.stem + ".png"))]

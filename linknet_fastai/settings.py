@@ -21,7 +21,7 @@ def parse_size(text: Any) -> tuple[int, int]:
     if not match:
         raise ValueError(f"{text!r} is no size: write WIDTHxHEIGHT, as in 480x360")
     width, height = int(match[1]), int(match[2])
-    if not (SMALLEST_SIDE <= min(width, height) and max(width, height) <= LARGEST_SIDE):
+    if not (min(width, height) >= SMALLEST_SIDE and max(width, height) <= LARGEST_SIDE):
         raise ValueError(f"{text!r}: each side must lie between {SMALLEST_SIDE} and {LARGEST_SIDE} pixels")
     return width, height
 

@@ -24,11 +24,11 @@ from fastcore.basics import noop
 
 from linknet_fastai.data import dls_from_settings, recipe_settings
 from linknet_fastai.dataset import Dataset, Progress, open_dataset
-from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.errors import UsageError
 from linknet_fastai.export import export_model
 from linknet_fastai.learner import fit_schedule, linknet_learner
 from linknet_fastai.metrics import ForegroundIoU
-from linknet_fastai.model_file import RUN_MODEL, card_of, load_model, save_model
+from linknet_fastai.model_file import RUN_MODEL, load_model, save_model
 from linknet_fastai.pictures import save_batch, save_curves, save_lr_search, save_predictions
 from linknet_fastai.prediction import Predictor, open_image, resolve_device
 from linknet_fastai.run_folder import (
@@ -115,9 +115,7 @@ class RunRecord(Callback):
         if self.epoch < self.start_epoch:
             return
         row = self._row()
-        if row["miou"] == row["miou"] and _rank(row) > max(map(_rank, self.rows), default=-1.0):
-            save_model(self.learn.model, self.learn.card, self.folder / RUN_MODEL)
-        elif not self.rows:  # nothing scored yet: predict and evaluate still need a model
+        if not self.rows or _rank(row) > max(map(_rank, self.rows)):
             save_model(self.learn.model, self.learn.card, self.folder / RUN_MODEL)
         self.rows.append(row)
         state = {
@@ -174,14 +172,15 @@ def fit(
     Raises:
         UsageError, UserError: see `segmentation_dls`, `linknet_learner` and `create_run_folder`.
     """
-    dataset = open_dataset(recipe, data, observer and observer.progress)
+    progress = observer and observer.progress
+    dataset = open_dataset(recipe, data, progress)
     settings, origins = resolve_settings(*recipe_settings(dataset), ("command line", options or {}))
     folder = out or Path("runs") / f"{dataset.recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--out: {folder} is in use; name another folder, or go on with --resume {folder}")
-    learn = build_learner(dataset, settings, observer)
+    learn = build_learner(dataset, settings, progress)
     if settings.lr == "auto":
-        found = search_lr(learn).suggestions["valley"]
+        found = search_lr(learn, progress=progress).suggestions["valley"]
         settings = settings.model_copy(update={"lr": found})
         origins["lr"] = "learning rate finder"
     create_run_folder(folder)
@@ -200,11 +199,18 @@ def fit(
     return _train(learn, dataset, settings, RunRecord(folder, 0, [], observer), observer)
 
 
-def resume(folder: Path, data: Path | None = None, options: Mapping[str, Any] | None = None, observer: Observer | None = None) -> FitResult:
+def resume(
+    folder: Path,
+    recipe: str | None = None,
+    data: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    observer: Observer | None = None,
+) -> FitResult:
     """Go on with an interrupted run at the epoch it had reached.
 
     Args:
         folder: the run folder.
+        recipe: None, or the run's own.
         data: where the data lies now, if it has moved.
         options: `device` and `workers` may differ from the run's; everything else is the run's own.
         observer: told how it goes.
@@ -214,17 +220,22 @@ def resume(folder: Path, data: Path | None = None, options: Mapping[str, Any] | 
         UserError: no run here, a damaged checkpoint, or the data is gone.
     """
     settings, origins, run = read_run(folder)
+    if recipe not in (None, run["recipe"]):
+        raise UsageError(f"--resume: {folder} trains on {run['recipe']}, not on {recipe}; leave RECIPE out")
     said = {name: value for name, value in (options or {}).items() if value is not None}
     if fixed := set(said) - {"device", "workers"}:
-        raise UsageError(f"--{min(fixed).replace('_', '-')}: --resume goes on with the run's own settings; leave it out")
+        raise UsageError(
+            f"--{min(fixed).replace('_', '-')}: --resume goes on with the run's own settings; leave it out"
+        )
     settings = settings.model_copy(update=said)
-    dataset = open_dataset(run["recipe"], data or Path(run["data"]), observer and observer.progress)
+    progress = observer and observer.progress
+    dataset = open_dataset(run["recipe"], data or Path(run["data"]), progress)
     checkpoint = read_checkpoint(folder)
     done = checkpoint["epochs_done"] if checkpoint else 0
     if done >= settings.epochs:
         raise UsageError(f"--resume: {folder} is complete, all {settings.epochs} epochs are done")
     start = settings.model_copy(update={"pretrained": False, "encoder_weights": None, "init_from": None})
-    learn = build_learner(dataset, start if checkpoint else settings, observer)
+    learn = build_learner(dataset, start if checkpoint else settings, progress)
     if observer:
         observer.started(learn, settings, origins, {**run, "folder": folder})
     if checkpoint:
@@ -233,11 +244,11 @@ def resume(folder: Path, data: Path | None = None, options: Mapping[str, Any] | 
     return _train(learn, dataset, settings, record, observer)
 
 
-def build_learner(dataset: Dataset, settings: Settings, observer: Observer | None = None) -> Learner:
+def build_learner(dataset: Dataset, settings: Settings, progress: Progress | None = None) -> Learner:
     """The learner of a run: seeded, quiet, saving nowhere by itself."""
     set_seed(settings.seed)
     device = resolve_device(settings.device)
-    dls = dls_from_settings(dataset, settings, device, observer and observer.progress)
+    dls = dls_from_settings(dataset, settings, device, progress)
     learn = linknet_learner(
         dls,
         encoder=settings.encoder,
@@ -327,9 +338,15 @@ class LRSearch:
     losses: list[float]
 
 
-def search_lr(learn: Learner, steps: int = 100) -> LRSearch:
+def search_lr(learn: Learner, steps: int = 100, progress: Progress | None = None) -> LRSearch:
     """Run fastai's learning rate finder; the learner's weights are as before when it ends."""
-    with TemporaryDirectory() as folder, _replaced(learn, "path", Path(folder)):
+
+    def count(callback: Callback) -> None:
+        if progress:
+            progress("learning rate finder", callback.train_iter, steps)
+
+    counter = Callback(after_batch=count)
+    with TemporaryDirectory() as folder, _replaced(learn, "path", Path(folder)), learn.added_cbs(counter):
         found = learn.lr_find(num_it=steps, show_plot=False, suggest_funcs=(valley, steep, minimum))
     learn.opt = None  # the next training starts with a fresh optimizer, as without a search
     rates, losses = learn.recorder.lrs, [float(loss) for loss in learn.recorder.losses]
@@ -347,7 +364,7 @@ def find_lr(
     options: Mapping[str, Any] | None = None,
     out: Path | None = None,
     steps: int = 100,
-    observer: Observer | None = None,
+    progress: Progress | None = None,
 ) -> tuple[LRSearch, Path]:
     """Look for a learning rate: fastai's suggestions, a plot and the points as CSV.
 
@@ -355,16 +372,16 @@ def find_lr(
         recipe: as for `fit`, as are `data` and `options`.
         out: the folder for lr-find.png and lr-find.csv, by default `runs/RECIPE-lr-find-DATE-TIME`.
         steps: how many batches to try.
-        observer: told how far the check of the data is.
+        progress: told how far the check of the data and the search are.
 
     Returns:
         What was found, and the folder.
     """
-    dataset = open_dataset(recipe, data, observer and observer.progress)
+    dataset = open_dataset(recipe, data, progress)
     settings, _ = resolve_settings(*recipe_settings(dataset), ("command line", options or {}))
     folder = out or Path("runs") / f"{dataset.recipe.name}-lr-find-{datetime.now():%Y%m%d-%H%M%S}"
-    learn = build_learner(dataset, settings, observer)
-    found = search_lr(learn, steps)
+    learn = build_learner(dataset, settings, progress)
+    found = search_lr(learn, steps, progress)
     folder.mkdir(parents=True, exist_ok=True)
     save_lr_search(found.rates, found.losses, found.suggestions, folder / "lr-find.png")
     with (folder / "lr-find.csv").open("w", newline="", encoding="utf-8") as file:

@@ -116,9 +116,7 @@ def look_up(texture: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.nda
     return texture.take((down.astype(np.int32) & 127) * 128 + (across.astype(np.int32) & 127))
 
 
-def draw_markings(
-    rng: np.random.Generator, street: Street, across: np.ndarray, ahead: np.ndarray
-) -> np.ndarray:
+def draw_markings(rng: np.random.Generator, street: Street, across: np.ndarray, ahead: np.ndarray) -> np.ndarray:
     """HxW, true where a line, a stop line or a zebra crossing is painted."""
     dashes = ahead % rng.choice((6, 9)) < rng.choice((2.5, 4, 9))
     paint = (np.abs(across - CENTRE) < 0.07) & dashes
@@ -163,9 +161,7 @@ def glow(scene: Scene) -> np.ndarray | float:
 def develop(scene: Scene) -> tuple[Image.Image, np.ndarray]:
     """The finished frame and label map: stains, glow, exposure, white balance, blur and noise of a camera."""
     rng, size = scene.rng, scene.size
-    labels = np.asarray(scene.labels)[
-        SUPERSAMPLING // 2 :: SUPERSAMPLING, SUPERSAMPLING // 2 :: SUPERSAMPLING
-    ]
+    labels = np.asarray(scene.labels)[SUPERSAMPLING // 2 :: SUPERSAMPLING, SUPERSAMPLING // 2 :: SUPERSAMPLING]
     labels = np.where(labels == VERGE, np.uint8(TREE), labels)
     blur = ImageFilter.GaussianBlur(rng.uniform(0.0, 0.6) * size[0] / 320)
     planes = scene.frame.reduce(SUPERSAMPLING).filter(blur).split()

@@ -70,9 +70,7 @@ def draw_facade(scene: Scene, quad: Quad, wall: np.ndarray, trim: np.ndarray) ->
         scene.panel(quad, (0.04, 0.96, 0.8 * ground, 0.98 * ground), scene.pick(PAINTS))
     else:
         for left in steps(0.2 / columns, 1, 2 / columns):
-            draw_window(
-                scene, patch(quad, left, left + 0.6 / columns, 0.3 * ground, 0.75 * ground), trim, lit
-            )
+            draw_window(scene, patch(quad, left, left + 0.6 / columns, 0.3 * ground, 0.75 * ground), trim, lit)
     door = scene.panel(quad, (0.74, 0.74 + 0.5 / columns, 0, 0.7 * ground), trim)
     scene.panel(door, (0.1, 0.9, 0, 0.93), scene.pick(PAINTS) * 0.7)
     scene.panel(quad, (-0.01, 1.01, 0.965, 1), trim * 0.9)

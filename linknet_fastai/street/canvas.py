@@ -171,9 +171,7 @@ class Scene:
         if self.label is not None:
             self.label_pen.polygon(outline, fill=self.label)
 
-    def panel(
-        self, quad: Sequence[Point], bounds: Sequence[float], colour: Colour, shines: bool = False
-    ) -> Quad:
+    def panel(self, quad: Sequence[Point], bounds: Sequence[float], colour: Colour, shines: bool = False) -> Quad:
         """Fills the part of a quad within (left, right, low, high) and returns it."""
         part = patch(quad, *bounds)
         self.fill(part, colour, shines)

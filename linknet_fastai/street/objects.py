@@ -156,9 +156,7 @@ def draw_cyclist(scene: Scene, spot: Spot, heading: float) -> None:
     ):
         scene.stroke(line, 0.05, paint, least=0.8)
     for aside, pedal in ((0.1, 0.2), (-0.1, 0.48)):
-        scene.stroke(
-            [at(-0.18, 0.95, aside), at(0.22, pedal + 0.38, aside), at(0.05, pedal, aside)], 0.15, trousers
-        )
+        scene.stroke([at(-0.18, 0.95, aside), at(0.22, pedal + 0.38, aside), at(0.05, pedal, aside)], 0.15, trousers)
     scene.stroke([at(-0.2, 0.92), at(0.12, 1.42)], 0.34, top)
     for aside in (-0.2, 0.2):
         scene.stroke([at(0.12, 1.38, aside), at(0.28, 1.12, aside), at(0.42, 1.04, aside)], 0.1, top * 0.85)

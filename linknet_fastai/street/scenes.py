@@ -71,9 +71,7 @@ def plan_lot(scene: Scene, side: int, corner: Spot, length: float, storeys: floa
 def plan_tree(scene: Scene, spot: Spot, distance: float) -> None:
     height, spread, (x, z) = scene.rng.uniform(4.5, 9), scene.rng.uniform(1.3, 2.6), spot
     scene.add(distance, draw_tree, (x, max(z, 2.5)), height, spread)
-    circle = [
-        (x + spread * math.cos(angle), z + spread * math.sin(angle)) for angle in steps(0, 6.2, math.pi / 4)
-    ]
+    circle = [(x + spread * math.cos(angle), z + spread * math.sin(angle)) for angle in steps(0, 6.2, math.pi / 4)]
     scene.cast(circle, 0.95 * height, 0.45 * height)
     scene.cast(((x - 0.15, z), (x + 0.15, z)), 0.6 * height)
 

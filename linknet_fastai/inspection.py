@@ -1,0 +1,62 @@
+"""`data` as a plain function: what of a recipe is on disk, and whether it can be trained on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from linknet_fastai.data import dls_from_settings, recipe_settings
+from linknet_fastai.dataset import Dataset, Progress
+from linknet_fastai.errors import UserError
+from linknet_fastai.loss import class_weights
+from linknet_fastai.model_file import ModelCard
+from linknet_fastai.pictures import save_batch
+from linknet_fastai.settings import resolve_settings
+from linknet_fastai.survey import Survey, survey
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found: a survey of each split that is there, why the others are not, and what was drawn."""
+
+    surveys: dict[str, Survey]
+    absent: dict[str, str]
+    notes: list[str]
+    weights: list[float]
+    picture: Path | None
+
+    @property
+    def problems(self) -> list[str]:
+        """A line for each damaged frame."""
+        return [problem for found in self.surveys.values() for problem in found.problems]
+
+
+def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = None) -> Inspection:
+    """Look at every frame of every split, and draw a batch as the network would get it.
+
+    Args:
+        dataset: the data.
+        picture: the PNG to draw the batch into; not written where a frame to train on is damaged.
+        progress: told how far it is.
+
+    Returns:
+        What was found; `weights` are those of the training split, empty where it is not there.
+    """
+    surveys: dict[str, Survey] = {}
+    absent: dict[str, str] = {}
+    for name in dataset.recipe.splits:
+        try:
+            surveys[name] = survey(dataset, dataset.frames(name), progress)
+        except UserError as error:
+            absent[name] = str(error)
+    settings, _ = resolve_settings(*recipe_settings(dataset))
+    train, valid = (surveys.get(name) for name in (settings.train_on, settings.validate_on))
+    weights = class_weights(torch.tensor(train.class_pixels)).tolist() if train else []
+    drawn = None
+    if train and valid and not (train.problems or valid.problems):
+        dls = dls_from_settings(dataset, settings.model_copy(update={"workers": 0}), "cpu")
+        card = ModelCard.of(dataset.recipe, dls.size)
+        save_batch(*dls.train.one_batch(), card, picture)
+        drawn = picture
+    notes = [note for name in surveys if (note := dataset.note(name))]
+    return Inspection(surveys, absent, notes, weights, drawn)

@@ -1,0 +1,230 @@
+"""What the terminal shows: rich tables and bars where a person looks, plain lines in a pipe."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:  # these import torch, which --help must not wait for
+    from fastai.learner import Learner
+
+    from linknet_fastai.dataset import Dataset
+    from linknet_fastai.dataset import Progress as ProgressReport
+    from linknet_fastai.evaluation import Evaluation
+    from linknet_fastai.inspection import Inspection
+    from linknet_fastai.settings import Settings
+
+COLUMNS = (
+    ("epoch", "epoch", 9, ""),
+    ("train loss", "train_loss", 11, ".4f"),
+    ("valid loss", "valid_loss", 11, ".4f"),
+    ("mIoU", "miou", 7, ".4f"),
+    ("mean acc", "mean_accuracy", 9, ".4f"),
+    ("pixel acc", "pixel_accuracy", 10, ".4f"),
+    ("lr", "lr", 9, ".1e"),
+    ("seconds", "seconds", 8, ".1f"),
+)
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def percent(value: float) -> str:
+    """A fraction with four digits, or a dash for nan."""
+    return f"{value:.4f}" if value == value else "-"
+
+
+def show_error(message: str) -> None:
+    """Print one line on stderr."""
+    line = Text("error: ", style="bold red")
+    errors.print(line + Text(" ".join(message.split()), style="default"))
+
+
+def show_note(message: str) -> None:
+    """Print a line that is no error on stderr."""
+    errors.print(Text("note: ", style="bold yellow") + Text(message, style="default"))
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """A table in the house's look; all columns but the first are numbers."""
+    made = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    for place, column in enumerate(columns):
+        made.add_column(column, justify="right" if place else "left", header_style="bold")
+    return made
+
+
+def show_table(shown: Table) -> None:
+    """Print a table; in a pipe it is as wide as it needs to be."""
+    width = None if console.is_terminal else 200
+    console.print(shown, width=width, soft_wrap=False)
+
+
+@contextmanager
+def progress_bar() -> Iterator["ProgressReport"]:
+    """Give a function that shows how far something is, on stderr; in a pipe it says nothing."""
+    if not errors.is_terminal:
+        yield lambda what, done, total: None
+        return
+    with _bar(errors) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+def _bar(on: Console, *more: TextColumn) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        *more,
+        TimeRemainingColumn(compact=True),
+        console=on,
+        transient=True,
+        expand=True,
+    )
+
+
+class TrainingDisplay:
+    """Shows a training: the settings once, a bar over all batches, a row an epoch."""
+
+    def __init__(self) -> None:
+        self._bar = _bar(console, TextColumn("{task.fields[state]}"))
+        self._task = None
+        self._checks: dict[str, Any] = {}
+        self._clock = (0, time.perf_counter())
+
+    def __enter__(self) -> "TrainingDisplay":
+        if console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Show how far something before the training is."""
+        if what not in self._checks:
+            self._checks[what] = self._bar.add_task(what, total=total, state="")
+        self._bar.update(self._checks[what], completed=done, total=total, visible=done < total)
+
+    def started(
+        self, learn: "Learner", settings: "Settings", origins: Mapping[str, str], run: Mapping[str, Any]
+    ) -> None:
+        """Show what is trained, on what, and every setting with its origin."""
+        from linknet_fastai.callbacks import resolve_precision
+
+        dls = learn.dls
+        self.bs, self.epochs = dls.train.bs, settings.epochs
+        parameters = sum(weight.numel() for weight in learn.model.parameters()) / 1e6
+        precision = resolve_precision(settings.precision, dls.device)
+        console.print(Text(f"{learn.card.recipe}: {len(learn.card.classes)} classes, {run['data']}", style="bold"))
+        console.print(
+            f"LinkNet with {parameters:.2f} M parameters on {dls.device} in {precision}; "
+            f"{len(dls.train_ds)} frames train, {len(dls.valid_ds)} validate"
+        )
+        shown = table("setting", "value", "from")
+        for name, value in settings.model_dump(mode="json", exclude_none=True).items():
+            if origins[name] != "default":
+                shown.add_row(name, str(value), origins[name])
+        show_table(shown)
+        defaults = {
+            n: v for n, v in settings.model_dump(mode="json", exclude_none=True).items() if origins[n] == "default"
+        }
+        console.print(
+            Text("defaults: " + ", ".join(f"{n} {v}" for n, v in defaults.items()), style="dim"),
+            soft_wrap=False,
+        )
+        console.print(f"run folder {run['folder']}\n")
+        console.print(Text("".join(f"{title:>{width}}" for title, _, width, _ in COLUMNS), style="bold"))
+        batches = settings.epochs * (len(dls.train) + len(dls.valid))
+        self._per_epoch = len(dls.train) + len(dls.valid)
+        self._task = self._bar.add_task("", total=batches, state="")
+
+    def stepped(self, epoch: int, done: int, total: int, loss: float, lr: float, training: bool) -> None:
+        """Move the bar by a batch."""
+        if not console.is_terminal:
+            return
+        behind = 0 if training else self._per_epoch - total
+        if done == 1:
+            self._clock = (0, time.perf_counter())
+        rate = (done - 1) * self.bs / max(time.perf_counter() - self._clock[1], 1e-9) if done > 1 else 0.0
+        state = f"loss {loss:.3f}  lr {lr:.1e}  {rate:.0f} img/s" if training else f"validating  {rate:.0f} img/s"
+        self._bar.update(
+            self._task,
+            completed=(epoch - 1) * self._per_epoch + behind + done,
+            description=f"epoch {epoch}/{self.epochs}",
+            state=state,
+        )
+
+    def epoch_ended(self, row: Mapping[str, float]) -> None:
+        """Print the row of an epoch."""
+        cells = [
+            f"{row['epoch']}/{self.epochs}" if key == "epoch" else f"{row[key]:{form}}" for _, key, _, form in COLUMNS
+        ]
+        console.print("".join(f"{cell:>{width}}" for cell, (_, _, width, _) in zip(cells, COLUMNS, strict=True)))
+
+
+def show_evaluation(result: "Evaluation", title: str) -> None:
+    """Print class IoU and class accuracy with their means, pixel accuracy and speed."""
+    scores = result.scores
+    shown = table("class", "IoU", "accuracy", "pixels", title=title)
+    rows = zip(result.class_names, scores.iou.tolist(), scores.accuracy.tolist(), scores.pixels.tolist(), strict=True)
+    for name, iou, accuracy, pixels in rows:
+        shown.add_row(name, percent(iou), percent(accuracy), f"{pixels:,}")
+    shown.add_section()
+    shown.add_row("mean", percent(scores.miou), percent(scores.mean_accuracy), "", style="bold")
+    show_table(shown)
+    console.print(
+        f"pixel accuracy {percent(scores.pixel_accuracy)}; {result.frames} frames in {result.seconds:.1f} s, "
+        f"{result.frames / result.seconds:.1f} images a second with reading"
+    )
+
+
+def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
+    """Print what of a recipe is on disk."""
+    recipe = dataset.recipe
+    console.print(Text(f"{recipe.title}: layout {dataset.layout.name} in {dataset.folder}", style="bold"))
+    shown = table("split", "frames", "sizes", "void", "damaged")
+    for name, found in result.surveys.items():
+        sizes = ", ".join(
+            f"{size} ({count})" if len(found.sizes) > 1 else size for size, count in found.sizes.items()
+        )
+        void = found.void_pixels / max(found.void_pixels + sum(found.class_pixels), 1)
+        shown.add_row(name, str(found.frames), sizes or "-", f"{void:.2%}", str(len(found.problems)))
+    for name in result.absent:
+        shown.add_row(name, "-", "not here", "-", "-")
+    show_table(shown)
+    console.print()
+    shown = table("class", "id", *(f"{name} share" for name in result.surveys), "weight")
+    for channel, entry in enumerate(recipe.classes):
+        shares = [
+            f"{found.class_pixels[channel] / max(sum(found.class_pixels), 1):.4f}"
+            for found in result.surveys.values()
+        ]
+        weight = f"{result.weights[channel]:.2f}" if result.weights else "-"
+        shown.add_row(entry.name, str(entry.id), *shares, weight)
+    show_table(shown)
+    if result.picture:
+        console.print(f"\na batch as the network gets it: {result.picture}")
+    show_lines(list(result.absent.values()) + result.notes, show_note)
+    show_lines(result.problems, show_error)
+
+
+def show_lines(lines: Sequence[str], show: Any, most: int = 20) -> None:
+    """Show up to `most` lines, and count the others."""
+    for line in lines[:most]:
+        show(line)
+    if len(lines) > most:
+        show(f"and {len(lines) - most} more")
