@@ -5,38 +5,8 @@ import torch.nn.functional as F
 from fastai.callback.core import Callback, CancelBatchException, CancelStepException
 from torch import Tensor
 
-from linknet_fastai.errors import UsageError
+from linknet_fastai.device import autocast, resolve_precision
 from linknet_fastai.loss import VOID
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """The precision to compute in on a device.
-
-    Args:
-        precision: "auto", "fp32", "bf16" or "fp16". auto is bf16 where the hardware has it natively (AMX or
-            AVX512-BF16 on a CPU, compute capability 8 on CUDA), fp16 on other CUDA devices, else fp32.
-        device: where the network runs.
-
-    Raises:
-        UsageError: fp16 was asked for on a device that cannot train in it.
-    """
-    if precision == "fp16" and device.type != "cuda":
-        raise UsageError(f"--precision: fp16 needs a CUDA GPU; {device.type} takes fp32 or bf16")
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
-    if device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
-        return "bf16"
-    return "fp32"
-
-
-def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The autocast context for a resolved precision; off for fp32."""
-    enabled = precision in DTYPES
-    return torch.autocast(device.type, dtype=DTYPES.get(precision), enabled=enabled)
 
 
 class DevicePrecision(Callback):
@@ -50,6 +20,7 @@ class DevicePrecision(Callback):
     def __init__(self, precision: str = "auto") -> None:
         self.precision = precision
         self.scaler: torch.amp.GradScaler | None = None
+        self._autocast: torch.autocast | None = None
 
     def before_fit(self) -> None:
         """Lay out the weights, and make the loss scaler that fp16 needs."""
@@ -87,7 +58,7 @@ class DevicePrecision(Callback):
             raise CancelStepException
 
     def _leave(self) -> None:
-        if getattr(self, "_autocast", None) is not None:
+        if self._autocast is not None:
             self._autocast.__exit__(None, None, None)
             self._autocast = None
 
@@ -136,8 +107,19 @@ class SkipVoidBatches(Callback):
 
 
 class EpochSeed(Callback):
-    """Tells the training loader the epoch: order and augmentation follow from (seed, epoch, index)."""
+    """Tells the training loader the epoch: order and augmentation follow from (seed, epoch, index).
+
+    A second `fit` of the same learner goes on counting, so that it sees other crops than the first.
+    """
+
+    def __init__(self) -> None:
+        self.epochs_before = 0
 
     def before_train(self) -> None:
         """Pass the epoch on."""
-        self.dls.train.epoch = self.epoch
+        self.dls.train.epoch = self.epochs_before + self.epoch
+
+    def after_fit(self) -> None:
+        """Count the epochs of this fit; the learning rate finder leaves no trace."""
+        if not hasattr(self.learn, "lr_finder"):
+            self.epochs_before += self.n_epoch

@@ -10,7 +10,32 @@ import typer
 
 from linknet_fastai import __version__
 from linknet_fastai.errors import UsageError, UserError
-from linknet_fastai.settings import ClassWeights, Decoder, Optimizer, Precision, Schedule, parse_size
+from linknet_fastai.options import (
+    BsOption,
+    ClassWeightsOption,
+    DataOption,
+    DecoderOption,
+    DeviceOption,
+    EncoderOption,
+    EncoderWeightsOption,
+    EpochsOption,
+    InitFromOption,
+    LrOption,
+    ModelArgument,
+    OptimizerOption,
+    PrecisionOption,
+    PretrainedOption,
+    RecipeArgument,
+    ScheduleOption,
+    SeedOption,
+    SeenSizeOption,
+    SizeOption,
+    TrainOnOption,
+    TrustOption,
+    ValidateOnOption,
+    WorkersOption,
+)
+from linknet_fastai.settings import Settings, parse_size
 
 # Commands import what they call: torch and fastai take seconds, and --help answers at once.
 
@@ -22,65 +47,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Data set recipes: camvid, camvid32, cityscapes, cityscapes34, street, or the path of a TOML file.",
 )
-
-RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or the path of a TOML file.")
-]
-ModelArgument = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A run folder, a .safetensors, or a .pkl with --trust-pickle.")
-]
-DataOption = Annotated[
-    Path | None,
-    typer.Option("--data", help="The data folder. Left out: fetched or drawn, where the recipe says how."),
-]
-SizeOption = Annotated[
-    str | None, typer.Option("--size", metavar="WxH", help="What the network sees, as in 480x360.")
-]
-DeviceOption = Annotated[
-    str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", show_default="auto")
-]
-PrecisionOption = Annotated[
-    Precision | None,
-    typer.Option("--precision", help="auto is bf16 where the hardware has it.", show_default="auto"),
-]
-TrustOption = Annotated[
-    bool, typer.Option("--trust-pickle", help="Load a .pkl although it can run any code it holds.")
-]
-BsOption = Annotated[int | None, typer.Option("--bs", help="Frames a batch.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Weights, order and augmentation follow from it.")]
-WorkersOption = Annotated[int | None, typer.Option("--workers", help="Loader processes; 0 is none.")]
-DecoderOption = Annotated[
-    Decoder | None,
-    typer.Option("--decoder", help="Upsampling by full or by sub-pixel convolution.", show_default="deconv"),
-]
-EncoderOption = Annotated[
-    str | None, typer.Option("--encoder", help="A timm model, as in resnet34.", show_default="resnet18")
-]
-PretrainedOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--pretrained/--no-pretrained", help="Start the encoder from timm's ImageNet weights, or from none."
-    ),
-]
-EncoderWeightsOption = Annotated[
-    Path | None, typer.Option("--encoder-weights", help="A local checkpoint of the timm model to start from.")
-]
-InitFromOption = Annotated[
-    Path | None,
-    typer.Option("--init-from", help="A run or .safetensors to start from; the head only if classes agree."),
-]
-ClassWeightsOption = Annotated[
-    ClassWeights | None,
-    typer.Option("--class-weights", help="log is 1/ln(1.02 + share), median median frequency.", show_default="log"),
-]
-OptimizerOption = Annotated[
-    Optimizer | None, typer.Option("--optimizer", help="torch's own, with torch's defaults.", show_default="adamw")
-]
-TrainOnOption = Annotated[
-    str | None,
-    typer.Option("--train-on", help="A split, or a file with a frame's stem a line.", show_default="train"),
-]
-ValidateOnOption = Annotated[str | None, typer.Option("--validate-on", help="Likewise.", show_default="val")]
 
 
 @app.callback(invoke_without_command=True)
@@ -102,12 +68,10 @@ def fit(
         typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or the path of a TOML file."),
     ] = None,
     data: DataOption = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="How long to train.")] = None,
+    epochs: EpochsOption = None,
     size: SizeOption = None,
     bs: BsOption = None,
-    lr: Annotated[
-        str | None, typer.Option("--lr", help="The highest learning rate, or auto: the finder's valley.")
-    ] = None,
+    lr: LrOption = None,
     decoder: DecoderOption = None,
     encoder: EncoderOption = None,
     pretrained: PretrainedOption = None,
@@ -115,10 +79,7 @@ def fit(
     init_from: InitFromOption = None,
     class_weights: ClassWeightsOption = None,
     optimizer: OptimizerOption = None,
-    schedule: Annotated[
-        Schedule | None,
-        typer.Option("--schedule", help="step divides by ten at 1/2 and 3/4.", show_default="one-cycle"),
-    ] = None,
+    schedule: ScheduleOption = None,
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     seed: SeedOption = None,
@@ -133,26 +94,7 @@ def fit(
     ] = None,
 ) -> None:
     """Train LinkNet on a recipe and keep the run in a folder."""
-    options = {
-        "epochs": epochs,
-        "size": size,
-        "bs": bs,
-        "lr": lr,
-        "decoder": decoder,
-        "encoder": encoder,
-        "pretrained": pretrained,
-        "encoder_weights": encoder_weights,
-        "init_from": init_from,
-        "class_weights": class_weights,
-        "optimizer": optimizer,
-        "schedule": schedule,
-        "precision": precision,
-        "device": device,
-        "seed": seed,
-        "workers": workers,
-        "train_on": train_on,
-        "validate_on": validate_on,
-    }
+    options = _said(locals())
     if resume is None and recipe is None:
         raise UsageError("RECIPE is missing: fit RECIPE, or fit --resume RUN")
     if resume is not None and out is not None:
@@ -205,27 +147,12 @@ def lr_find(
     ] = None,
 ) -> None:
     """Look for a learning rate with fastai's finder."""
-    options = {
-        "size": size,
-        "bs": bs,
-        "decoder": decoder,
-        "encoder": encoder,
-        "pretrained": pretrained,
-        "encoder_weights": encoder_weights,
-        "init_from": init_from,
-        "class_weights": class_weights,
-        "optimizer": optimizer,
-        "precision": precision,
-        "device": device,
-        "seed": seed,
-        "workers": workers,
-        "train_on": train_on,
-    }
-    from linknet_fastai import training
+    options = _said(locals())
+    from linknet_fastai.lr_search import find_lr
     from linknet_fastai.terminal import console, progress_bar, show_table, table
 
     with progress_bar() as progress:
-        found, folder = training.find_lr(recipe, data, options, out, steps, progress)
+        found, folder = find_lr(recipe, data, options, out, steps, progress)
     shown = table("suggestion", "learning rate")
     for name, rate in found.suggestions.items():
         shown.add_row(name, f"{rate:.2e}")
@@ -240,10 +167,7 @@ def evaluate(
     recipe: RecipeArgument,
     split: Annotated[str, typer.Option("--split", help="A split, or a file with a frame's stem a line.")] = "val",
     data: DataOption = None,
-    size: Annotated[
-        str | None,
-        typer.Option("--size", metavar="WxH|native", help="What the network sees.", show_default="the training size"),
-    ] = None,
+    size: SeenSizeOption = None,
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     json_file: Annotated[
@@ -279,10 +203,7 @@ def predict(
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images and folders of images.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where masks/ and overlays/ go.")],
     masks_only: Annotated[bool, typer.Option("--masks-only", help="Write no overlays.")] = False,
-    size: Annotated[
-        str | None,
-        typer.Option("--size", metavar="WxH|native", help="What the network sees.", show_default="the training size"),
-    ] = None,
+    size: SeenSizeOption = None,
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     trust_pickle: TrustOption = False,
@@ -338,6 +259,11 @@ def data_command(
     show_inspection(result, dataset)
     if result.problems or not result.surveys:
         raise typer.Exit(1)
+
+
+def _said(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those of a command's arguments that are settings of a training."""
+    return {name: value for name, value in arguments.items() if name in Settings.model_fields}
 
 
 def _predictor(model: Path, trust_pickle: bool, device: str | None, precision: str | None, size: str | None) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import IndexSplitter, Normalize
@@ -44,6 +45,13 @@ class ReproducibleDL(TfmdDL):
             if isinstance(transform, AugmentFrame):
                 transform.rng = self._rng(s)
         return super().create_item(s)
+
+    def _pre_show_batch(self, b: tuple, max_n: int = 9) -> tuple:
+        """Show labels at the size of their images: fastai draws both into one picture, pixel for pixel."""
+        images, *labels = b
+        size = images.shape[-2:]
+        shown = [F.interpolate(y[:, None].float(), size)[:, 0].to(y.dtype).as_subclass(type(y)) for y in labels]
+        return super()._pre_show_batch((images, *shown), max_n)
 
     def _rng(self, part: int | str | None) -> random.Random:
         return random.Random(f"{self.seed} {self.epoch} {part}")  # a text is hashed by SHA-512: no near seeds

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner, Metric
 from fastai.optimizer import OptimWrapper
+from fastai.torch_core import set_seed
+from fastcore.basics import noop
 from torch import Tensor, nn
 
 from linknet_fastai.callbacks import (
@@ -18,12 +21,15 @@ from linknet_fastai.callbacks import (
     PlainTensors,
     ScoreAtLabelSize,
     SkipVoidBatches,
-    resolve_precision,
 )
+from linknet_fastai.data import dls_from_settings
+from linknet_fastai.dataset import Dataset, Progress
+from linknet_fastai.device import resolve_device, resolve_precision
 from linknet_fastai.loss import SegmentationLoss, class_weights
 from linknet_fastai.metrics import segmentation_metrics
 from linknet_fastai.model import LinkNet
 from linknet_fastai.model_file import ModelCard, initialise_from
+from linknet_fastai.settings import Settings
 
 # torch's own optimizers with torch's own defaults: fastai's Adam is AdamW with another epsilon, its SGD and
 # RMSProp have no momentum. Weight decay is 0.01 for AdamW and 0 for the others, as in torch; sgd gets the
@@ -62,7 +68,7 @@ def linknet_learner(
         init_from: a run folder or `.safetensors` to start from instead.
         class_weight_method: "log", "median" or "none", see `linknet_fastai.loss.class_weights`.
         optimizer: "adamw", "adam", "rmsprop" or "sgd", each torch's own.
-        precision: "auto", "fp32", "bf16" or "fp16", see `linknet_fastai.callbacks.resolve_precision`.
+        precision: "auto", "fp32", "bf16" or "fp16", see `linknet_fastai.device.resolve_precision`.
         lr: the learner's default learning rate.
         metrics: by default mIoU, mean accuracy and pixel accuracy.
         cbs: further callbacks.
@@ -130,6 +136,27 @@ def wrap_model(
         **kwargs,
     )
     learn.card = card
+    return learn
+
+
+def learner_from_settings(dataset: Dataset, settings: Settings, progress: Progress | None = None) -> Learner:
+    """The learner of a run: seeded, quiet, saving nowhere by itself."""
+    set_seed(settings.seed)
+    device = resolve_device(settings.device)
+    dls = dls_from_settings(dataset, settings, device, progress)
+    learn = linknet_learner(
+        dls,
+        encoder=settings.encoder,
+        decoder=settings.decoder,
+        pretrained=settings.pretrained,
+        encoder_weights=settings.encoder_weights,
+        init_from=settings.init_from,
+        class_weight_method=settings.class_weights,
+        optimizer=settings.optimizer,
+        precision=settings.precision,
+    )
+    learn.remove_cb(ProgressCallback)
+    learn.logger = noop
     return learn
 
 

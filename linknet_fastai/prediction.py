@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fastai.torch_core import default_device
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from linknet_fastai.augmentation import resize_image
-from linknet_fastai.callbacks import autocast, resample_logits, resolve_precision
+from linknet_fastai.callbacks import resample_logits
 from linknet_fastai.dataset import Progress
+from linknet_fastai.device import autocast, resolve_device, resolve_precision
 from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.loss import VOID
 from linknet_fastai.model import LinkNet
@@ -24,21 +24,6 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".
 NATIVE = "native"
 
 
-def resolve_device(device: str) -> torch.device:
-    """The device behind "auto", "cpu", "cuda", "cuda:N" or "mps".
-
-    Raises:
-        UsageError: this machine has no such device.
-    """
-    if device == "auto":
-        return torch.device(default_device())
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device: {device} is not to be had here ({str(error).splitlines()[0]})") from None
-    return torch.device(device)
-
-
 class Predictor:
     """Predicts one frame at a time, as `evaluate`, `predict` and the pictures of a run all do.
 
@@ -46,7 +31,7 @@ class Predictor:
         model: the network; it is moved to `device`.
         card: the model's card.
         device: see `resolve_device`.
-        precision: see `linknet_fastai.callbacks.resolve_precision`.
+        precision: see `linknet_fastai.device.resolve_precision`.
         size: (width, height) that the network sees; None is the model's training size, "native" each frame's own.
     """
 

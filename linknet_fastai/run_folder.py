@@ -23,19 +23,10 @@ RUN_FILE, METRICS_FILE, CHECKPOINTS = "run.toml", "metrics.csv", "checkpoints"
 PACKAGES = ("linknet-fastai", "fastai", "torch", "torchvision", "timm", "numpy", "pillow")
 
 
-def create_run_folder(folder: Path) -> None:
-    """Make a new run folder.
-
-    Raises:
-        UsageError: the folder has something in it.
-        UserError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise UsageError(f"--out: {folder} is not empty; name another folder, or go on with --resume {folder}")
-    except OSError as error:
-        raise UserError(f"--out: {folder} cannot be made ({error.strerror})") from None
+def refuse_used_folder(folder: Path) -> None:
+    """Raise UsageError if a new run would write among what is there already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"--out: {folder} is in use; name another folder, or go on with --resume {folder}")
 
 
 def write_run(folder: Path, settings: Settings, origins: Mapping[str, str], run: Mapping[str, Any]) -> None:

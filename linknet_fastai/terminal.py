@@ -123,7 +123,7 @@ class TrainingDisplay:
         self, learn: "Learner", settings: "Settings", origins: Mapping[str, str], run: Mapping[str, Any]
     ) -> None:
         """Show what is trained, on what, and every setting with its origin."""
-        from linknet_fastai.callbacks import resolve_precision
+        from linknet_fastai.device import resolve_precision
 
         dls = learn.dls
         self.bs, self.epochs = dls.train.bs, settings.epochs

@@ -1,0 +1,62 @@
+"""What this machine's devices can do: which one to use, in which precision, and how much memory it took."""
+
+import resource
+import sys
+
+import torch
+from fastai.torch_core import default_device
+
+from linknet_fastai.errors import UsageError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device behind "auto", "cpu", "cuda", "cuda:N" or "mps".
+
+    Raises:
+        UsageError: this machine has no such device.
+    """
+    if device == "auto":
+        return torch.device(default_device())
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device: {device} is not to be had here ({str(error).splitlines()[0]})") from None
+    return torch.device(device)
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """The precision to compute in on a device.
+
+    Args:
+        precision: "auto", "fp32", "bf16" or "fp16". auto is bf16 where the hardware has it natively (AMX or
+            AVX512-BF16 on a CPU, compute capability 8 on CUDA), fp16 on other CUDA devices, else fp32.
+        device: where the network runs.
+
+    Raises:
+        UsageError: fp16 was asked for on a device that cannot train in it.
+    """
+    if precision == "fp16" and device.type != "cuda":
+        raise UsageError(f"--precision: fp16 needs a CUDA GPU; {device.type} takes fp32 or bf16")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+    if device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
+        return "bf16"
+    return "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The autocast context for a resolved precision; off for fp32."""
+    enabled = precision in DTYPES
+    return torch.autocast(device.type, dtype=DTYPES.get(precision), enabled=enabled)
+
+
+def peak_memory_mib() -> int:
+    """The most memory this process has held so far, in MiB; on CUDA that of the device."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return round(torch.cuda.max_memory_allocated() / 2**20)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))  # bytes on macOS, KiB elsewhere

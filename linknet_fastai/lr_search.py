@@ -1,0 +1,93 @@
+"""`lr-find` as a plain function: fastai's learning rate finder, its suggestions, plot and points."""
+
+import csv
+import math
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fastai.callback.core import Callback
+from fastai.callback.schedule import minimum, steep, valley
+from fastai.learner import Learner
+
+from linknet_fastai.data import recipe_settings
+from linknet_fastai.dataset import Progress, open_dataset
+from linknet_fastai.learner import learner_from_settings
+from linknet_fastai.pictures import save_lr_search
+from linknet_fastai.settings import resolve_settings
+
+
+@dataclass(frozen=True)
+class LRSearch:
+    """What the learning rate finder found: suggestions by name, and the points of its curve."""
+
+    suggestions: dict[str, float]
+    rates: list[float]
+    losses: list[float]
+
+
+def search_lr(learn: Learner, steps: int = 100, progress: Progress | None = None) -> LRSearch:
+    """Run fastai's learning rate finder; the learner's weights are as before when it ends."""
+
+    def count(callback: Callback) -> None:
+        if progress:
+            progress("learning rate finder", callback.train_iter, steps)
+
+    counter = Callback(after_batch=count)
+    with TemporaryDirectory() as folder, _replaced(learn, "path", Path(folder)), learn.added_cbs(counter):
+        found = learn.lr_find(num_it=steps, show_plot=False, suggest_funcs=(valley, steep, minimum))
+    learn.opt = None  # the next training starts with a fresh optimizer, as without a search
+    rates, losses = learn.recorder.lrs, [float(loss) for loss in learn.recorder.losses]
+    pairs = [(float(r), loss) for r, loss in zip(rates, losses, strict=False) if math.isfinite(loss)]
+    return LRSearch(
+        {name: float(value) for name, value in found._asdict().items()},
+        [rate for rate, _ in pairs],
+        [loss for _, loss in pairs],
+    )
+
+
+def find_lr(
+    recipe: str | Path,
+    data: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    out: Path | None = None,
+    steps: int = 100,
+    progress: Progress | None = None,
+) -> tuple[LRSearch, Path]:
+    """Look for a learning rate: fastai's suggestions, a plot and the points as CSV.
+
+    Args:
+        recipe: as for `fit`, as are `data` and `options`.
+        out: the folder for lr-find.png and lr-find.csv, by default `runs/RECIPE-lr-find-DATE-TIME`.
+        steps: how many batches to try.
+        progress: told how far the check of the data and the search are.
+
+    Returns:
+        What was found, and the folder.
+    """
+    dataset = open_dataset(recipe, data, progress)
+    settings, _ = resolve_settings(*recipe_settings(dataset), ("command line", options or {}))
+    folder = out or Path("runs") / f"{dataset.recipe.name}-lr-find-{datetime.now():%Y%m%d-%H%M%S}"
+    learn = learner_from_settings(dataset, settings, progress)
+    found = search_lr(learn, steps, progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_lr_search(found.rates, found.losses, found.suggestions, folder / "lr-find.png")
+    with (folder / "lr-find.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("lr", "loss"))
+        writer.writerows(zip(found.rates, found.losses, strict=True))
+    return found, folder
+
+
+@contextmanager
+def _replaced(owner: object, name: str, value: object):
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)

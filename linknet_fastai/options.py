@@ -1,0 +1,79 @@
+"""The arguments and options that commands share, as typer reads them; what is left out is None."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linknet_fastai.settings import ClassWeights, Decoder, Optimizer, Precision, Schedule
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or the path of a TOML file.")
+]
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A run folder, a .safetensors, or a .pkl with --trust-pickle.")
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="The data folder. Left out: fetched or drawn, where the recipe says how."),
+]
+SizeOption = Annotated[
+    str | None, typer.Option("--size", metavar="WxH", help="What the network sees, as in 480x360.")
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", show_default="auto")
+]
+PrecisionOption = Annotated[
+    Precision | None,
+    typer.Option("--precision", help="auto is bf16 where the hardware has it.", show_default="auto"),
+]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-pickle", help="Load a .pkl although it can run any code it holds.")
+]
+BsOption = Annotated[int | None, typer.Option("--bs", help="Frames a batch.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Weights, order and augmentation follow from it.")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", help="Loader processes; 0 is none.")]
+DecoderOption = Annotated[
+    Decoder | None,
+    typer.Option("--decoder", help="Upsampling by full or by sub-pixel convolution.", show_default="deconv"),
+]
+EncoderOption = Annotated[
+    str | None, typer.Option("--encoder", help="A timm model, as in resnet34.", show_default="resnet18")
+]
+PretrainedOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--pretrained/--no-pretrained", help="Start the encoder from timm's ImageNet weights, or from none."
+    ),
+]
+EncoderWeightsOption = Annotated[
+    Path | None, typer.Option("--encoder-weights", help="A local checkpoint of the timm model to start from.")
+]
+InitFromOption = Annotated[
+    Path | None,
+    typer.Option("--init-from", help="A run or .safetensors to start from; the head only if classes agree."),
+]
+ClassWeightsOption = Annotated[
+    ClassWeights | None,
+    typer.Option("--class-weights", help="log is 1/ln(1.02 + share), median median frequency.", show_default="log"),
+]
+OptimizerOption = Annotated[
+    Optimizer | None, typer.Option("--optimizer", help="torch's own, with torch's defaults.", show_default="adamw")
+]
+TrainOnOption = Annotated[
+    str | None,
+    typer.Option("--train-on", help="A split, or a file with a frame's stem a line.", show_default="train"),
+]
+ValidateOnOption = Annotated[str | None, typer.Option("--validate-on", help="Likewise.", show_default="val")]
+ScheduleOption = Annotated[
+    Schedule | None,
+    typer.Option("--schedule", help="step divides by ten at 1/2 and 3/4.", show_default="one-cycle"),
+]
+EpochsOption = Annotated[int | None, typer.Option("--epochs", help="How long to train.")]
+LrOption = Annotated[
+    str | None, typer.Option("--lr", help="The highest learning rate, or auto: the finder's valley.")
+]
+SeenSizeOption = Annotated[
+    str | None,
+    typer.Option("--size", metavar="WxH|native", help="What the network sees.", show_default="the training size"),
+]
