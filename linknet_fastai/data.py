@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders, TfmdDL
-from fastai.data.transforms import IndexSplitter, Normalize
-from fastai.vision.core import imagenet_stats
+from fastai.data.transforms import IndexSplitter, Normalize, Transform
+from fastai.vision.core import PILImage, PILMask, imagenet_stats
 from fastai.vision.data import ImageBlock, MaskBlock
+from fastcore.foundation import L
+from PIL import Image
 
 from linknet_fastai.augmentation import AugmentFrame, ResizeFrame
 from linknet_fastai.dataset import Dataset, Frame, Progress, open_dataset
@@ -57,20 +59,28 @@ class ReproducibleDL(TfmdDL):
         return random.Random(f"{self.seed} {self.epoch} {part}")  # a text is hashed by SHA-512: no near seeds
 
 
-def frame_image(item: Frame | object) -> object:
-    """The image of a frame; anything else (a path, an array) is taken for an image itself, as in `predict`."""
-    return item.image if isinstance(item, Frame) else item
+class FrameImage(Transform):
+    """Opens the image of a frame for a `DataBlock`; anything else (a path, an array) is an image itself.
+
+    So `learn.predict` takes what fastai users give it.
+    """
+
+    input_types = (Frame, Path, str, bytes, np.ndarray, torch.Tensor, Image.Image)  # fastai's `test_dl` asks for them
+
+    def encodes(self, item):  # typed, fastai would dispatch on it
+        """A PILImage in RGB."""
+        return PILImage.create(item.image if isinstance(item, Frame) else item)
 
 
-class FrameLabels:
-    """Reads the label map of a frame for a `DataBlock`."""
+class FrameLabels(Transform):
+    """Opens the label map of a frame for a `DataBlock`."""
 
     def __init__(self, read_label: Callable[[Path], np.ndarray]) -> None:
         self.read_label = read_label
 
-    def __call__(self, frame: Frame) -> np.ndarray:
-        """HxW uint8 channels, 255 for void."""
-        return self.read_label(frame.label)
+    def encodes(self, frame):  # typed, fastai would dispatch on it
+        """A PILMask of channels, HxW uint8, 255 for void."""
+        return PILMask(Image.fromarray(self.read_label(frame.label)))
 
 
 def segmentation_block(
@@ -84,9 +94,14 @@ def segmentation_block(
         size: (width, height) that the network sees.
         n_train: how many of the items are for training.
     """
+    blocks = (ImageBlock(), MaskBlock(codes=class_names))
+    # The getters open images and masks. fastai's own openers can be pickled by value alone: an exported learner
+    # would carry their bytecode and path, and load in this version of Python only.
+    for block in blocks:
+        block.type_tfms = L()
     return DataBlock(
-        blocks=(ImageBlock, MaskBlock(codes=class_names)),
-        get_x=frame_image,
+        blocks=blocks,
+        get_x=FrameImage(),
         get_y=FrameLabels(read_label),
         splitter=lambda frames: IndexSplitter(range(n_train, len(frames)))(frames),
         item_tfms=[AugmentFrame(size), ResizeFrame(size)],

@@ -1,0 +1,143 @@
+"""What is done to a frame: image and label map move as one, and labels stay labels."""
+
+import random
+
+import numpy as np
+import pytest
+from fastai.vision.core import PILImage, PILMask
+from PIL import Image
+
+from linknet_fastai.augmentation import PADDING, AugmentFrame, ResizeFrame, resize_image
+
+SOURCE = (96, 72)
+COLOURS = np.zeros((256, 3), np.uint8)
+COLOURS[[0, 3, 7, 255]] = [(250, 10, 10), (10, 250, 10), (10, 10, 250), PADDING]
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    """A label map of 96x72 in blocks of 12, no two rows or columns alike; values 0, 3, 7 and void."""
+    blocks = np.random.default_rng(4).choice([0, 3, 7, 255], (6, 8)).astype(np.uint8)
+    return np.kron(blocks, np.ones((12, 12), np.uint8))
+
+
+def frame(labels: np.ndarray) -> tuple[PILImage, PILMask]:
+    """An image that shows its label map in colours, and that label map."""
+    return PILImage.create(COLOURS[labels]), PILMask.create(labels)
+
+
+def augmented(labels: np.ndarray, size: tuple[int, int], seed: int, **options) -> tuple[np.ndarray, np.ndarray]:
+    """Image HxWx3 and label map HxW after an augmentation."""
+    transform = AugmentFrame(size, **options)
+    transform.rng = random.Random(seed)
+    image, mask = transform.encodes(frame(labels))
+    return np.asarray(image), np.asarray(mask)
+
+
+def inner(labels: np.ndarray) -> np.ndarray:
+    """Where the 5x5 pixels around a pixel have one label: there, resampling the image has mixed no colours.
+
+    Not at the border of a crop, where the image's filter sees what lies beyond.
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(labels, 2, constant_values=1), (5, 5))
+    return (windows == labels[..., None, None]).all((-1, -2))
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("size", [(96, 72), (48, 64)])
+def test_image_and_label_map_move_together(labels: np.ndarray, seed: int, size: tuple[int, int]) -> None:
+    image, mask = augmented(labels, size, seed, colour=0)
+    assert image.shape == (*size[::-1], 3)
+    assert mask.shape == size[::-1]
+    clear = inner(mask)
+    assert clear.mean() > 0.3
+    assert np.array_equal(image[clear], COLOURS[mask][clear])
+
+
+def test_labels_keep_their_values(labels: np.ndarray) -> None:
+    whole = labels.copy()
+    whole[whole == 255] = 3
+    for seed in range(10):
+        _, mask = augmented(whole, (50, 41), seed)
+        assert mask.dtype == np.uint8
+        assert set(np.unique(mask)) <= {0, 3, 7, 255}
+        assert len(np.unique(mask)) > 1
+
+
+def test_without_zoom_a_frame_comes_as_it_is_or_mirrored_both_about_as_often(labels: np.ndarray) -> None:
+    mirrored = 0
+    for seed in range(40):
+        image, mask = augmented(labels, SOURCE, seed, scale=(1, 1), colour=0)
+        expected = labels[:, ::-1] if (flip := not np.array_equal(mask, labels)) else labels
+        assert np.array_equal(mask, expected)
+        assert np.array_equal(image, COLOURS[expected])
+        mirrored += flip
+    assert 10 < mirrored < 30
+
+
+def test_a_frame_smaller_than_the_crop_is_padded_with_void_and_mean_colour(labels: np.ndarray) -> None:
+    labels[labels == 255] = 0
+    places = set()
+    for seed in range(10):
+        image, mask = augmented(labels, SOURCE, seed, scale=(0.5, 0.5), colour=0)
+        assert (mask != 255).sum() == 48 * 36
+        assert (image[mask == 255] == PADDING).all()
+        rows, columns = np.nonzero(mask != 255)
+        assert (np.ptp(rows), np.ptp(columns)) == (35, 47)  # in one piece
+        places.add((rows[0], columns[0]))
+    assert len(places) > 5
+
+
+def test_a_frame_larger_than_the_crop_is_cropped_at_random_and_never_padded(labels: np.ndarray) -> None:
+    labels[labels == 255] = 0
+    crops = set()
+    for seed in range(10):
+        _, mask = augmented(labels, SOURCE, seed, scale=(1.75, 1.75), colour=0)
+        assert (mask != 255).all()
+        crops.add(mask.tobytes())
+    assert len(crops) > 5
+
+
+def test_zooms_lie_between_the_two_scales(labels: np.ndarray) -> None:
+    labels[:] = 0
+    shares = [(augmented(labels, SOURCE, seed, scale=(0.5, 0.9))[1] == 0).mean() for seed in range(30)]
+    assert 0.24 < min(shares) < 0.4
+    assert 0.65 < max(shares) < 0.82
+
+
+def test_colour_changes_the_image_alone(labels: np.ndarray) -> None:
+    image, mask = augmented(labels, SOURCE, 3, scale=(1, 1), colour=0)
+    recoloured, same_mask = augmented(labels, SOURCE, 3, scale=(1, 1), colour=0.3)
+    assert np.array_equal(mask, same_mask)
+    assert not np.array_equal(image, recoloured)
+    assert len({augmented(labels, SOURCE, seed, scale=(1, 1))[0].tobytes() for seed in range(6)}) == 6
+
+
+def test_the_same_random_numbers_give_the_same_frame_and_others_another(labels: np.ndarray) -> None:
+    first, again, other = (augmented(labels, (64, 48), seed) for seed in (1, 1, 2))
+    assert np.array_equal(first[0], again[0])
+    assert np.array_equal(first[1], again[1])
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_an_image_without_label_map_is_augmented_too(labels: np.ndarray) -> None:
+    (image,) = AugmentFrame((64, 48)).encodes(frame(labels)[:1])
+    assert image.size == (64, 48)
+
+
+def test_validation_resizes_the_image_and_leaves_the_label_map(labels: np.ndarray) -> None:
+    image, mask = ResizeFrame((48, 36)).encodes(frame(labels))
+    assert image.size == (48, 36)
+    assert np.array_equal(np.asarray(mask), labels)
+    assert np.array_equal(image, resize_image(frame(labels)[0], (48, 36)))
+
+
+def test_shrinking_averages_and_the_right_size_is_untouched() -> None:
+    stripes = Image.fromarray(np.tile(np.array([0, 200], np.uint8), (8, 32))).convert("RGB")
+    small = np.asarray(resize_image(stripes, (16, 8)))
+    assert np.abs(small[:, 2:-2].astype(int) - 100).max() <= 2  # without antialiasing: 0 or 200
+    assert resize_image(stripes, stripes.size) is stripes
+
+
+def test_each_transform_belongs_to_its_own_part_of_the_data() -> None:
+    assert (AugmentFrame.split_idx, ResizeFrame.split_idx) == (0, 1)

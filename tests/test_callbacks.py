@@ -1,0 +1,103 @@
+"""Precision on any device, label sizes, batches that are all void, seeds."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from linknet_fastai import device
+from linknet_fastai.callbacks import DevicePrecision, EpochSeed, ScoreAtLabelSize, SkipVoidBatches, resample_logits
+from linknet_fastai.errors import UsageError
+from linknet_fastai.loss import VOID
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "expected"), [(True, False, "bf16"), (False, True, "bf16"), (False, False, "fp32")]
+)
+def test_auto_is_bf16_only_where_the_cpu_has_it(monkeypatch, amx, avx512, expected):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    assert device.resolve_precision("auto", torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_auto_is_fp16_on_gpus_without_bf16(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert device.resolve_precision("auto", torch.device("cuda")) == expected
+
+
+def test_fp16_is_refused_on_a_cpu():
+    with pytest.raises(UsageError, match="--precision"):
+        device.resolve_precision("fp16", torch.device("cpu"))
+
+
+def test_a_device_that_is_not_there_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UsageError, match=r"--device: cuda"):
+        device.resolve_device("cuda")
+
+
+def run_batch(callback: DevicePrecision, model: nn.Module, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the network gives, and what the loss gets."""
+    learn = SimpleNamespace(model=model, xb=(image,), yb=())
+    callback.learn = learn
+    callback.before_fit()
+    callback.before_batch()
+    raw = learn.pred = learn.model(*learn.xb)
+    callback.after_pred()
+    return raw, learn.pred
+
+
+def test_bf16_really_computes_in_bf16_on_a_cpu_and_hands_fp32_on():
+    raw, handed_on = run_batch(DevicePrecision("bf16"), nn.Conv2d(3, 2, 1), torch.randn(1, 3, 4, 4))
+    assert raw.dtype == torch.bfloat16
+    assert handed_on.dtype == torch.float32
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_fp32_computes_in_fp32_and_weights_are_channels_last():
+    model = nn.Conv2d(3, 2, 3)
+    raw, _ = run_batch(DevicePrecision("fp32"), model, torch.randn(1, 3, 4, 4))
+    assert raw.dtype == torch.float32
+    assert model.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_logits_are_brought_to_the_label_maps_size_bilinearly():
+    callback = ScoreAtLabelSize()
+    logits = torch.randn(1, 3, 4, 6)
+    callback.learn = SimpleNamespace(pred=logits, yb=(torch.zeros(1, 8, 12),), y=torch.zeros(1, 8, 12))
+    callback.after_pred()
+    assert callback.learn.pred.shape == (1, 3, 8, 12)
+    torch.testing.assert_close(callback.learn.pred, resample_logits(logits, (8, 12)))
+    assert resample_logits(logits, (4, 6)) is logits
+
+
+@pytest.mark.parametrize("void", [True, False])
+def test_only_a_batch_that_is_all_void_is_skipped(void):
+    callback, labels = SkipVoidBatches(), torch.full((1, 2, 2), VOID)
+    if not void:
+        labels[0, 0, 0] = 1
+    callback.learn = SimpleNamespace(training=True, yb=(labels,), y=labels)
+    if void:
+        from fastai.callback.core import CancelBatchException
+
+        with pytest.raises(CancelBatchException):
+            callback.after_loss()
+    else:
+        callback.after_loss()
+
+
+def test_a_second_fit_goes_on_counting_epochs_and_the_lr_finder_does_not():
+    callback, train = EpochSeed(), SimpleNamespace(epoch=None)
+    learn = callback.learn = SimpleNamespace(epoch=2, n_epoch=3, dls=SimpleNamespace(train=train))
+    callback.before_train()
+    assert train.epoch == 2
+    callback.after_fit()
+    learn.epoch = 0
+    callback.before_train()
+    assert train.epoch == 3
+    learn.lr_finder = object()
+    callback.after_fit()
+    assert callback.epochs_before == 3

@@ -1,0 +1,157 @@
+"""The library from a notebook: a Learner that behaves as fastai users expect."""
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from fastai.callback.core import Callback
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner, load_learner
+from PIL import Image
+
+from linknet_fastai import linknet_learner, segmentation_dls
+from linknet_fastai.callbacks import SkipVoidBatches
+from linknet_fastai.learner import OPTIMIZERS, fit_schedule
+from linknet_fastai.loss import VOID
+from linknet_fastai.model_file import ModelCard, save_model
+
+mpl.use("Agg")
+
+
+@pytest.fixture
+def dls(street_data) -> DataLoaders:
+    return segmentation_dls("street", street_data, size="64x48", bs=4, workers=0, device="cpu")
+
+
+def test_a_notebook_session_works_from_data_to_export(dls, street_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    learn = linknet_learner(dls, pretrained=False)
+    assert isinstance(dls, DataLoaders)
+    assert isinstance(learn, Learner)
+    assert learn.path != street_data
+    before = {name: value.clone() for name, value in learn.model.state_dict().items()}
+    with learn.no_bar():
+        suggestion = learn.lr_find(num_it=20, show_plot=False)
+        assert 1e-7 < suggestion.valley < 10
+        after = learn.model.state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before), "lr_find must restore the weights"
+        learn.fit_one_cycle(2, 1e-3)
+    assert learn.recorder.metric_names == [
+        "epoch",
+        "train_loss",
+        "valid_loss",
+        "miou",
+        "mean_accuracy",
+        "pixel_accuracy",
+        "time",
+    ]
+    assert len(learn.recorder.values) == 2
+    learn.show_results(max_n=2)
+    dls.show_batch(max_n=2)
+    learn.export()
+    loaded = load_learner(tmp_path / "export.pkl")
+    frame = next((street_data / "val" / "images").glob("*.png"))
+    with learn.no_bar(), loaded.no_bar():
+        mask, channels, probabilities = learn.predict(frame)
+        loaded_mask = loaded.predict(frame)[0]
+    assert tuple(mask.shape) == (48, 64)
+    assert tuple(probabilities.shape) == (11, 48, 64)
+    assert torch.equal(torch.as_tensor(np.asarray(mask)), torch.as_tensor(np.asarray(loaded_mask)))
+    assert set(np.unique(np.asarray(channels))) <= set(range(11))
+
+
+def test_an_export_from_a_notebook_holds_no_path_of_the_data(dls, street_data, tmp_path):
+    learn = linknet_learner(dls, pretrained=False, path=".")
+    learn.export((tmp_path / "a.pkl").absolute())
+    assert str(street_data).encode() not in (tmp_path / "a.pkl").read_bytes()
+
+
+def test_validation_scores_at_the_label_maps_own_size(dls):
+    learn = linknet_learner(dls, pretrained=False)
+    with learn.no_bar():
+        learn.validate()
+    counted = int(learn.metrics[0].matrix.counts.sum())
+    labels = [np.asarray(Image.open(item.label)) for item in dls.valid_ds.items]
+    assert counted == sum(int((label != 11).sum()) for label in labels)
+
+
+def test_class_weights_come_from_the_training_label_maps(dls):
+    learn = linknet_learner(dls, pretrained=False)
+    share = dls.class_pixels / dls.class_pixels.sum()
+    expected = (1 / torch.log(1.02 + share.double())).float()
+    torch.testing.assert_close(learn.loss_func.func.weight, expected)
+    assert linknet_learner(dls, pretrained=False, class_weight_method="none").loss_func.func.weight is None
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "decay"),
+    [
+        ("adamw", torch.optim.AdamW, 0.01),
+        ("adam", torch.optim.Adam, 0),
+        ("rmsprop", torch.optim.RMSprop, 0),
+        ("sgd", torch.optim.SGD, 0),
+    ],
+)
+def test_each_optimizer_is_torchs_own_of_that_name(dls, name, kind, decay):
+    learn = linknet_learner(dls, pretrained=False, optimizer=name)
+    learn.create_opt()
+    assert type(learn.opt.opt) is kind
+    assert all(group["weight_decay"] == decay for group in learn.opt.opt.param_groups)
+    with learn.no_bar():
+        fit_schedule(learn, "one-cycle", 1, 1e-3)
+    assert all(group["weight_decay"] == decay for group in learn.opt.opt.param_groups)
+    assert set(OPTIMIZERS) == {"adamw", "adam", "rmsprop", "sgd"}
+
+
+def test_step_schedule_divides_by_ten_after_half_and_three_quarters(dls):
+    learn = linknet_learner(dls, pretrained=False)
+    with learn.no_bar():
+        fit_schedule(learn, "step", 4, 1e-3)
+    rates = learn.recorder.lrs
+    assert rates[0] == pytest.approx(1e-3)
+    assert rates[len(rates) // 2] == pytest.approx(1e-4)
+    assert rates[-1] == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["flat-cos", "constant"])
+def test_other_schedules_train_at_the_given_rate(dls, schedule):
+    learn = linknet_learner(dls, pretrained=False)
+    with learn.no_bar():
+        fit_schedule(learn, schedule, 1, 1e-3)
+    assert learn.recorder.lrs[0] == pytest.approx(1e-3)
+
+
+def test_freezing_leaves_decoder_and_head_to_train(dls):
+    learn = linknet_learner(dls, pretrained=False)
+    learn.freeze()
+    assert not any(weight.requires_grad for weight in learn.model.encoder.conv1.parameters())
+    assert all(weight.requires_grad for weight in learn.model.head.parameters())
+
+
+def test_a_batch_that_is_all_void_changes_no_weight(dls):
+    learn = linknet_learner(dls, pretrained=False)
+    learn.create_opt()
+    before = learn.model.head[-1].weight.clone()
+
+    def make_void(callback: Callback) -> None:
+        callback.learn.yb = (torch.full_like(callback.learn.y, VOID),)
+
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-2, cbs=Callback(before_batch=make_void))
+        assert torch.equal(before, learn.model.head[-1].weight)
+        learn.remove_cb(SkipVoidBatches)
+        learn.fit(1, 1e-2, cbs=Callback(before_batch=make_void))
+    assert not torch.equal(before, learn.model.head[-1].weight), "weight decay alone moves them: the test is alive"
+
+
+def test_init_from_takes_everything_or_all_but_the_head(dls, tmp_path):
+    first = linknet_learner(dls, pretrained=False)
+    save_model(first.model, first.card, tmp_path / "same.safetensors")
+    second = linknet_learner(dls, init_from=tmp_path / "same.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
+    classes = tuple(entry.model_copy(update={"name": f"other {entry.name}"}) for entry in first.card.classes)
+    other: ModelCard = first.card.model_copy(update={"classes": classes})
+    save_model(first.model, other, tmp_path / "other.safetensors")
+    third = linknet_learner(dls, init_from=tmp_path / "other.safetensors")
+    assert torch.equal(first.model.blocks[0][0].weight, third.model.blocks[0][0].weight)
+    assert not torch.equal(first.model.head[-1].weight, third.model.head[-1].weight)

@@ -1,0 +1,76 @@
+"""The wheel carries the recipes, and the package works from any folder."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import linknet_fastai
+from linknet_fastai.recipe import recipe_folder, recipe_names
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_wheel_built_offline_finds_its_recipes_from_another_folder(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", ROOT, "--no-build-isolation", "--no-deps", "--no-index", "-q"]
+    subprocess.run([*build, "-w", tmp_path / "wheel"], check=True, cwd=tmp_path)
+    (wheel,) = (tmp_path / "wheel").glob("*.whl")
+    target = tmp_path / "target"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(target)
+    code = (
+        "from linknet_fastai.recipe import load_recipe, recipe_folder, recipe_names\n"
+        "print(recipe_folder()); print(*recipe_names()); print(len(load_recipe('camvid').splits['train'].stems))\n"
+        "import linknet_fastai.street\n"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    # -P keeps the working folder off the path, PYTHONPATH goes before the checkout's editable install.
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path / "elsewhere",
+        env={"PYTHONPATH": str(target)},
+    )
+    folder, names, stems = result.stdout.splitlines()
+    assert Path(folder) == target / "linknet_fastai" / "data_recipes"
+    assert names.split() == recipe_names()
+    assert stems == "367"
+
+
+def test_the_checkout_finds_its_recipes_at_its_top():
+    assert recipe_folder() == ROOT / "data_recipes"
+
+
+def test_everything_that_the_package_offers_can_be_imported():
+    for name in linknet_fastai.__all__:
+        assert getattr(linknet_fastai, name) is not None
+
+
+def test_python_dash_m_is_the_command(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "linknet_fastai", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert result.stdout == f"linknet-fastai {linknet_fastai.__version__}\n"
+
+
+def test_every_package_that_is_imported_is_a_declared_dependency():
+    imported = set()
+    for file in (ROOT / "linknet_fastai").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.split(".")[0])
+    distributions = {"PIL": "pillow", "tomli_w": "tomli-w"}
+    needed = {distributions.get(name, name) for name in imported - sys.stdlib_module_names - {"linknet_fastai"}}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert needed <= {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]}

@@ -1,0 +1,242 @@
+"""`fit`, its run folder, its interruption and resumption, `evaluate` and `predict` on what it left."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from linknet_fastai import training
+from linknet_fastai.dataset import open_dataset
+from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.evaluation import evaluate
+from linknet_fastai.lr_search import find_lr
+from linknet_fastai.model_file import load_model
+from linknet_fastai.prediction import Predictor, collect_jobs, predict_images
+from linknet_fastai.run_folder import read_checkpoint, write_checkpoint
+
+SMALL = {"size": "64x48", "bs": 4, "workers": 0, "epochs": 3, "seed": 1, "device": "cpu"}
+
+
+def read_rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def run(street_data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    training.fit("street", street_data, SMALL, folder)
+    return folder
+
+
+def test_the_run_folder_is_complete(run):
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        "run.toml",
+        "metrics.csv",
+        "checkpoints",
+        "model.safetensors",
+        "export.pkl",
+        "batch.png",
+        "curves.png",
+        "predictions.png",
+    }
+    for picture in run.glob("*.png"):
+        assert Image.open(picture).size[0] > 400
+
+
+def test_run_toml_says_every_setting_and_where_it_came_from(run):
+    tables = tomllib.loads((run / "run.toml").read_text())
+    assert tables["settings"]["size"] == "64x48"
+    assert tables["origins"]["size"] == "command line"
+    assert tables["origins"]["lr"] == "recipe"
+    assert tables["origins"]["decoder"] == "default"
+    assert tables["versions"]["torch"] == torch.__version__.split("+")[0] or tables["versions"]["torch"]
+    assert tables["run"]["recipe"] == "street"
+    assert tables["result"]["epochs_done"] == 3
+
+
+def test_metrics_have_a_row_an_epoch_with_every_class(run):
+    rows = read_rows(run)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert list(rows[0]) == [
+        "epoch",
+        "train_loss",
+        "valid_loss",
+        "miou",
+        "mean_accuracy",
+        "pixel_accuracy",
+        *(f"iou_{entry.name}" for entry in load_model(run)[1].classes),
+        "lr",
+        "seconds",
+    ]
+
+
+def test_the_kept_model_is_the_best_epochs_and_evaluate_repeats_its_score(run, street_data):
+    rows = read_rows(run)
+    best = max(float(row["miou"]) for row in rows)
+    model, card = load_model(run)
+    result = evaluate(Predictor(model, card, "cpu"), open_dataset("street", street_data))
+    # Batches of four against single frames: bf16 rounds a few pixels the other way.
+    assert result.scores.miou == pytest.approx(best, abs=5e-3)
+    assert result.frames == 3
+    values = json.loads(json.dumps(result.as_json()))
+    assert values["miou"] == result.scores.miou
+    assert [entry["name"] for entry in values["classes"]] == card.class_names
+
+
+def test_evaluate_agrees_with_a_count_over_the_masks_that_predict_writes(run, street_data, tmp_path):
+    predictor = Predictor(*load_model(run), device="cpu")
+    result = evaluate(predictor, open_dataset("street", street_data))
+    jobs = collect_jobs([street_data / "val" / "images"])
+    assert predict_images(predictor, jobs, tmp_path) == []
+    hit, union = np.zeros(11), np.zeros(11)
+    for mask_file in sorted((tmp_path / "masks").glob("*.png")):
+        mask = np.asarray(Image.open(mask_file))
+        truth = np.asarray(Image.open(street_data / "val" / "labels" / mask_file.name))
+        counted = truth != 11
+        for c in range(11):
+            hit[c] += ((mask == c) & (truth == c) & counted).sum()
+            union[c] += (((mask == c) | (truth == c)) & counted).sum()
+    with np.errstate(invalid="ignore"):
+        assert result.scores.miou == pytest.approx(np.nanmean(hit / union), abs=1e-9)
+    assert len(list((tmp_path / "overlays").glob("*.png"))) == 3
+
+
+def test_the_same_seed_trains_the_same(run, street_data, tmp_path):
+    training.fit("street", street_data, SMALL, tmp_path / "again")
+    for ours, theirs in zip(read_rows(run), read_rows(tmp_path / "again"), strict=True):
+        assert float(ours["valid_loss"]) == pytest.approx(float(theirs["valid_loss"]), rel=1e-3)
+
+
+class StopAfter:
+    """An observer that raises after an epoch, as a kill would, or as Ctrl-C does."""
+
+    progress = None
+
+    def __init__(self, epoch: int, error: type[BaseException]) -> None:
+        self.epoch, self.error = epoch, error
+
+    def started(self, *arguments) -> None:
+        pass
+
+    def stepped(self, epoch, *arguments) -> None:
+        if epoch == self.epoch + 1:
+            raise self.error
+
+    def epoch_ended(self, row) -> None:
+        pass
+
+
+def test_a_resumed_run_has_every_epoch_once_and_ends_as_the_whole_one(run, street_data, tmp_path):
+    with pytest.raises(MemoryError):
+        training.fit("street", street_data, SMALL, tmp_path / "run", StopAfter(1, MemoryError))
+    assert [row["epoch"] for row in read_rows(tmp_path / "run")] == ["1"]
+    result = training.resume(tmp_path / "run")
+    assert [row["epoch"] for row in result.rows] == [1, 2, 3]
+    whole, resumed = read_rows(run), read_rows(tmp_path / "run")
+    assert [row["epoch"] for row in resumed] == ["1", "2", "3"]
+    for column, tolerance in (("train_loss", 1e-3), ("valid_loss", 1e-2), ("lr", 1e-6)):
+        for ours, theirs in zip(whole, resumed, strict=True):
+            assert float(ours[column]) == pytest.approx(float(theirs[column]), rel=tolerance, abs=1e-9)
+
+
+def test_ctrl_c_ends_a_run_with_what_it_has(street_data, tmp_path):
+    result = training.fit("street", street_data, SMALL, tmp_path / "run", StopAfter(2, KeyboardInterrupt))
+    assert not result.finished
+    assert len(result.rows) == 2
+    assert (tmp_path / "run" / "export.pkl").is_file()
+    assert tomllib.loads((tmp_path / "run" / "run.toml").read_text())["result"]["finished"] is False
+    assert training.resume(tmp_path / "run").finished
+
+
+def test_sigkill_in_the_middle_of_an_epoch_loses_no_epoch_that_ended(street_data, tmp_path):
+    options = ["--size", "64x48", "--bs", "4", "--epochs", "40", "--workers", "0", "--device", "cpu"]
+    command = [sys.executable, "-m", "linknet_fastai", "fit", "street", "--data", str(street_data), *options]
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "run")], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and not list((tmp_path / "run" / "checkpoints").glob("epoch-*.pt")):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = read_checkpoint(tmp_path / "run")["epochs_done"]
+    assert done >= 1
+    assert len(read_rows(tmp_path / "run")) in (done, done - 1)
+    result = training.resume(tmp_path / "run", observer=StopAfter(done + 1, KeyboardInterrupt))
+    assert [row["epoch"] for row in result.rows] == list(range(1, done + 2))
+
+
+def test_what_resume_refuses(run, tmp_path):
+    with pytest.raises(UsageError, match="complete"):
+        training.resume(run)
+    with pytest.raises(UsageError, match=r"--lr"):
+        training.resume(run, options={"lr": "0.1"})
+    with pytest.raises(UsageError, match="street"):
+        training.resume(run, "camvid")
+    with pytest.raises(UserError, match=r"run\.toml"):
+        training.resume(tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    write_checkpoint(tmp_path, 1, {"rows": []})
+    file = tmp_path / "checkpoints" / "epoch-00001.pt"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"epoch-00001\.pt"):
+        read_checkpoint(tmp_path)
+
+
+def test_the_last_two_checkpoints_are_kept(tmp_path):
+    for epoch in (1, 2, 3):
+        write_checkpoint(tmp_path, epoch, {"rows": []})
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
+        "epoch-00002.pt",
+        "epoch-00003.pt",
+    ]
+    assert read_checkpoint(tmp_path)["epochs_done"] == 3
+
+
+def test_a_folder_in_use_is_refused_before_anything_is_written(street_data, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match="in use"):
+        training.fit("street", street_data, SMALL, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_lr_find_leaves_plot_and_points(street_data, tmp_path):
+    found, folder = find_lr("street", street_data, SMALL, tmp_path / "lr", steps=20)
+    assert set(found.suggestions) == {"valley", "steep", "minimum"}
+    assert (folder / "lr-find.png").is_file()
+    with (folder / "lr-find.csv").open() as file:
+        points = list(csv.DictReader(file))
+    assert len(points) == len(found.rates) > 5
+    assert sorted(path.name for path in folder.iterdir()) == ["lr-find.csv", "lr-find.png"]
+
+
+def test_lr_auto_trains_at_the_valley(street_data, tmp_path):
+    training.fit("street", street_data, {**SMALL, "epochs": 1, "lr": "auto"}, tmp_path / "run")
+    tables = tomllib.loads((tmp_path / "run" / "run.toml").read_text())
+    assert 1e-7 < tables["settings"]["lr"] < 10
+    assert tables["origins"]["lr"] == "learning rate finder"
+
+
+def test_a_user_trains_on_lists_of_stems(street_data, tmp_path):
+    (tmp_path / "some.txt").write_text("train_0000\ntrain_0001\ntrain_0002\ntrain_0003\n")
+    (tmp_path / "held.txt").write_text("train_0004\nval_0000.png\n")
+    options = {
+        **SMALL,
+        "epochs": 1,
+        "train_on": str(tmp_path / "some.txt"),
+        "validate_on": str(tmp_path / "held.txt"),
+    }
+    result = training.fit("street", street_data, options, tmp_path / "run")
+    assert len(result.rows) == 1
