@@ -132,7 +132,7 @@ class StopAfter:
 
     def stepped(self, epoch, *arguments) -> None:
         if epoch == self.epoch + 1:
-            raise self.error
+            raise self.error("stopped by the test")
 
     def epoch_ended(self, row) -> None:
         pass

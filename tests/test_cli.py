@@ -1,0 +1,442 @@
+"""The command line: one line an error with its exit status, nothing left behind, help at once, scores for programs."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import linknet_fastai
+from linknet_fastai import cli
+from linknet_fastai.errors import UsageError
+from linknet_fastai.model import LinkNet
+from linknet_fastai.model_file import ModelCard, save_model
+from linknet_fastai.recipe import load_recipe
+from linknet_fastai.run_folder import write_run
+from linknet_fastai.settings import Settings
+
+COMMANDS = ["fit", "lr-find", "evaluate", "predict", "export", "data"]
+Command = Callable[..., int]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    (folder := tmp_path / "here").mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def command(here: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs the command line in this process, in a folder of its own; gives the exit status."""
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["linknet-fastai", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return caught.value.code
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model for the classes of `street`."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("run") / "model.safetensors"
+    save_model(LinkNet(11, pretrained=False), ModelCard.of(load_recipe("street"), (64, 48)), file)
+    return file
+
+
+@pytest.fixture
+def street_copy(street_data: Path, tmp_path: Path) -> Path:
+    """Street scenes that a test may damage."""
+    return Path(shutil.copytree(street_data, tmp_path / "scenes"))
+
+
+@pytest.fixture
+def run_folder(street_data: Path, tmp_path: Path) -> Path:
+    """A run that stopped before its first epoch ended."""
+    folder = tmp_path / "run"
+    run = {"recipe": "street", "data": str(street_data), "command": "", "started": "", "device": "cpu"}
+    write_run(folder, Settings(pretrained=False, size="64x48"), dict.fromkeys(Settings.model_fields, "default"), run)
+    return folder
+
+
+def one_error(capsys: pytest.CaptureFixture) -> str:
+    """The one line on stderr; nothing else was said."""
+    out, err = capsys.readouterr()
+    assert out.strip() == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    assert "Traceback" not in err
+    assert "no message of ours" not in err
+    return err
+
+
+# Wrong arguments, options and recipes, and everything else that is off
+
+FIT = "fit street --data {street} --size 64x48 --workers 0 --device cpu "
+WRONG_USE = [
+    ("nosuch", "nosuch"),
+    ("fit", "RECIPE is missing"),
+    ("fit street --bogus", "--bogus"),
+    ("fit nosuch", "no recipe 'nosuch'"),
+    ("fit camvit", "did you mean 'camvid'"),
+    ("fit {tmp}/gone.toml", "gone.toml: no such recipe file"),
+    ("fit {tmp}/broken.toml", "broken.toml: cannot read this recipe"),
+    ("fit cityscapes", "--data: cityscapes cannot be fetched"),
+    (FIT + "--size 480", "--size (from the command line)"),
+    (FIT + "--size 20x20", "between 33 and 16384"),
+    (FIT + "--epochs 0", "--epochs"),
+    (FIT + "--epochs many", "--epochs"),
+    (FIT + "--bs 1", "--bs"),
+    (FIT + "--lr fast", "--lr"),
+    (FIT + "--lr -1", "--lr"),
+    (FIT + "--lr nan", "--lr"),
+    (FIT + "--decoder bilinear", "--decoder"),
+    (FIT + "--optimizer lion", "--optimizer"),
+    (FIT + "--device tpu", "--device"),
+    (FIT + "--device cuda:99", "--device: cuda:99"),
+    (FIT + "--precision fp16", "--precision: fp16 needs a CUDA GPU"),
+    (FIT + "--encoder nosuchnet", "--encoder: timm has no model 'nosuchnet'"),
+    (FIT + "--encoder vit_tiny_patch16_224", "--encoder: 'vit_tiny_patch16_224' does not give features"),
+    (FIT + "--train-on nosuch", "'nosuch' is no split of street"),
+    (FIT + "--validate-on {tmp}/stems.txt", "stems.txt: no frame 'nosuch'"),
+    (FIT + "--out {tmp}", "--out: {tmp} is in use"),
+    (FIT + "--init-from {tmp}/broken.toml", "broken.toml: a model is"),
+    ("fit --resume {run} --lr 0.1", "--lr: --resume"),
+    ("fit --resume {run} --class-weights none", "--class-weights: --resume"),
+    ("fit camvid --resume {run}", "trains on street, not on camvid"),
+    ("fit --resume {run} --out elsewhere", "--out"),
+    ("lr-find street --data {street} --steps 3", "--steps"),
+    ("lr-find street --data {street} --size 1x1", "--size"),
+    ("evaluate {model}", "RECIPE"),
+    ("evaluate {model} street --data {street} --split nosuch", "'nosuch' is no split of street"),
+    ("evaluate {model} street --data {street} --size wide", "--size: 'wide' is no size"),
+    ("evaluate {model} cityscapes --data {cityscapes}", "the model has the 11 classes of street"),
+    ("evaluate {tmp}/model.pkl street --data {street}", "--trust-pickle"),
+    ("predict {model} {frame}", "--out"),
+    ("predict {model} {frame} {frame} --out out", "would both write"),
+    ("predict {model} {frame} --out out --precision fp16 --device cpu", "--precision"),
+    ("predict {model} {tmp}/empty --out out", "no images"),
+    ("export {model} --format onnx", "--format"),
+    ("data nosuch", "no recipe 'nosuch'"),
+]
+WRONG_ELSE = [
+    ("fit street --data {tmp}/gone", "{tmp}/gone: no such data folder"),
+    ("fit street --data {tmp}/empty", "{tmp}/empty: no street data here"),
+    (FIT + "--encoder-weights {tmp}/gone.pth", "--encoder-weights: cannot read {tmp}/gone.pth"),
+    (FIT + "--init-from {tmp}/gone", "{tmp}/gone: no such model"),
+    ("fit --resume {tmp}/empty", "{tmp}/empty: no run here"),
+    ("fit --resume {tmp}/gone", "{tmp}/gone: no run here"),
+    ("lr-find street --data {tmp}/gone", "{tmp}/gone: no such data folder"),
+    ("evaluate {tmp}/gone street --data {street}", "{tmp}/gone: no such model"),
+    ("evaluate {tmp}/empty street --data {street}", "{tmp}/empty: no model.safetensors here"),
+    ("evaluate {model} street --data {tmp}/gone", "{tmp}/gone: no such data folder"),
+    ("predict {model} {tmp}/gone.png --out out", "{tmp}/gone.png: no such file or folder"),
+    ("predict {tmp}/gone {frame} --out out", "{tmp}/gone: no such model"),
+    ("predict {model} {frame} --out {tmp}/stems.txt", "cannot be written"),
+    ("export {tmp}/empty", "{tmp}/empty: no model.safetensors here"),
+    ("data camvid --data {street}", "{street}: no camvid data here"),
+]
+CASES = [(*case, 2) for case in WRONG_USE] + [(*case, 1) for case in WRONG_ELSE]
+
+
+@pytest.mark.parametrize(("line", "said", "status"), CASES, ids=[line for line, _, _ in CASES])
+def test_what_is_wrong_is_one_line_and_an_exit_status(
+    command: Command,
+    here: Path,
+    street_data: Path,
+    cityscapes_tree: Path,
+    model: Path,
+    run_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    line: str,
+    said: str,
+    status: int,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.toml").write_text("name = = 1")
+    (tmp_path / "stems.txt").write_text("nosuch\n")
+    (tmp_path / "model.pkl").write_bytes(b"")
+    before = sorted(tmp_path.rglob("*"))
+    places = {
+        "tmp": tmp_path,
+        "street": street_data,
+        "cityscapes": cityscapes_tree,
+        "model": model,
+        "run": run_folder,
+        "frame": street_data / "val" / "images" / "val_0000.png",
+    }
+    assert command(*(word.format(**places) for word in line.split())) == status
+    assert said.format(**places) in one_error(capsys)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def missing_label(folder: Path) -> Path:
+    (file := folder / "train/labels/train_0003.png").unlink()
+    return file
+
+
+def bad_value(folder: Path) -> Path:
+    Image.fromarray(np.full((72, 96), 77, np.uint8)).save(file := folder / "train/labels/train_0003.png")
+    return file
+
+
+def other_size(folder: Path) -> Path:
+    Image.fromarray(np.zeros((72, 95), np.uint8)).save(file := folder / "val/labels/val_0001.png")
+    return file
+
+
+def truncated_image(folder: Path) -> Path:
+    file = folder / "train/images/train_0003.png"
+    file.write_bytes(file.read_bytes()[:500])
+    return file
+
+
+def empty_split(folder: Path) -> Path:
+    for file in (folder / "val/images").iterdir():
+        file.unlink()
+    return folder
+
+
+@pytest.mark.parametrize("name", ["fit", "lr-find"])
+@pytest.mark.parametrize("damage", [missing_label, bad_value, other_size, truncated_image, empty_split])
+def test_damaged_data_is_named_before_anything_is_trained_or_written(
+    command: Command,
+    here: Path,
+    street_copy: Path,
+    capsys: pytest.CaptureFixture,
+    name: str,
+    damage: Callable[[Path], Path],
+) -> None:
+    file = damage(street_copy)
+    assert command(name, "street", "--data", street_copy, "--workers", 0) == 1
+    assert str(file) in one_error(capsys)
+    assert list(here.iterdir()) == []
+
+
+def test_weights_that_cannot_be_had_end_the_training_and_are_said(
+    command: Command, here: Path, street_data: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*arguments: object, **options: object) -> None:
+        raise OSError("offline")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    assert command(*FIT.format(street=street_data).split(), "--pretrained") == 1
+    assert "--no-pretrained" in one_error(capsys)
+    assert list(here.iterdir()) == []
+
+
+def test_an_error_of_some_library_is_one_line_too(
+    command: Command, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("this\nand\n\nthat")
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert command("fit", "street") == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: RuntimeError: this and that")
+    assert "--debug" in err
+    assert err.count("\n") == 1
+
+
+def test_ctrl_c_is_no_traceback(
+    command: Command, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupt)
+    assert command("data", "street") == 130
+    assert one_error(capsys) == "error: stopped\n"
+
+
+@pytest.mark.parametrize("arguments", [("--debug", "fit", "nosuch"), ("fit", "nosuch", "--debug")])
+def test_debug_raises_wherever_it_stands(
+    here: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["linknet-fastai", *arguments])
+    with pytest.raises(UsageError, match="nosuch"):
+        cli.main()
+
+
+# In a process of its own
+
+
+def subprocess_of(here: Path, *arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=here, capture_output=True, text=True, timeout=120, env=os.environ
+    )
+
+
+def test_help_of_every_command_answers_without_torch(here: Path) -> None:
+    code = """
+import sys
+from linknet_fastai import cli
+for arguments in [["--help"], ["--version"], *([name, "--help"] for name in sys.argv[1:])]:
+    sys.argv = ["linknet-fastai", *arguments]
+    try:
+        cli.main()
+    except SystemExit as left:
+        assert left.code == 0, (arguments, left.code)
+heavy = {"torch", "fastai", "timm", "matplotlib", "pandas", "scipy"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess_of(here, "-c", code, *COMMANDS)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("Usage: ") == 1 + len(COMMANDS)
+    assert f"linknet-fastai {linknet_fastai.__version__}\n" in done.stdout
+    for option in ("--encoder-weights", "--masks-only", "--trust-pickle", "--json", "--format", "--steps"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ("fit street --bogus", 2, "--bogus"),
+        (FIT + "--encoder-weights gone.pth", 1, "cannot read gone.pth"),  # timm logs this in its own words too
+    ],
+)
+def test_a_process_that_fails_says_one_line_and_leaves_nothing(
+    here: Path, street_data: Path, arguments: str, status: int, said: str
+) -> None:
+    done = subprocess_of(here, "-m", "linknet_fastai", *arguments.format(street=street_data).split())
+    assert done.returncode == status
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert list(here.iterdir()) == []
+
+
+def test_a_training_that_fails_prints_nothing_on_stdout(command: Command, capsys: pytest.CaptureFixture) -> None:
+    assert command("fit", "street", "--data", "gone") == 1
+    assert capsys.readouterr().out == ""
+
+
+# What the commands show
+
+
+def row_of(text: str, name: str) -> list[str]:
+    """The cells of the last line that begins with a name."""
+    return [line.split() for line in text.splitlines() if line.split()[:1] == [name]][-1]
+
+
+def test_data_prints_counts_shares_and_weights_and_draws_a_batch(
+    command: Command, here: Path, segnet_tree: Path, camvid_classes: np.ndarray, capsys: pytest.CaptureFixture
+) -> None:
+    assert command("data", "camvid", "--data", segnet_tree) == 0
+    out, err = capsys.readouterr()
+    assert "layout segnet" in out
+    assert row_of(out, "train") == ["train", "2", "64x48", f"{(camvid_classes == 255).mean():.2%}", "0"]
+    for channel, name in enumerate(load_recipe("camvid").class_names):
+        share = (camvid_classes == channel).sum() / (camvid_classes != 255).sum()
+        weight = 1 / math.log(1.02 + share)
+        assert row_of(out, name) == [name, str(channel), f"{share:.4f}", f"{share:.4f}", f"{weight:.2f}"]
+    assert row_of(out, "test")[1:] == ["-", "not", "here", "-", "-"]
+    assert "scores do not compare with published ones" in err
+    with Image.open(here / "camvid-batch.png") as picture:
+        assert picture.size[0] > 600
+    assert [path.name for path in here.iterdir()] == ["camvid-batch.png"]
+
+
+def test_data_draws_where_it_is_told(command: Command, here: Path, street_data: Path) -> None:
+    assert command("data", "street", "--data", street_data, "--out", "pictures/batch.png") == 0
+    assert [path.relative_to(here).as_posix() for path in here.rglob("*.png")] == ["pictures/batch.png"]
+
+
+def test_data_lists_all_damage_and_draws_nothing(
+    command: Command, here: Path, street_copy: Path, capsys: pytest.CaptureFixture
+) -> None:
+    files = [bad_value(street_copy), other_size(street_copy), street_copy / "test/images/test_0001.png"]
+    files[2].write_bytes(b"")
+    assert command("data", "street", "--data", street_copy) == 1
+    out, err = capsys.readouterr()
+    assert err.count("error: ") == err.count("\n") == 3
+    assert all(str(file) in err for file in files)
+    assert [row_of(out, split)[-1] for split in ("train", "val", "test")] == ["1", "1", "1"]
+    assert list(here.iterdir()) == []
+
+
+def test_evaluate_and_predict_agree_to_the_pixel(
+    command: Command, here: Path, street_data: Path, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert command("evaluate", model, "street", "--data", street_data, "--json", "scores/val.json") == 0
+    shown = capsys.readouterr().out
+    assert command("predict", model, street_data / "val/images", "--out", "out", "--masks-only") == 0
+    scores = json.loads(Path("scores/val.json").read_text())
+    assert set(scores) == {"miou", "mean_accuracy", "pixel_accuracy", "frames", "classes"}
+    assert scores["frames"] == 3
+    truth = np.stack([Image.open(file) for file in sorted((street_data / "val/labels").iterdir())])
+    masks = np.stack([Image.open(file) for file in sorted(Path("out/masks").iterdir())])
+    counts = truth != 11
+    assert scores["pixel_accuracy"] == pytest.approx((masks == truth)[counts].mean())
+    for class_id, row in enumerate(scores["classes"]):
+        true, predicted = (truth == class_id) & counts, (masks == class_id) & counts
+        union = (true | predicted).sum()
+        assert row["name"] == load_recipe("street").class_names[class_id]
+        assert row["pixels"] == true.sum()
+        assert row["iou"] == (pytest.approx((true & predicted).sum() / union) if union else None)
+        assert row["accuracy"] == (pytest.approx((true & predicted).sum() / true.sum()) if true.any() else None)
+    ious = [row["iou"] for row in scores["classes"] if row["iou"] is not None]
+    assert scores["miou"] == pytest.approx(np.mean(ious))
+    assert row_of(shown, "mean")[1] == f"{scores['miou']:.4f}"
+
+
+def test_evaluate_writes_json_alone_to_stdout_when_asked(
+    command: Command, here: Path, street_data: Path, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    line = ("evaluate", model.parent, "street", "--data", street_data, "--split", "test", "--json", "-")
+    assert command(*line) == 0
+    out, err = capsys.readouterr()
+    scores = json.loads(out)
+    assert (scores["frames"], len(scores["classes"]), err) == (2, 11, "")
+    assert list(here.iterdir()) == []
+
+
+def test_predict_reports_what_it_could_not_read_and_does_the_rest(
+    command: Command, street_copy: Path, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    broken = truncated_image(street_copy)
+    assert command("predict", model, street_copy / "train/images", "--out", "out", "--size", "native") == 1
+    out, err = capsys.readouterr()
+    assert "7 of 8 frames predicted" in out
+    assert err.startswith(f"error: {broken}: cannot read this image")
+    assert err.count("\n") == 1
+    masks = sorted(Path("out/masks").iterdir())
+    assert len(masks) == len(list(Path("out/overlays").iterdir())) == 7
+    with Image.open(masks[0]) as mask:
+        assert (mask.mode, mask.size) == ("L", (96, 72))
+
+
+def test_options_of_the_command_line_go_before_the_recipes(
+    command: Command, street_data: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from linknet_fastai import training
+
+    told: list[tuple] = []
+
+    def stop(*arguments: object) -> None:
+        told.append(arguments)
+        raise UsageError("far enough")
+
+    monkeypatch.setattr(training, "fit", stop)
+    assert command(*FIT.format(street=street_data).split(), "--lr", "auto", "--no-pretrained", "--out", "there") == 2
+    recipe, data, options, out, _ = told[0]
+    assert (recipe, data, out) == ("street", street_data, Path("there"))
+    said = {name: value for name, value in options.items() if value is not None}
+    assert said == {"size": "64x48", "workers": 0, "device": "cpu", "lr": "auto", "pretrained": False}
