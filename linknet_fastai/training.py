@@ -19,6 +19,7 @@ from linknet_fastai.lr_search import search_lr
 from linknet_fastai.model_file import load_model
 from linknet_fastai.pictures import save_batch, save_curves, save_predictions
 from linknet_fastai.prediction import Predictor, open_image
+from linknet_fastai.recipe import recipe_names
 from linknet_fastai.run_folder import (
     read_checkpoint,
     read_run,
@@ -52,11 +53,12 @@ def fit(
         The result; not finished where Ctrl-C ended it.
 
     Raises:
-        UsageError, UserError: see `segmentation_dls`, `linknet_learner` and `create_run_folder`.
+        UsageError, UserError: see `segmentation_dls` and `linknet_learner`; a run folder that is in use.
     """
     progress = observer and observer.progress
     dataset = open_dataset(recipe, data, progress)
     settings, origins = resolve_settings(*recipe_settings(dataset), ("command line", options or {}))
+    settings = _pin_lists(settings, dataset)
     folder = out or Path("runs") / f"{dataset.recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
     refuse_used_folder(folder)
     learn = learner_from_settings(dataset, settings, progress)
@@ -66,8 +68,8 @@ def fit(
         origins["lr"] = "learning rate finder"
     folder.mkdir(parents=True, exist_ok=True)
     run = {
-        "recipe": str(recipe),
-        "data": str(dataset.folder.absolute()),
+        "recipe": _pin_recipe(recipe),
+        "data": str(dataset.folder.resolve()),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         "device": str(learn.dls.device),
@@ -101,7 +103,7 @@ def resume(
         UserError: no run here, a damaged checkpoint, or the data is gone.
     """
     settings, origins, run = read_run(folder)
-    if recipe not in (None, run["recipe"]):
+    if recipe is not None and _pin_recipe(recipe) != run["recipe"]:
         raise UsageError(f"--resume: {folder} trains on {run['recipe']}, not on {recipe}; leave RECIPE out")
     said = {name: value for name, value in (options or {}).items() if value is not None}
     if fixed := set(said) - {"device", "workers"}:
@@ -125,6 +127,21 @@ def resume(
         learn.create_opt()
         learn.opt.load_state_dict(checkpoint["optimizer"])
     return _train(learn, dataset, settings, RunRecord(folder, checkpoint, observer))
+
+
+def _pin_recipe(recipe: str | Path) -> str:
+    """The name of a shipped recipe, or the absolute path of a file: a run is resumed from any folder."""
+    return str(recipe) if str(recipe) in recipe_names() else str(Path(recipe).resolve())
+
+
+def _pin_lists(settings: Settings, dataset: Dataset) -> Settings:
+    """Settings whose lists of frames are absolute paths, for the same reason."""
+    lists = {
+        name: str(Path(selection).resolve())
+        for name in ("train_on", "validate_on")
+        if (selection := getattr(settings, name)) not in dataset.recipe.splits and Path(selection).is_file()
+    }
+    return settings.model_copy(update=lists)
 
 
 def _train(learn: Learner, dataset: Dataset, settings: Settings, record: RunRecord) -> FitResult:

@@ -12,9 +12,9 @@ from fastai.data.transforms import get_c
 from fastai.vision.core import imagenet_stats
 from PIL import Image
 
+from linknet_fastai.data import default_workers, segmentation_dls
 from linknet_fastai.dataset import open_dataset
 from linknet_fastai.errors import UsageError, UserError
-from linknet_fastai.data import default_workers, segmentation_dls
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 

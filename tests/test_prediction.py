@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from linknet_fastai.data import segmentation_dls
 from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.model import LinkNet
 from linknet_fastai.model_file import METADATA_KEY, ModelCard, load_model, save_model
@@ -140,13 +141,11 @@ def test_a_network_gives_masks_of_ids_at_any_size(network: LinkNet, card: ModelC
 
 
 def test_the_network_gets_what_the_validation_loader_gives(street_data: Path) -> None:
-    from linknet_fastai.data import segmentation_dls
-
     dls = segmentation_dls("street", street_data, size="64x48", bs=3, workers=0)
     images, _ = dls.valid.one_batch()
     model = StrongestColour()
-    model.forward = lambda batch: seen.append(batch) or batch
     seen: list[Tensor] = []
+    model.forward = lambda batch: seen.append(batch) or batch
     predictor = Predictor(model, ModelCard.of(dls.recipe, dls.size), "cpu", "fp32")
     for place, file in enumerate(sorted((street_data / "val" / "images").glob("*.png"))):
         predictor(open_image(file))
@@ -201,7 +200,7 @@ def test_sub_folders_are_mirrored_and_other_files_are_passed_by(
     written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
     names = ("a.png", "deep/er/b.png", "deep/a.png")
     assert written == {f"{kind}/{name}" for kind in ("masks", "overlays") for name in names}
-    assert not [path for path in (tmp_path / "out").rglob(".*")]
+    assert not list((tmp_path / "out").rglob(".*"))
 
 
 def test_a_file_is_written_under_its_own_name_wherever_it_lies(save_array: SaveArray, tmp_path: Path) -> None:
@@ -273,7 +272,9 @@ def test_an_image_that_fails_to_write_leaves_nothing_half_written(tmp_path: Path
 # Model files
 
 
-def test_a_saved_model_comes_back_with_its_card_and_scores(network: LinkNet, card: ModelCard, model_file: Path) -> None:
+def test_a_saved_model_comes_back_with_its_card_and_scores(
+    network: LinkNet, card: ModelCard, model_file: Path
+) -> None:
     loaded, loaded_card = load_model(model_file)
     assert loaded_card == card
     assert not loaded.training
@@ -356,7 +357,9 @@ def test_an_encoder_in_the_metadata_that_timm_does_not_have_is_refused(card: Mod
 
 def test_weights_that_do_not_fit_the_metadata_are_refused(card: ModelCard, tmp_path: Path) -> None:
     save_file(
-        {"weight": torch.zeros(3)}, file := tmp_path / "m.safetensors", metadata={METADATA_KEY: card.model_dump_json()}
+        {"weight": torch.zeros(3)},
+        file := tmp_path / "m.safetensors",
+        metadata={METADATA_KEY: card.model_dump_json()},
     )
     with pytest.raises(UserError, match="weights and metadata do not fit"):
         load_model(file)
