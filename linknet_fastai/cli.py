@@ -1,6 +1,7 @@
 """The command line: reads arguments, calls one function, shows what it gives. No logic lives here."""
 
 import json
+import logging
 import sys
 import warnings
 from pathlib import Path
@@ -179,7 +180,7 @@ def evaluate(
     """Score a model over a split: class IoU and class accuracy from one confusion matrix."""
     from linknet_fastai import evaluation
     from linknet_fastai.dataset import open_dataset
-    from linknet_fastai.survey import write_text
+    from linknet_fastai.files import write_text
     from linknet_fastai.terminal import progress_bar, show_evaluation, show_note
 
     predictor = _predictor(model, trust_pickle, device, precision, size)
@@ -212,7 +213,7 @@ def predict(
     from linknet_fastai import prediction
     from linknet_fastai.terminal import console, progress_bar, show_error, show_lines
 
-    jobs = prediction.collect_jobs(inputs)
+    jobs = prediction.collect_jobs(inputs, out)
     predictor = _predictor(model, trust_pickle, device, precision, size)
     with progress_bar() as progress:
         failures = prediction.predict_images(predictor, jobs, out, masks_only, progress)
@@ -283,6 +284,7 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]  # taken at any place
     if not debug:
         warnings.simplefilter("ignore")  # the libraries' advice to their developers
+        logging.disable()  # what timm logs of a failed load, our own line says
     try:
         code = app(arguments, prog_name="linknet-fastai", standalone_mode=False)
     except Exception as error:

@@ -153,12 +153,12 @@ class Dataset:
     def _split_frames(self, name: str, split: Split) -> list[Frame]:
         if self.layout.by_folder:
             return match_frames(self.folder, self.layout, self._split_folder(name))
-        frames = {frame.stem: frame for frame in match_frames(self.folder, self.layout)}
+        frames = _by_stem(match_frames(self.folder, self.layout))
         if split.stems:
             if absent := [stem for stem in split.stems if stem not in frames]:
                 raise UserError(
                     f"{self.folder}: {len(absent)} of the {len(split.stems)} frames of split {name!r} are missing "
-                    f"(first {self.layout.images.format(stem=absent[0])})"
+                    f"(first {self.layout.images.replace('{stem}', absent[0])})"
                 )
             return [frames[stem] for stem in split.stems]
         return [frames[stem] for stem in self._fraction_stems(name, list(frames))]
@@ -176,11 +176,20 @@ class Dataset:
 
     def _listed_frames(self, file: Path) -> list[Frame]:
         folders = [self._split_folder(name) for name in self.recipe.splits] if self.layout.by_folder else [""]
-        frames = {f.stem: f for folder in folders for f in match_frames(self.folder, self.layout, folder)}
+        frames = _by_stem([f for folder in folders for f in match_frames(self.folder, self.layout, folder)])
         stems = read_stems(file)
         if absent := [stem for stem in stems if stem not in frames]:
             raise UsageError(f"{file}: no frame {absent[0]!r} in {self.folder} ({len(absent)} such lines)")
         return [frames[stem] for stem in dict.fromkeys(stems)]
+
+
+def _by_stem(frames: list[Frame]) -> dict[str, Frame]:
+    """Frames by stem; a list or a fraction cannot tell two frames of one stem apart."""
+    by_stem: dict[str, Frame] = {}
+    for frame in frames:
+        if (other := by_stem.setdefault(frame.stem, frame)) is not frame:
+            raise UserError(f"{other.image} and {frame.image}: two frames of one stem; rename one")
+    return by_stem
 
 
 def match_frames(folder: Path, layout: Layout, split: str = "") -> list[Frame]:

@@ -6,6 +6,13 @@ class UserError(Exception):
 
     exit_code = 1
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message  # fastai rewrites the arguments of what a callback raises
+
 
 class UsageError(UserError):
     """A wrong argument, option or recipe."""

@@ -1,6 +1,5 @@
 """A run's model as a file for others: a fastai Learner in a `.pkl`, or a `.safetensors`."""
 
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import torch
 
 from linknet_fastai.data import segmentation_block
 from linknet_fastai.dataset import Frame
+from linknet_fastai.files import written_whole
 from linknet_fastai.learner import wrap_model
 from linknet_fastai.model import LinkNet
 from linknet_fastai.model_file import ModelCard, load_model, save_model
@@ -35,7 +35,6 @@ def export_run(run: Path, file_format: str, out: Path | None = None) -> Path:
     model, card = load_model(run)
     file = out or (run if run.is_dir() else run.parent) / f"export.{file_format}"
     file = file if file.suffix == f".{file_format}" else file.with_name(f"{file.name}.{file_format}")
-    file.parent.mkdir(parents=True, exist_ok=True)
     export_model(model, card, file)
     return file
 
@@ -52,7 +51,5 @@ def _export_pickle(model: LinkNet, card: ModelCard, file: Path) -> None:
     dls = block.dataloaders([blank, blank], bs=1, num_workers=0, device=torch.device("cpu"))
     learn = wrap_model(dls, model.cpu().eval(), card, path=".")
     # An absolute name goes past `learn.path`, which travels in the pickle.
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        partial = Path(folder).absolute() / file.name
-        learn.export(partial)
-        partial.replace(file)
+    with written_whole(file) as partial:
+        learn.export(partial.absolute())

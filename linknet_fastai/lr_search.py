@@ -1,6 +1,5 @@
 """`lr-find` as a plain function: fastai's learning rate finder, its suggestions, plot and points."""
 
-import csv
 import math
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -16,8 +15,10 @@ from fastai.learner import Learner
 
 from linknet_fastai.data import recipe_settings
 from linknet_fastai.dataset import Progress, open_dataset
+from linknet_fastai.files import write_text
 from linknet_fastai.learner import learner_from_settings
 from linknet_fastai.pictures import save_lr_search
+from linknet_fastai.run_folder import refuse_used_folder
 from linknet_fastai.settings import resolve_settings
 
 
@@ -72,14 +73,12 @@ def find_lr(
     dataset = open_dataset(recipe, data, progress)
     settings, _ = resolve_settings(*recipe_settings(dataset), ("command line", options or {}))
     folder = out or Path("runs") / f"{dataset.recipe.name}-lr-find-{datetime.now():%Y%m%d-%H%M%S}"
+    refuse_used_folder(folder)
     learn = learner_from_settings(dataset, settings, progress)
     found = search_lr(learn, steps, progress)
-    folder.mkdir(parents=True, exist_ok=True)
     save_lr_search(found.rates, found.losses, found.suggestions, folder / "lr-find.png")
-    with (folder / "lr-find.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("lr", "loss"))
-        writer.writerows(zip(found.rates, found.losses, strict=True))
+    points = "".join(f"{rate:.6g},{loss:.6g}\n" for rate, loss in zip(found.rates, found.losses, strict=True))
+    write_text(folder / "lr-find.csv", "lr,loss\n" + points)
     return found, folder
 
 

@@ -204,10 +204,13 @@ def create_encoder(name: str, pretrained: bool, weights: str | Path | None = Non
 
 def _check_encoder_weights(name: str, weights: Path) -> None:
     """Refuse a checkpoint that timm would load in part only and say nothing."""
+    if not weights.is_file():
+        raise UserError(f"--encoder-weights: {weights}: no such file")
     try:
         state = load_state_dict(str(weights), use_ema=False, weights_only=True)
-    except Exception as error:
-        raise UserError(f"--encoder-weights: cannot read {weights} ({str(error).split(chr(10))[0]})") from error
+    except Exception as error:  # torch, pickle and safetensors raise half a dozen kinds
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise UserError(f"--encoder-weights: {weights} holds no weights that can be read ({reason})") from error
     wanted = timm.create_model(name, num_classes=0).state_dict()
     missing = [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]
     if missing:

@@ -1,7 +1,6 @@
 """Models as files: a `.safetensors` that says in its metadata all that prediction needs, or a trusted `.pkl`."""
 
 import json
-import os
 import pickle
 import warnings
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.files import written_whole
 from linknet_fastai.model import LinkNet
 from linknet_fastai.recipe import MOST_CLASSES, ClassEntry, Recipe, VoidEntry
 from linknet_fastai.settings import Decoder, Size, explain
@@ -57,12 +57,11 @@ class ModelCard(BaseModel):
 
 
 def save_model(model: LinkNet, card: ModelCard, file: Path) -> None:
-    """Write weights and card; written beside, then renamed."""
+    """Write weights and card, whole or not at all."""
     # safetensors refuses channels_last tensors, and metadata that are not strings.
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    save_file(tensors, partial, metadata={"format": "pt", METADATA_KEY: card.model_dump_json()})
-    partial.replace(file)
+    with written_whole(file) as partial:
+        save_file(tensors, partial, metadata={"format": "pt", METADATA_KEY: card.model_dump_json()})
 
 
 def load_model(path: str | Path, trust_pickle: bool = False) -> tuple[LinkNet, ModelCard]:

@@ -1,6 +1,5 @@
 """From a model file and images to masks and overlays. What the network sees and what comes out is decided here."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from linknet_fastai.callbacks import resample_logits
 from linknet_fastai.dataset import Progress
 from linknet_fastai.device import autocast, resolve_device, resolve_precision
 from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.files import written_whole
 from linknet_fastai.loss import VOID
 from linknet_fastai.model import LinkNet
 from linknet_fastai.model_file import ModelCard
@@ -115,18 +115,23 @@ class Job:
     target: Path
 
 
-def collect_jobs(inputs: Iterable[Path]) -> list[Job]:
+def collect_jobs(inputs: Sequence[Path], out: Path) -> list[Job]:
     """Find the images behind files and folders; the sub-folders of a folder are mirrored.
+
+    What an earlier prediction left in `out` is no input, also where `out` lies inside a folder of images.
 
     Raises:
         UsageError: nothing to do, or two inputs that would write one file.
         UserError: an input is missing.
     """
     jobs: dict[Path, Job] = {}
+    written = {(out / name).resolve() for name in ("masks", "overlays")}
     for source in inputs:
         if source.is_dir():
             images = sorted(
-                path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+                path
+                for path in source.rglob("*")
+                if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not written & {*path.resolve().parents}
             )
             found = [Job(path, path.relative_to(source).with_suffix(".png")) for path in images]
         elif source.is_file():
@@ -197,16 +202,6 @@ def _write(
 
 
 def save_image(image: Image.Image, file: Path) -> None:
-    """Write a PNG beside its place, then rename.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    """Write a PNG, whole or not at all."""
+    with written_whole(file) as partial:
         image.save(partial, format="PNG", compress_level=1)
-        partial.replace(file)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"{file}: cannot be written ({error.strerror or error})") from None

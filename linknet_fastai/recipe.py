@@ -53,6 +53,19 @@ class Split(_Checked):
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     stems: tuple[str, ...] = ()  # what stands in the list file; filled in when the recipe is read
 
+    @model_validator(mode="after")
+    def _check_folder(self) -> Self:
+        if self.folder is not None:
+            _check_below(self.folder, "folder")
+        return self
+
+
+def _check_below(path: str, key: str) -> None:
+    """Raise ValueError for a path that may leave the data folder."""
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in path:
+        raise ValueError(f"{key}: {path!r} must lie below the data folder")
+
 
 class Layout(_Checked):
     """How a data set lies on disk, and what the values or colours in its label maps mean.
@@ -72,12 +85,10 @@ class Layout(_Checked):
     @model_validator(mode="after")
     def _check_patterns(self) -> Self:
         for key, pattern in (("images", self.images), ("labels", self.labels)):
-            path = PurePosixPath(pattern)
-            if path.is_absolute() or ".." in path.parts or "\\" in pattern:
-                raise ValueError(f"{key}: {pattern!r} must lie below the data folder")
+            _check_below(pattern, key)
+            if "{stem}" not in pattern:
+                raise ValueError(f"{key}: {pattern!r} has no {{stem}}")
         fields = set(FIELD.findall(self.images))
-        if "stem" not in fields:
-            raise ValueError(f"images: {self.images!r} has no {{stem}}")
         if "*" in self.labels:
             raise ValueError(f"labels: {self.labels!r} must name one file for each frame, without '*'")
         if unknown := set(FIELD.findall(self.labels)) - fields:
@@ -172,8 +183,8 @@ def find_recipe(name_or_path: str | Path) -> Path:
             raise UsageError(f"{file}: no such recipe file")
         return file
     near = difflib.get_close_matches(text, recipe_names(), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"shipped: {', '.join(recipe_names())}"
-    raise UsageError(f"no recipe {text!r}: {hint} A recipe of your own is the path of a .toml file")
+    hint = f"did you mean {near[0]!r}?" if near else f"shipped are {', '.join(recipe_names())};"
+    raise UsageError(f"no recipe {text!r}: {hint} a recipe of your own is the path of a .toml file")
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
@@ -189,7 +200,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     file = find_recipe(name_or_path)
     try:
         table = _read_with_base(file)
-        for split in table.get("splits", {}).values():
+        splits = table.get("splits")
+        for split in splits.values() if isinstance(splits, dict) else ():
             if isinstance(split, dict) and "stems" not in split and isinstance(split.get("list"), str):
                 split["stems"] = read_stems(file.parent / split["list"])
         return Recipe(**table)
@@ -219,11 +231,11 @@ def _read_with_base(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file}: base: {base_name!r} is no shipped recipe ({', '.join(recipe_names())})")
     base = load_recipe(base_name).model_dump(exclude_unset=True)
     layouts = {layout["name"]: layout for layout in base["layouts"]}
-    for place, layout in enumerate(table.get("layouts", ())):
-        if isinstance(layout, str):
-            if layout not in layouts:
+    if isinstance(named := table.get("layouts"), list):
+        for place, layout in enumerate(named):
+            if isinstance(layout, str) and layout not in layouts:
                 raise UsageError(f"{file}: layouts[{place}]: {base_name!r} has no layout {layout!r}")
-            table["layouts"][place] = layouts[layout]
-    merged = base | table
-    merged["training"] = base.get("training", {}) | table.get("training", {})
-    return merged
+        table["layouts"] = [layouts[layout] if isinstance(layout, str) else layout for layout in named]
+    if isinstance(training := table.get("training"), dict):
+        table["training"] = base.get("training", {}) | training
+    return base | table

@@ -16,8 +16,8 @@ import torch
 from pydantic import ValidationError
 
 from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.files import write_text, written_whole
 from linknet_fastai.settings import Settings, explain
-from linknet_fastai.survey import write_text
 
 RUN_FILE, METRICS_FILE, CHECKPOINTS = "run.toml", "metrics.csv", "checkpoints"
 PACKAGES = ("linknet-fastai", "fastai", "torch", "torchvision", "timm", "numpy", "pillow")
@@ -25,8 +25,11 @@ PACKAGES = ("linknet-fastai", "fastai", "torch", "torchvision", "timm", "numpy",
 
 def refuse_used_folder(folder: Path) -> None:
     """Raise UsageError if a new run would write among what is there already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"--out: {folder} is in use; name another folder, or go on with --resume {folder}")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(f"--out: {folder} is in use; name another folder")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UsageError(f"--out: {folder} cannot be made, {existing} is no folder to write into")
 
 
 def write_run(folder: Path, settings: Settings, origins: Mapping[str, str], run: Mapping[str, Any]) -> None:
@@ -73,11 +76,8 @@ def write_metrics(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
 def write_checkpoint(folder: Path, epochs_done: int, state: Mapping[str, Any]) -> None:
     """Write the state after an epoch; the one before it is kept, older ones go."""
     checkpoints = folder / CHECKPOINTS
-    checkpoints.mkdir(exist_ok=True)
-    file = checkpoints / f"epoch-{epochs_done:05d}.pt"
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    torch.save({"epochs_done": epochs_done, **state}, partial)
-    partial.replace(file)
+    with written_whole(checkpoints / f"epoch-{epochs_done:05d}.pt") as partial:
+        torch.save({"epochs_done": epochs_done, **state}, partial)
     for old in sorted(checkpoints.glob("epoch-*.pt"))[:-2]:
         old.unlink()
 

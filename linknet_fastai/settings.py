@@ -1,5 +1,6 @@
 """The settings of a training, their checks and their order of precedence."""
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,19 @@ Schedule = Literal["one-cycle", "flat-cos", "constant", "step"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
+def _parse_lr(value: Any) -> float | str:
+    try:
+        rate = float(value)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if value == "auto" or 0 < rate <= 100:
+        return value if value == "auto" else rate
+    raise ValueError(f"{value!r} is no learning rate: a number above 0 and up to 100, or auto")
+
+
+LearningRate = Annotated[float | str, BeforeValidator(_parse_lr)]
+
+
 class Settings(BaseModel):
     """Everything a training can be told, with the built-in defaults; checked when made, then frozen."""
 
@@ -47,7 +61,7 @@ class Settings(BaseModel):
     epochs: int = Field(default=50, ge=1, le=100_000)
     size: Size = (480, 360)
     bs: int = Field(default=8, ge=2, le=4096)
-    lr: Annotated[float, Field(gt=0, le=100)] | Literal["auto"] = 2e-3
+    lr: LearningRate = 2e-3
     decoder: Decoder = "deconv"
     encoder: str = "resnet18"
     pretrained: bool = True

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from linknet_fastai.dataset import Dataset, Frame, LabelReader, Progress, cache_folder, size_mismatch
 from linknet_fastai.errors import UserError
+from linknet_fastai.files import write_text
 from linknet_fastai.loss import VOID
 from linknet_fastai.settings import format_size
 
@@ -73,14 +73,6 @@ def survey(dataset: Dataset, frames: Sequence[Frame], progress: Progress | None 
     if not problems:
         write_text(file, json.dumps(asdict(result)))
     return result
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a text file beside its place, then rename: it is never half there."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
 
 
 def _look(frame: Frame, read_label: LabelReader) -> tuple[str, np.ndarray, str | None]:

@@ -50,11 +50,9 @@ def show_note(message: str) -> None:
     errors.print(Text("note: ", style="bold yellow") + Text(message, style="default"))
 
 
-def table(*columns: str, title: str | None = None) -> Table:
+def table(*columns: str) -> Table:
     """A table in the house's look; all columns but the first are numbers."""
-    made = Table(
-        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
-    )
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for place, column in enumerate(columns):
         made.add_column(column, justify="right" if place else "left", header_style="bold")
     return made
@@ -111,7 +109,8 @@ class TrainingDisplay:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
+        if console.is_terminal:
+            self._bar.stop()
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Show how far something before the training is."""
@@ -179,7 +178,8 @@ class TrainingDisplay:
 def show_evaluation(result: "Evaluation", title: str) -> None:
     """Print class IoU and class accuracy with their means, pixel accuracy and speed."""
     scores = result.scores
-    shown = table("class", "IoU", "accuracy", "pixels", title=title)
+    console.print(Text(title, style="bold"))
+    shown = table("class", "IoU", "accuracy", "pixels")
     rows = zip(result.class_names, scores.iou.tolist(), scores.accuracy.tolist(), scores.pixels.tolist(), strict=True)
     for name, iou, accuracy, pixels in rows:
         shown.add_row(name, percent(iou), percent(accuracy), f"{pixels:,}")

@@ -66,7 +66,6 @@ def fit(
         found = search_lr(learn, progress=progress).suggestions["valley"]
         settings = settings.model_copy(update={"lr": found})
         origins["lr"] = "learning rate finder"
-    folder.mkdir(parents=True, exist_ok=True)
     run = {
         "recipe": _pin_recipe(recipe),
         "data": str(dataset.folder.resolve()),
@@ -110,7 +109,7 @@ def resume(
         raise UsageError(
             f"--{min(fixed).replace('_', '-')}: --resume goes on with the run's own settings; leave it out"
         )
-    settings = settings.model_copy(update=said)
+    settings, _ = resolve_settings(("run", settings.model_dump()), ("command line", said))
     progress = observer and observer.progress
     dataset = open_dataset(run["recipe"], data or Path(run["data"]), progress)
     checkpoint = read_checkpoint(folder)

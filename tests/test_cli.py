@@ -113,6 +113,7 @@ WRONG_USE = [
     (FIT + "--train-on nosuch", "'nosuch' is no split of street"),
     (FIT + "--validate-on {tmp}/stems.txt", "stems.txt: no frame 'nosuch'"),
     (FIT + "--out {tmp}", "--out: {tmp} is in use"),
+    (FIT + "--out {tmp}/stems.txt/run", "{tmp}/stems.txt"),
     (FIT + "--init-from {tmp}/broken.toml", "broken.toml: a model is"),
     ("fit --resume {run} --lr 0.1", "--lr: --resume"),
     ("fit --resume {run} --workers -1", "--workers"),
@@ -138,7 +139,7 @@ WRONG_USE = [
 WRONG_ELSE = [
     ("fit street --data {tmp}/gone", "{tmp}/gone: no such data folder"),
     ("fit street --data {tmp}/empty", "{tmp}/empty: no street data here"),
-    (FIT + "--encoder-weights {tmp}/gone.pth", "--encoder-weights: cannot read {tmp}/gone.pth"),
+    (FIT + "--encoder-weights {tmp}/gone.pth", "--encoder-weights: {tmp}/gone.pth: no such file"),
     (FIT + "--init-from {tmp}/gone", "{tmp}/gone: no such model"),
     ("fit --resume {tmp}/empty", "{tmp}/empty: no run here"),
     ("fit --resume {tmp}/gone", "{tmp}/gone: no run here"),
@@ -149,7 +150,6 @@ WRONG_ELSE = [
     ("predict {model} {tmp}/gone.png --out out", "{tmp}/gone.png: no such file or folder"),
     ("predict {tmp}/gone {frame} --out out", "{tmp}/gone: no such model"),
     ("predict {model} {frame} --out {tmp}/stems.txt", "cannot be written"),
-    (FIT + "--out {tmp}/stems.txt/run", "{tmp}/stems.txt"),
     ("evaluate {model} street --data {street} --json {tmp}/stems.txt/x.json", "{tmp}/stems.txt/x.json"),
     ("evaluate {model} street --data {street} --json {tmp}/empty", "{tmp}/empty"),
     ("export {model} --format safetensors --out {tmp}/stems.txt/x", "{tmp}/stems.txt/x"),
@@ -324,7 +324,7 @@ assert not heavy, heavy
     ("arguments", "status", "said"),
     [
         ("fit street --bogus", 2, "--bogus"),
-        (FIT + "--encoder-weights gone.pth", 1, "cannot read gone.pth"),  # timm logs this in its own words too
+        (FIT + "--encoder-weights gone.pth", 1, "gone.pth: no such file"),  # timm logs this in its own words too
     ],
 )
 def test_a_process_that_fails_says_one_line_and_leaves_nothing(

@@ -100,7 +100,7 @@ def test_a_mask_has_the_frames_own_size_one_channel_and_the_recipes_ids(
     predictor: Predictor, save_array: SaveArray, tmp_path: Path, size: tuple[int, int]
 ) -> None:
     source = save_array(striped(*size), tmp_path / "frame.png")
-    assert predict_images(predictor, collect_jobs([source]), tmp_path / "out") == []
+    assert predict_images(predictor, collect_jobs([source], tmp_path / "out"), tmp_path / "out") == []
     with Image.open(tmp_path / "out/masks/frame.png") as mask:
         assert (mask.mode, mask.size) == ("L", size)
         assert set(np.unique(mask)) <= set(IDS)
@@ -112,7 +112,7 @@ def test_a_mask_says_what_the_network_says_of_each_pixel(
     predictor: Predictor, save_array: SaveArray, tmp_path: Path
 ) -> None:
     source = save_array(striped(64, 48), tmp_path / "frame.png")
-    predict_images(predictor, collect_jobs([source]), tmp_path / "out")
+    predict_images(predictor, collect_jobs([source], tmp_path / "out"), tmp_path / "out")
     assert np.array_equal(read(tmp_path / "out/masks/frame.png"), truth(64, 48))
 
 
@@ -164,7 +164,7 @@ def test_void_has_its_own_id_and_stays_clear_in_an_overlay(card: ModelCard) -> N
 
 def test_masks_only_writes_no_overlays(predictor: Predictor, save_array: SaveArray, tmp_path: Path) -> None:
     source = save_array(striped(64, 48), tmp_path / "frame.png")
-    predict_images(predictor, collect_jobs([source]), tmp_path / "out", masks_only=True)
+    predict_images(predictor, collect_jobs([source], tmp_path / "out"), tmp_path / "out", masks_only=True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["masks"]
 
 
@@ -182,7 +182,7 @@ def test_a_frame_turned_by_exif_is_predicted_upright(predictor: Predictor, tmp_p
     turned = Image.fromarray(striped(48, 64)).transpose(Image.Transpose.ROTATE_90)
     turned.save(tmp_path / "frame.jpg", quality=100, subsampling=0, exif=exif)
     predictor.size = NATIVE
-    predict_images(predictor, collect_jobs([tmp_path / "frame.jpg"]), tmp_path / "out")
+    predict_images(predictor, collect_jobs([tmp_path / "frame.jpg"], tmp_path / "out"), tmp_path / "out")
     assert np.array_equal(read(tmp_path / "out/masks/frame.png"), truth(48, 64))
 
 
@@ -196,7 +196,7 @@ def test_sub_folders_are_mirrored_and_other_files_are_passed_by(
     for name in ("a.png", "deep/er/b.JPG", "deep/a.bmp"):
         save_array(striped(64, 48), folder / name)
     (folder / "notes.txt").write_text("no image")
-    predict_images(predictor, collect_jobs([folder]), tmp_path / "out")
+    predict_images(predictor, collect_jobs([folder], tmp_path / "out"), tmp_path / "out")
     written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
     names = ("a.png", "deep/er/b.png", "deep/a.png")
     assert written == {f"{kind}/{name}" for kind in ("masks", "overlays") for name in names}
@@ -205,7 +205,7 @@ def test_sub_folders_are_mirrored_and_other_files_are_passed_by(
 
 def test_a_file_is_written_under_its_own_name_wherever_it_lies(save_array: SaveArray, tmp_path: Path) -> None:
     source = save_array(striped(64, 48), tmp_path / "x/y/frame.v2.jpg")
-    assert collect_jobs([source]) == [Job(source, Path("frame.v2.png"))]
+    assert collect_jobs([source], tmp_path / "out") == [Job(source, Path("frame.v2.png"))]
 
 
 @pytest.mark.parametrize("names", [("a.png", "a.jpg"), ("sub/a.png", "sub/a.bmp")])
@@ -214,7 +214,7 @@ def test_two_images_of_a_folder_that_would_write_one_mask_are_refused(
 ) -> None:
     files = [save_array(striped(8, 8), tmp_path / "in" / name) for name in names]
     with pytest.raises(UsageError) as caught:
-        collect_jobs([tmp_path / "in"])
+        collect_jobs([tmp_path / "in"], tmp_path / "out")
     assert all(str(file) in str(caught.value) for file in files)
 
 
@@ -222,18 +222,18 @@ def test_two_inputs_that_would_write_one_mask_are_refused(save_array: SaveArray,
     files = [save_array(striped(8, 8), tmp_path / side / "a.png") for side in ("left", "right")]
     for inputs in (files, [file.parent for file in files], [files[0], files[1].parent], [files[0], files[0]]):
         with pytest.raises(UsageError, match=r"would both write a\.png"):
-            collect_jobs(inputs)
+            collect_jobs(inputs, tmp_path / "out")
 
 
 def test_an_input_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder") as caught:
-        collect_jobs([tmp_path / "gone.png"])
+        collect_jobs([tmp_path / "gone.png"], tmp_path / "out")
     assert str(tmp_path / "gone.png") in str(caught.value)
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no images"):
-        collect_jobs([tmp_path])
+        collect_jobs([tmp_path], tmp_path / "out")
 
 
 def test_an_image_that_cannot_be_read_is_reported_and_the_others_are_done(
@@ -246,7 +246,7 @@ def test_an_image_that_cannot_be_read_is_reported_and_the_others_are_done(
             file.write_bytes(file.read_bytes()[:-60] if number == 3 else b"")
     told: list[tuple] = []
     failures = predict_images(
-        predictor, collect_jobs([folder]), tmp_path / "out", progress=lambda *said: told.append(said)
+        predictor, collect_jobs([folder], tmp_path / "out"), tmp_path / "out", progress=lambda *said: told.append(said)
     )
     assert [Path(line.split(":")[0]).name for line in failures] == ["0.png", "3.png", "7.png"]
     assert sorted(path.stem for path in (tmp_path / "out/masks").iterdir()) == ["1", "2", "4", "5", "6"]
@@ -259,7 +259,7 @@ def test_a_place_that_cannot_be_written_is_a_one_line_error(
     source = save_array(striped(64, 48), tmp_path / "frame.png")
     (tmp_path / "out").write_text("a file, no folder")
     with pytest.raises(UserError, match="cannot be written"):
-        predict_images(predictor, collect_jobs([source]), tmp_path / "out")
+        predict_images(predictor, collect_jobs([source], tmp_path / "out"), tmp_path / "out")
 
 
 def test_an_image_that_fails_to_write_leaves_nothing_half_written(tmp_path: Path) -> None:

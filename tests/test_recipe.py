@@ -295,12 +295,11 @@ def test_a_recipe_that_does_not_fit_is_refused_by_file_and_key(
 @pytest.mark.parametrize(
     "text",
     [
-        "splits = 3",
-        "splits = ['train']",
         "classes = 'all'",
         "base = 'camvid'\nlayouts = 3",
         "base = 'camvid'\ntraining = 3",
         "base = 'camvid'\nsplits = 3",
+        "base = 'camvid'\nsplits = ['train']",
         "base = ['camvid']",
     ],
 )

@@ -98,7 +98,7 @@ def test_the_kept_model_is_the_best_epochs_and_evaluate_repeats_its_score(run, s
 def test_evaluate_agrees_with_a_count_over_the_masks_that_predict_writes(run, street_data, tmp_path):
     predictor = Predictor(*load_model(run), device="cpu")
     result = evaluate(predictor, open_dataset("street", street_data))
-    jobs = collect_jobs([street_data / "val" / "images"])
+    jobs = collect_jobs([street_data / "val" / "images"], tmp_path)
     assert predict_images(predictor, jobs, tmp_path) == []
     hit, union = np.zeros(11), np.zeros(11)
     for mask_file in sorted((tmp_path / "masks").glob("*.png")):
