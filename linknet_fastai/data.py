@@ -194,6 +194,6 @@ def dls_from_settings(
 
 
 def default_workers() -> int:
-    """Two loader processes, or none where there is a single core: a frame costs a tenth of a training step."""
+    """A loader process for every two cores, at most 8; none where there is a single core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(2, cores - 1) if cores < 4 else min(8, cores // 2)
+    return min(cores // 2, 8)

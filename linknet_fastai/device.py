@@ -1,12 +1,16 @@
 """What this machine's devices can do: which one to use, in which precision, and how much memory it took."""
 
-import resource
 import sys
 
 import torch
 from fastai.torch_core import default_device
 
 from linknet_fastai.errors import UsageError
+
+try:
+    import resource
+except ImportError:  # Windows has no such module
+    resource = None
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -54,9 +58,11 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=DTYPES.get(precision), enabled=enabled)
 
 
-def peak_memory_mib() -> int:
-    """The most memory this process has held so far, in MiB; on CUDA that of the device."""
+def peak_memory_mib() -> int | None:
+    """The most memory this process has held so far, in MiB; on CUDA that of the device, on Windows None."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return round(torch.cuda.max_memory_allocated() / 2**20)
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10))  # bytes on macOS, KiB elsewhere

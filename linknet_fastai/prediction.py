@@ -131,7 +131,9 @@ def collect_jobs(inputs: Sequence[Path], out: Path) -> list[Job]:
             images = sorted(
                 path
                 for path in source.rglob("*")
-                if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not written & {*path.resolve().parents}
+                if path.suffix.lower() in IMAGE_SUFFIXES
+                and path.is_file()
+                and not written & {*path.resolve().parents}
             )
             found = [Job(path, path.relative_to(source).with_suffix(".png")) for path in images]
         elif source.is_file():

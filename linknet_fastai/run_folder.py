@@ -44,9 +44,10 @@ def write_run(folder: Path, settings: Settings, origins: Mapping[str, str], run:
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
-    """Add the table `result` to run.toml, in place of an earlier one."""
+    """Add the table `result` to run.toml, in place of an earlier one; TOML has no None."""
     tables = _read_toml(folder / RUN_FILE)
-    write_text(folder / RUN_FILE, tomli_w.dumps(tables | {"result": dict(result)}))
+    known = {name: value for name, value in result.items() if value is not None}
+    write_text(folder / RUN_FILE, tomli_w.dumps(tables | {"result": known}))
 
 
 def read_run(folder: Path) -> tuple[Settings, dict[str, str], dict[str, Any]]:

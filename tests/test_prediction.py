@@ -246,7 +246,10 @@ def test_an_image_that_cannot_be_read_is_reported_and_the_others_are_done(
             file.write_bytes(file.read_bytes()[:-60] if number == 3 else b"")
     told: list[tuple] = []
     failures = predict_images(
-        predictor, collect_jobs([folder], tmp_path / "out"), tmp_path / "out", progress=lambda *said: told.append(said)
+        predictor,
+        collect_jobs([folder], tmp_path / "out"),
+        tmp_path / "out",
+        progress=lambda *said: told.append(said),
     )
     assert [Path(line.split(":")[0]).name for line in failures] == ["0.png", "3.png", "7.png"]
     assert sorted(path.stem for path in (tmp_path / "out/masks").iterdir()) == ["1", "2", "4", "5", "6"]
