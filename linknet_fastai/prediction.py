@@ -128,13 +128,8 @@ def collect_jobs(inputs: Sequence[Path], out: Path) -> list[Job]:
     written = {(out / name).resolve() for name in ("masks", "overlays")}
     for source in inputs:
         if source.is_dir():
-            images = sorted(
-                path
-                for path in source.rglob("*")
-                if path.suffix.lower() in IMAGE_SUFFIXES
-                and path.is_file()
-                and not written & {*path.resolve().parents}
-            )
+            files = (path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+            images = sorted(path for path in files if not written & {*path.resolve().parents})
             found = [Job(path, path.relative_to(source).with_suffix(".png")) for path in images]
         elif source.is_file():
             found = [Job(source, Path(source.stem + ".png"))]
