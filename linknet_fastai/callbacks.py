@@ -66,17 +66,6 @@ class DevicePrecision(Callback):
         return {**self.__dict__, "scaler": None, "_autocast": None}
 
 
-class PlainTensors(Callback):
-    """Takes fastai's tensor types off once a batch: each operation on one costs a detour through Python."""
-
-    order = 5
-
-    def before_batch(self) -> None:
-        """Strip inputs and labels."""
-        self.learn.xb = tuple(x.as_subclass(Tensor) for x in self.learn.xb)
-        self.learn.yb = tuple(y.as_subclass(Tensor) for y in self.learn.yb)
-
-
 class ScoreAtLabelSize(Callback):
     """Brings logits to the size of the label map, bilinearly: label maps are never resampled for a score."""
 
@@ -84,7 +73,7 @@ class ScoreAtLabelSize(Callback):
 
     def after_pred(self) -> None:
         """Resample `learn.pred` where the labels have another size."""
-        if self.learn.yb and self.learn.pred.shape[-2:] != self.learn.y.shape[-2:]:
+        if self.learn.yb:
             self.learn.pred = resample_logits(self.learn.pred, self.learn.y.shape[-2:])
 
 

@@ -303,7 +303,8 @@ def _report(error: Exception) -> int:
         _show(str(error))
         return error.exit_code
     if isinstance(error, typer.TyperException):
-        _show(error.format_message() or str(error))
+        if message := error.format_message():  # without one it was the help that was shown
+            _show(message)
         return error.exit_code
     if isinstance(error, typer.Abort):
         _show("stopped")

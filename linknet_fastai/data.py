@@ -17,7 +17,7 @@ from fastcore.foundation import L
 from PIL import Image
 
 from linknet_fastai.augmentation import AugmentFrame, ResizeFrame
-from linknet_fastai.dataset import Dataset, Frame, Progress, open_dataset
+from linknet_fastai.dataset import Dataset, Frame, Progress, open_dataset, open_image
 from linknet_fastai.recipe import Recipe
 from linknet_fastai.settings import Settings, resolve_settings
 from linknet_fastai.survey import survey
@@ -69,7 +69,8 @@ class FrameImage(Transform):
 
     def encodes(self, item):  # typed, fastai would dispatch on it
         """A PILImage in RGB."""
-        return PILImage.create(item.image if isinstance(item, Frame) else item)
+        source = item.image if isinstance(item, Frame) else item
+        return PILImage(open_image(source)) if isinstance(source, str | Path) else PILImage.create(source)
 
 
 class FrameLabels(Transform):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from fastcore.xdg import xdg_cache_home
-from PIL import Image
+from PIL import Image, ImageOps
 
 from linknet_fastai import street
 from linknet_fastai.errors import UsageError, UserError
@@ -19,6 +19,10 @@ from linknet_fastai.settings import format_size
 
 UNMAPPED = 254
 Progress = Callable[[str, int, int], None]  # what is going on, how many are done, of how many
+
+
+class EmptySplitError(UserError):
+    """A split of the recipe has no frames in this data folder."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,8 @@ class Dataset:
 
         Raises:
             UsageError: there is neither such a split nor such a file, or a listed stem is not there.
-            UserError: the split has no frames here, or a frame without its label map.
+            EmptySplitError: the split has no frames here.
+        UserError: a frame is missing, or its label map is.
         """
         if selection in self.recipe.splits:
             frames = self._split_frames(selection, self.recipe.splits[selection])
@@ -126,7 +131,7 @@ class Dataset:
             )
         if not frames:
             looked = self.layout.images.replace("{split}", self._split_folder(selection))
-            raise UserError(f"{self.folder}: split {selection!r} is empty: nothing matches {looked}")
+            raise EmptySplitError(f"{self.folder}: split {selection!r} is empty: nothing matches {looked}")
         if missing := [frame for frame in frames if not frame.label.is_file()]:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise UserError(f"{missing[0].image}: its label map {missing[0].label} is missing{more}")
@@ -155,7 +160,10 @@ class Dataset:
             return match_frames(self.folder, self.layout, self._split_folder(name))
         frames = _by_stem(match_frames(self.folder, self.layout))
         if split.stems:
-            if absent := [stem for stem in split.stems if stem not in frames]:
+            absent = [stem for stem in split.stems if stem not in frames]
+            if len(absent) == len(split.stems):
+                return []
+            if absent:
                 raise UserError(
                     f"{self.folder}: {len(absent)} of the {len(split.stems)} frames of split {name!r} are missing "
                     f"(first {self.layout.images.replace('{stem}', absent[0])})"
@@ -164,6 +172,8 @@ class Dataset:
         return [frames[stem] for stem in self._fraction_stems(name, list(frames))]
 
     def _fraction_stems(self, name: str, stems: list[str]) -> list[str]:
+        listed = {stem for split in self.recipe.splits.values() for stem in split.stems}
+        stems = [stem for stem in stems if stem not in listed]
         # Ordered by digest: the same frames for everyone, and a frame more moves few others.
         shuffled = sorted(stems, key=lambda stem: hashlib.sha256(stem.encode()).digest())
         begin = 0.0
@@ -214,6 +224,20 @@ def match_frames(folder: Path, layout: Layout, split: str = "") -> list[Frame]:
             label = layout.labels.format(**match.groupdict(), **({"split": split} if split else {}))
             frames.append(Frame(path, folder / label, match["stem"]))
     return frames
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open an image as RGB, turned upright by its EXIF orientation; for training as for prediction.
+
+    Raises:
+        UserError: the file cannot be read as an image.
+    """
+    try:
+        with Image.open(path) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot read this image ({error})") from None
 
 
 def size_mismatch(frame: Frame, label_size: tuple[int, int], image_size: tuple[int, int]) -> str:

@@ -58,10 +58,10 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=DTYPES.get(precision), enabled=enabled)
 
 
-def peak_memory_mib() -> int | None:
-    """The most memory this process has held so far, in MiB; on CUDA that of the device, on Windows None."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return round(torch.cuda.max_memory_allocated() / 2**20)
+def peak_memory_mib(device: torch.device) -> int | None:
+    """The most memory held so far, in MiB: of a CUDA device, else of this process; None on Windows."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20)
     if resource is None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

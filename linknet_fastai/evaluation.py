@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from linknet_fastai.dataset import Dataset, Progress, size_mismatch
+from linknet_fastai.dataset import Dataset, Progress, open_image, size_mismatch
 from linknet_fastai.errors import UserError
 from linknet_fastai.metrics import ConfusionMatrix, Scores
-from linknet_fastai.prediction import Predictor, open_image
+from linknet_fastai.prediction import Predictor
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from linknet_fastai.data import dls_from_settings, recipe_settings
-from linknet_fastai.dataset import Dataset, Progress
+from linknet_fastai.dataset import Dataset, EmptySplitError, Progress
 from linknet_fastai.errors import UserError
 from linknet_fastai.loss import class_weights
 from linknet_fastai.model_file import ModelCard
@@ -17,18 +17,14 @@ from linknet_fastai.survey import Survey, survey
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found: a survey of each split that is there, why the others are not, and what was drawn."""
+    """What was found: a survey of each split that is there, which are absent, a line for all that is damaged."""
 
     surveys: dict[str, Survey]
     absent: dict[str, str]
+    problems: list[str]
     notes: list[str]
     weights: list[float]
     picture: Path | None
-
-    @property
-    def problems(self) -> list[str]:
-        """A line for each damaged frame."""
-        return [problem for found in self.surveys.values() for problem in found.problems]
 
 
 def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = None) -> Inspection:
@@ -40,18 +36,22 @@ def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = No
         progress: told how far it is.
 
     Returns:
-        What was found; `weights` are those of the training split, empty where it is not there.
+        What was found; `weights` are those of the training split by the recipe's method, empty where there are none.
     """
     surveys: dict[str, Survey] = {}
     absent: dict[str, str] = {}
+    problems: list[str] = []
     for name in dataset.recipe.splits:
         try:
             surveys[name] = survey(dataset, dataset.frames(name), progress)
-        except UserError as error:
+        except EmptySplitError as error:
             absent[name] = str(error)
+        except UserError as error:
+            problems.append(str(error))
     settings, _ = resolve_settings(*recipe_settings(dataset))
     train, valid = (surveys.get(name) for name in (settings.train_on, settings.validate_on))
-    weights = class_weights(torch.tensor(train.class_pixels)).tolist() if train else []
+    weights = class_weights(torch.tensor(train.class_pixels), settings.class_weights) if train else None
+    problems += [problem for found in surveys.values() for problem in found.problems]
     drawn = None
     if train and valid and not (train.problems or valid.problems):
         dls = dls_from_settings(dataset, settings.model_copy(update={"workers": 0}), "cpu")
@@ -59,4 +59,4 @@ def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = No
         save_batch(*dls.train.one_batch(), card, picture)
         drawn = picture
     notes = [note for name in surveys if (note := dataset.note(name))]
-    return Inspection(surveys, absent, notes, weights, drawn)
+    return Inspection(surveys, absent, problems, notes, [] if weights is None else weights.tolist(), drawn)

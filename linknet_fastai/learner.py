@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from linknet_fastai.callbacks import (
     DevicePrecision,
     EpochSeed,
-    PlainTensors,
     ScoreAtLabelSize,
     SkipVoidBatches,
 )
@@ -124,7 +123,6 @@ def wrap_model(
         splitter=encoder_and_rest,
         metrics=list(metrics) if metrics is not None else segmentation_metrics(model.n_classes),
         cbs=[
-            PlainTensors(),
             SkipVoidBatches(),
             DevicePrecision(precision),
             ScoreAtLabelSize(),

@@ -99,7 +99,7 @@ class LinkNet(nn.Module):
         super().__init__()
         if decoder not in ("deconv", "pixelshuffle"):
             raise UsageError(f"--decoder: {decoder!r} is neither 'deconv' nor 'pixelshuffle'")
-        self.encoder_name, self.decoder_name, self.n_classes = encoder, decoder, n_classes
+        self.encoder_name, self.n_classes = encoder, n_classes
         self.encoder = create_encoder(encoder, pretrained, encoder_weights)
         # ResNets keep the pooled stem to themselves: timm's feature list starts before the pooling and goes on
         # behind the first stage, so that layer's output is picked up on the way (see `encode`).

@@ -111,8 +111,8 @@ def load_model(path: str | Path, trust_pickle: bool = False) -> tuple[LinkNet, M
 def _load_pickle(file: Path, trust_pickle: bool) -> tuple[LinkNet, ModelCard]:
     if not trust_pickle:
         raise UsageError(
-            f"{file}: loading a .pkl runs whatever code it holds; if you trust where it comes from, add "
-            "--trust-pickle, else ask for the .safetensors"
+            f"{file}: loading a .pkl runs whatever code it holds; evaluate and predict take it with --trust-pickle, "
+            "if you trust where it comes from; else use the .safetensors"
         )
     try:
         with warnings.catch_warnings():

@@ -58,7 +58,10 @@ ClassWeightsOption = Annotated[
     typer.Option("--class-weights", help="log is 1/ln(1.02 + share), median median frequency.", show_default="log"),
 ]
 OptimizerOption = Annotated[
-    Optimizer | None, typer.Option("--optimizer", help="torch's own, with torch's defaults.", show_default="adamw")
+    Optimizer | None,
+    typer.Option(
+        "--optimizer", help="torch's own, with its defaults; one-cycle moves momentum.", show_default="adamw"
+    ),
 ]
 TrainOnOption = Annotated[
     str | None,

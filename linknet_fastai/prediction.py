@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from linknet_fastai.augmentation import resize_image
 from linknet_fastai.callbacks import resample_logits
-from linknet_fastai.dataset import Progress
+from linknet_fastai.dataset import Progress, open_image
 from linknet_fastai.device import autocast, resolve_device, resolve_precision
 from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.files import written_whole
@@ -71,19 +71,6 @@ class Predictor:
 
 def _classes(logits: Tensor) -> np.ndarray:
     return logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
-
-
-def open_image(path: Path) -> Image.Image:
-    """Open an image as RGB, turned upright by its EXIF orientation.
-
-    Raises:
-        UserError: the file cannot be read as an image.
-    """
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot read this image ({error})") from None
 
 
 def id_mask(channels: np.ndarray, card: ModelCard) -> np.ndarray:

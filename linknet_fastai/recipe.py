@@ -127,6 +127,11 @@ class Recipe(_Checked):
         ):
             if doubled := {value for value in values if values.count(value) > 1}:
                 raise ValueError(f"classes: {what} {min(doubled)!r} stands twice")
+        for entry in self.classes:
+            if self.channel_of_label[entry.name] != self.classes.index(entry) or entry.name in self.void.labels:
+                raise ValueError(f"classes: {entry.name!r} is the name of a class and a raw label of another")
+            if entry.name == VOID_LABEL:
+                raise ValueError(f"classes: {VOID_LABEL!r} cannot be the name of a class")
         known = self.channel_of_label
         for number, layout in enumerate(self.layouts):
             for label in (layout.values or {}).values() if layout.values else layout.colors or ():

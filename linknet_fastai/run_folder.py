@@ -65,6 +65,11 @@ def read_run(folder: Path) -> tuple[Settings, dict[str, str], dict[str, Any]]:
         raise UserError(f"{folder / RUN_FILE}: the table {error} is missing") from None
 
 
+def read_result(folder: Path) -> dict[str, Any]:
+    """Read the table `result` of run.toml; empty where the run has not come to its end."""
+    return _read_toml(folder / RUN_FILE).get("result", {})
+
+
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Write metrics.csv, a row an epoch."""
     text = io.StringIO()

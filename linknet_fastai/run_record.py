@@ -75,8 +75,9 @@ class RunRecord(Callback):
         if self.checkpoint:
             smooth_loss = self.learn.recorder.smooth_loss
             smooth_loss.count, smooth_loss.val = self.checkpoint["smooth_loss"]
-            if scaler := self.learn.device_precision.scaler:
-                scaler.load_state_dict(self.checkpoint["scaler"])
+            scaler, state = self.learn.device_precision.scaler, self.checkpoint["scaler"]
+            if scaler and state:  # a run may go on on a device that trains in another precision
+                scaler.load_state_dict(state)
             torch.set_rng_state(self.checkpoint["torch_rng"])
 
     def before_epoch(self) -> None:
@@ -107,6 +108,7 @@ class RunRecord(Callback):
             "model": self.learn.model.state_dict(),
             "optimizer": plain_numbers(self.opt.state_dict()),
             "rows": self.rows,
+            "classes": self.learn.card.class_names,
             "smooth_loss": (smooth_loss.count, smooth_loss.val),
             "scaler": scaler.state_dict() if scaler else None,
             "torch_rng": torch.get_rng_state(),
@@ -118,7 +120,7 @@ class RunRecord(Callback):
 
     def _row(self) -> Row:
         recorder, scores = self.learn.recorder, _counted(self.learn).scores()
-        names = [entry.name for entry in self.learn.card.classes]
+        names = self.learn.card.class_names
         return {
             "epoch": self.epoch + 1,
             "train_loss": float(recorder.smooth_loss.value),

@@ -6,12 +6,12 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from PIL import Image
 
-from linknet_fastai.dataset import Dataset, Frame, LabelReader, Progress, cache_folder, size_mismatch
+from linknet_fastai.dataset import Dataset, Frame, LabelReader, Progress, cache_folder, open_image, size_mismatch
 from linknet_fastai.errors import UserError
 from linknet_fastai.files import write_text
 from linknet_fastai.loss import VOID
@@ -71,7 +71,8 @@ def survey(dataset: Dataset, frames: Sequence[Frame], progress: Progress | None 
         problems=problems,
     )
     if not problems:
-        write_text(file, json.dumps(asdict(result)))
+        with suppress(UserError):  # a cache that cannot be written costs time, nothing else
+            write_text(file, json.dumps(asdict(result)))
     return result
 
 
@@ -79,12 +80,7 @@ def _look(frame: Frame, read_label: LabelReader) -> tuple[str, np.ndarray, str |
     """The size of one frame, its pixels a class (256 counts), and what is wrong with it."""
     nothing = np.zeros(256, np.int64)
     try:
-        with Image.open(frame.image) as image:
-            image.load()
-            size = image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return "", nothing, f"{frame.image}: cannot read this image ({error})"
-    try:
+        size = open_image(frame.image).size
         labels = read_label(frame.label)
     except UserError as error:
         return "", nothing, str(error)

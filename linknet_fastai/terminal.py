@@ -101,7 +101,7 @@ class TrainingDisplay:
         self._bar = _bar(console, TextColumn("{task.fields[state]}"))
         self._task = None
         self._checks: dict[str, Any] = {}
-        self._clock = (0, time.perf_counter())
+        self._begun = time.perf_counter()
 
     def __enter__(self) -> "TrainingDisplay":
         if console.is_terminal:
@@ -125,7 +125,7 @@ class TrainingDisplay:
         from linknet_fastai.device import resolve_precision
 
         dls = learn.dls
-        self.bs, self.epochs = dls.train.bs, settings.epochs
+        self.bs, self.valid_bs, self.epochs = dls.train.bs, dls.valid.bs, settings.epochs
         parameters = sum(weight.numel() for weight in learn.model.parameters()) / 1e6
         precision = resolve_precision(settings.precision, dls.device)
         console.print(Text(f"{learn.card.recipe}: {len(learn.card.classes)} classes, {run['data']}", style="bold"))
@@ -157,8 +157,8 @@ class TrainingDisplay:
             return
         behind = 0 if training else self._per_epoch - total
         if done == 1:
-            self._clock = (0, time.perf_counter())
-        rate = (done - 1) * self.bs / max(time.perf_counter() - self._clock[1], 1e-9) if done > 1 else 0.0
+            self._begun = time.perf_counter()
+        rate = (done - 1) * (self.bs if training else self.valid_bs) / (time.perf_counter() - self._begun)
         state = f"loss {loss:.3f}  lr {lr:.1e}  {rate:.0f} img/s" if training else f"validating  {rate:.0f} img/s"
         self._bar.update(
             self._task,

@@ -10,18 +10,19 @@ from typing import Any
 from fastai.learner import Learner
 
 from linknet_fastai.data import recipe_settings
-from linknet_fastai.dataset import Dataset, open_dataset
-from linknet_fastai.device import peak_memory_mib
-from linknet_fastai.errors import UsageError
+from linknet_fastai.dataset import Dataset, open_dataset, open_image
+from linknet_fastai.device import peak_memory_mib, resolve_precision
+from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.export import export_model
 from linknet_fastai.learner import fit_schedule, learner_from_settings
 from linknet_fastai.lr_search import search_lr
 from linknet_fastai.model_file import load_model
 from linknet_fastai.pictures import save_batch, save_curves, save_predictions
-from linknet_fastai.prediction import Predictor, open_image
+from linknet_fastai.prediction import Predictor
 from linknet_fastai.recipe import recipe_names
 from linknet_fastai.run_folder import (
     read_checkpoint,
+    read_result,
     read_run,
     refuse_used_folder,
     write_result,
@@ -58,7 +59,7 @@ def fit(
     progress = observer and observer.progress
     dataset = open_dataset(recipe, data, progress)
     settings, origins = resolve_settings(*recipe_settings(dataset), ("command line", options or {}))
-    settings = _pin_lists(settings, dataset)
+    settings = _pin_files(settings, dataset)
     folder = out or Path("runs") / f"{dataset.recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
     refuse_used_folder(folder)
     learn = learner_from_settings(dataset, settings, progress)
@@ -72,6 +73,8 @@ def fit(
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         "device": str(learn.dls.device),
+        "precision": resolve_precision(settings.precision, learn.dls.device),
+        "workers": learn.dls.train.fake_l.num_workers,
     }
     write_run(folder, settings, origins, run)
     images, labels = learn.dls.train.one_batch()
@@ -113,9 +116,12 @@ def resume(
     progress = observer and observer.progress
     dataset = open_dataset(run["recipe"], data or Path(run["data"]), progress)
     checkpoint = read_checkpoint(folder)
-    done = checkpoint["epochs_done"] if checkpoint else 0
-    if done >= settings.epochs:
-        raise UsageError(f"--resume: {folder} is complete, all {settings.epochs} epochs are done")
+    if checkpoint and checkpoint["classes"] != dataset.recipe.class_names:
+        raise UserError(f"--resume: {run['recipe']} has other classes now than when {folder} was started")
+    if checkpoint and checkpoint["epochs_done"] >= settings.epochs:
+        if read_result(folder).get("finished"):
+            raise UsageError(f"--resume: {folder} is complete, all {settings.epochs} epochs are done")
+        return _finish(dataset, settings, FitResult(folder, checkpoint["rows"]))
     start = settings.model_copy(update={"pretrained": False, "encoder_weights": None, "init_from": None})
     learn = learner_from_settings(dataset, start if checkpoint else settings, progress)
     if observer:
@@ -133,14 +139,17 @@ def _pin_recipe(recipe: str | Path) -> str:
     return str(recipe) if str(recipe) in recipe_names() else str(Path(recipe).resolve())
 
 
-def _pin_lists(settings: Settings, dataset: Dataset) -> Settings:
-    """Settings whose lists of frames are absolute paths, for the same reason."""
-    lists = {
+def _pin_files(settings: Settings, dataset: Dataset) -> Settings:
+    """Settings whose lists of frames and weights are absolute paths, for the same reason."""
+    files: dict[str, Any] = {
         name: str(Path(selection).resolve())
         for name in ("train_on", "validate_on")
         if (selection := getattr(settings, name)) not in dataset.recipe.splits and Path(selection).is_file()
     }
-    return settings.model_copy(update=lists)
+    for name in ("init_from", "encoder_weights"):
+        if path := getattr(settings, name):
+            files[name] = path.resolve()
+    return settings.model_copy(update=files)
 
 
 def _train(learn: Learner, dataset: Dataset, settings: Settings, record: RunRecord) -> FitResult:
@@ -150,12 +159,10 @@ def _train(learn: Learner, dataset: Dataset, settings: Settings, record: RunReco
     except KeyboardInterrupt:
         finished = False
     result = FitResult(record.folder, record.rows, finished)
-    if result.rows:
-        _finish(dataset, settings, result)
-    return result
+    return _finish(dataset, settings, result) if result.rows else result
 
 
-def _finish(dataset: Dataset, settings: Settings, result: FitResult) -> None:
+def _finish(dataset: Dataset, settings: Settings, result: FitResult) -> FitResult:
     """Write what is made of the best weights: the exported learner, pictures, the result in run.toml."""
     model, card = load_model(result.folder)
     save_curves(result.rows, result.folder / "curves.png")
@@ -173,9 +180,10 @@ def _finish(dataset: Dataset, settings: Settings, result: FitResult) -> None:
             "best_miou": result.best["miou"],
             "last_miou": last["miou"],
             "seconds": sum(row["seconds"] for row in result.rows),
-            "peak_memory_mib": peak_memory_mib(),
+            "peak_memory_mib": peak_memory_mib(predictor.device),
         },
     )
+    return result
 
 
 def _shown_predictions(predictor: Predictor, dataset: Dataset, split: str) -> list[tuple]:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fastai.callback.core import CancelBatchException, CancelStepException
 from torch import nn
 
 from linknet_fastai import device
@@ -81,8 +82,6 @@ def test_only_a_batch_that_is_all_void_is_skipped(void):
         labels[0, 0, 0] = 1
     callback.learn = SimpleNamespace(training=True, yb=(labels,), y=labels)
     if void:
-        from fastai.callback.core import CancelBatchException
-
         with pytest.raises(CancelBatchException):
             callback.after_loss()
     else:
@@ -101,3 +100,33 @@ def test_a_second_fit_goes_on_counting_epochs_and_the_lr_finder_does_not():
     learn.lr_finder = object()
     callback.after_fit()
     assert callback.epochs_before == 3
+
+
+class CountingScaler:
+    """Stands for GradScaler on a machine without a GPU: notes what it is asked to do."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def scale(self, loss: torch.Tensor) -> torch.Tensor:
+        self.calls.append("scale")
+        return loss * 8
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        self.calls.append("step")
+
+    def update(self) -> None:
+        self.calls.append("update")
+
+
+def test_fp16_scales_the_loss_and_lets_the_scaler_take_the_only_step():
+    callback = DevicePrecision("fp16")
+    callback.scaler = CountingScaler()
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
+    callback.learn = SimpleNamespace(loss_grad=torch.tensor(1.0), opt=SimpleNamespace(opt=optimizer))
+    callback.before_backward()
+    assert callback.learn.loss_grad == 8
+    with pytest.raises(CancelStepException):
+        callback.before_step()
+    assert callback.scaler.calls == ["scale", "step", "update"]

@@ -387,6 +387,22 @@ def test_data_lists_all_damage_and_draws_nothing(
     assert list(here.iterdir()) == []
 
 
+def test_data_names_a_missing_label_map_and_fails(
+    command: Command, here: Path, street_copy: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = missing_label(street_copy)
+    assert command("data", "street", "--data", street_copy) == 1
+    assert str(file) in one_error(capsys)
+    assert list(here.iterdir()) == []
+
+
+def test_no_argument_at_all_shows_the_help(command: Command, capsys: pytest.CaptureFixture) -> None:
+    assert command() == 2
+    out, err = capsys.readouterr()
+    assert "lr-find" in out + err
+    assert "error" not in err
+
+
 def test_evaluate_and_predict_agree_to_the_pixel(
     command: Command, here: Path, street_data: Path, model: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -12,8 +12,8 @@ from fastai.data.transforms import get_c
 from fastai.vision.core import imagenet_stats
 from PIL import Image
 
-from linknet_fastai.data import default_workers, segmentation_dls
-from linknet_fastai.dataset import open_dataset
+from linknet_fastai.data import FrameImage, default_workers, segmentation_dls
+from linknet_fastai.dataset import Frame, open_dataset, open_image
 from linknet_fastai.errors import UsageError, UserError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -169,5 +169,19 @@ def test_a_wrong_argument_is_refused_by_name(street_data: Path, argument: str, v
         street_dls(street_data, **{argument: value})
 
 
-def test_a_worker_more_than_there_are_cores_is_never_the_default() -> None:
-    assert 0 <= default_workers() <= 8
+@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 1), (4, 2), (64, 8)])
+def test_loader_processes_leave_cores_to_the_network(monkeypatch, cores: int, workers: int) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert default_workers() == workers
+
+
+def test_training_turns_a_frame_upright_as_prediction_does(own_tree: Path) -> None:
+    file = own_tree / "frames" / "f0.png"
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    with Image.open(file) as image:
+        image.convert("RGB").save(file, exif=exif)
+    opened = FrameImage()(Frame(file, file, file.stem))
+    assert np.array_equal(np.asarray(opened), np.asarray(open_image(file)))
+    with Image.open(file) as raw:
+        assert np.array_equal(np.asarray(opened), np.asarray(raw.convert("RGB"))[::-1, ::-1])

@@ -395,3 +395,13 @@ def test_a_label_map_in_colour_where_ids_are_expected_is_refused(
     with pytest.raises(UserError, match="mode RGB") as caught:
         read_label(file)
     assert str(file) in str(caught.value)
+
+
+def test_a_fraction_never_takes_frames_that_another_split_lists(own_recipe, own_tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "held.txt").write_text("f1\nf3\nf5\n")
+    held = tmp_path / "held.txt"
+    recipe = own_recipe(("fraction = 0.6", "fraction = 1.0"), ("fraction = 0.4", f'list = "{held}"'))
+    dataset = open_dataset(recipe, own_tree)
+    train, val = ({frame.stem for frame in dataset.frames(name)} for name in ("train", "val"))
+    assert val == {"f1", "f3", "f5"}
+    assert train == {f"f{number}" for number in range(10)} - val

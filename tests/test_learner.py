@@ -113,12 +113,14 @@ def test_step_schedule_divides_by_ten_after_half_and_three_quarters(dls):
     assert rates[-1] == pytest.approx(1e-5)
 
 
-@pytest.mark.parametrize("schedule", ["flat-cos", "constant"])
-def test_other_schedules_train_at_the_given_rate(dls, schedule):
+@pytest.mark.parametrize(("schedule", "share_at_the_end"), [("flat-cos", 0.5), ("constant", 1.0)])
+def test_other_schedules_start_at_the_given_rate_and_end_where_their_name_says(dls, schedule, share_at_the_end):
     learn = linknet_learner(dls, pretrained=False)
     with learn.no_bar():
-        fit_schedule(learn, schedule, 1, 1e-3)
+        fit_schedule(learn, schedule, 5, 1e-3)
     assert learn.recorder.lrs[0] == pytest.approx(1e-3)
+    assert learn.recorder.lrs[-1] / 1e-3 <= share_at_the_end
+    assert (learn.recorder.lrs[-1] == pytest.approx(1e-3)) == (schedule == "constant")
 
 
 def test_freezing_leaves_decoder_and_head_to_train(dls):

@@ -345,3 +345,9 @@ def test_a_recipe_is_frozen() -> None:
     recipe: Recipe = load_recipe("camvid")
     with pytest.raises(ValueError, match="frozen"):
         recipe.name = "other"
+
+
+def test_a_name_that_would_mean_two_things_is_refused(own_recipe: Callable[..., Path]) -> None:
+    borrowed = own_recipe(("color = [0, 200, 0]", 'color = [0, 200, 0]\nlabels = ["ground"]'))
+    assert "'ground' is the name of a class and a raw label of another" in refusal(borrowed)
+    assert "'void' cannot be the name of a class" in refusal(own_recipe(('name = "wall"', 'name = "void"')))

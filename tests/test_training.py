@@ -3,16 +3,17 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from linknet_fastai import training
@@ -61,7 +62,8 @@ def test_run_toml_says_every_setting_and_where_it_came_from(run):
     assert tables["origins"]["size"] == "command line"
     assert tables["origins"]["lr"] == "recipe"
     assert tables["origins"]["decoder"] == "default"
-    assert tables["versions"]["torch"] == torch.__version__.split("+")[0] or tables["versions"]["torch"]
+    assert tables["versions"]["torch"] == version("torch")
+    assert tables["run"]["precision"] in ("fp32", "bf16")
     assert tables["run"]["recipe"] == "street"
     assert tables["result"]["epochs_done"] == 3
 
@@ -185,6 +187,31 @@ def test_what_resume_refuses(run, tmp_path):
         training.resume(run, "camvid")
     with pytest.raises(UserError, match=r"run\.toml"):
         training.resume(tmp_path)
+
+
+def test_a_run_whose_end_was_cut_off_is_brought_to_its_end(run, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    for name in ("export.pkl", "predictions.png"):
+        (copy / name).unlink()
+    text = (copy / "run.toml").read_text()
+    (copy / "run.toml").write_text(text[: text.index("[result]")])
+    assert [row["epoch"] for row in training.resume(copy).rows] == [1, 2, 3]
+    assert (copy / "export.pkl").is_file()
+    with pytest.raises(UsageError, match="complete"):
+        training.resume(copy)
+
+
+def test_a_recipe_whose_classes_changed_is_not_gone_on_with(street_data, tmp_path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('base = "street"\nname = "mine"\n')
+    training.fit(recipe, street_data, {**SMALL, "epochs": 2}, tmp_path / "run", StopAfter(1, KeyboardInterrupt))
+    classes = "".join(
+        f'[[classes]]\nid = {entry.id}\nname = "{entry.name}"\ncolor = [0, 0, 0]\n'
+        for entry in reversed(load_model(tmp_path / "run")[1].classes)
+    )
+    recipe.write_text(f'base = "street"\nname = "mine"\n{classes}')
+    with pytest.raises(UserError, match="other classes"):
+        training.resume(tmp_path / "run")
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
