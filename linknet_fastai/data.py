@@ -17,7 +17,8 @@ from fastcore.foundation import L
 from PIL import Image
 
 from linknet_fastai.augmentation import AugmentFrame, ResizeFrame
-from linknet_fastai.dataset import Dataset, Frame, Progress, open_dataset, open_image
+from linknet_fastai.dataset import Dataset, Frame, Progress, open_dataset
+from linknet_fastai.image_files import open_image
 from linknet_fastai.recipe import Recipe
 from linknet_fastai.settings import Settings, resolve_settings
 from linknet_fastai.survey import survey

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from linknet_fastai.dataset import Dataset, Progress, open_image, size_mismatch
+from linknet_fastai.dataset import Dataset, Progress, size_mismatch
 from linknet_fastai.errors import UserError
+from linknet_fastai.image_files import open_image
 from linknet_fastai.metrics import ConfusionMatrix, Scores
 from linknet_fastai.prediction import Predictor
 

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from linknet_fastai.dataset import Dataset, Frame, LabelReader, Progress, cache_folder, open_image, size_mismatch
+from linknet_fastai.dataset import Dataset, Frame, Progress, cache_folder, size_mismatch
 from linknet_fastai.errors import UserError
 from linknet_fastai.files import write_text
+from linknet_fastai.image_files import LabelReader, open_image
 from linknet_fastai.loss import VOID
 from linknet_fastai.settings import format_size
 

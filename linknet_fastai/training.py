@@ -10,10 +10,11 @@ from typing import Any
 from fastai.learner import Learner
 
 from linknet_fastai.data import recipe_settings
-from linknet_fastai.dataset import Dataset, open_dataset, open_image
+from linknet_fastai.dataset import Dataset, open_dataset
 from linknet_fastai.device import peak_memory_mib, resolve_precision
 from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.export import export_model
+from linknet_fastai.image_files import open_image
 from linknet_fastai.learner import fit_schedule, learner_from_settings
 from linknet_fastai.lr_search import search_lr
 from linknet_fastai.model_file import load_model

@@ -13,8 +13,9 @@ from fastai.vision.core import imagenet_stats
 from PIL import Image
 
 from linknet_fastai.data import FrameImage, default_workers, segmentation_dls
-from linknet_fastai.dataset import Frame, open_dataset, open_image
+from linknet_fastai.dataset import Frame, open_dataset
 from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.image_files import open_image
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 

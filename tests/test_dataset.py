@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from linknet_fastai.dataset import LabelReader, open_dataset
+from linknet_fastai.dataset import open_dataset
 from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.image_files import LabelReader
 from linknet_fastai.recipe import load_recipe
 
 SaveArray = Callable[[np.ndarray, Path], Path]

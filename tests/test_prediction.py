@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from linknet_fastai.data import segmentation_dls
 from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.image_files import open_image
 from linknet_fastai.model import LinkNet
 from linknet_fastai.model_file import METADATA_KEY, ModelCard, load_model, save_model
 from linknet_fastai.prediction import (
@@ -23,7 +24,6 @@ from linknet_fastai.prediction import (
     collect_jobs,
     colour_mask,
     id_mask,
-    open_image,
     overlay,
     predict_images,
     save_image,

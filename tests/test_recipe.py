@@ -351,3 +351,11 @@ def test_a_name_that_would_mean_two_things_is_refused(own_recipe: Callable[..., 
     borrowed = own_recipe(("color = [0, 200, 0]", 'color = [0, 200, 0]\nlabels = ["ground"]'))
     assert "'ground' is the name of a class and a raw label of another" in refusal(borrowed)
     assert "'void' cannot be the name of a class" in refusal(own_recipe(('name = "wall"', 'name = "void"')))
+
+
+def test_the_recipe_in_the_readme_is_one(tmp_path: Path) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "yard.toml").write_text(readme.split("```toml\n")[1].split("```")[0], encoding="utf-8")
+    recipe = load_recipe(tmp_path / "yard.toml")
+    assert recipe.class_names == ["ground", "obstacle"]
+    assert set(recipe.splits) == {"train", "val"}
