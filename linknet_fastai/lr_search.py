@@ -11,7 +11,7 @@ from typing import Any
 
 from fastai.callback.core import Callback
 from fastai.callback.schedule import minimum, steep, valley
-from fastai.learner import Learner
+from fastai.learner import Learner, replacing_yield
 
 from linknet_fastai.data import recipe_settings
 from linknet_fastai.dataset import Progress, open_dataset
@@ -39,7 +39,11 @@ def search_lr(learn: Learner, steps: int = 100, progress: Progress | None = None
             progress("learning rate finder", callback.train_iter, steps)
 
     counter = Callback(after_batch=count)
-    with TemporaryDirectory() as folder, _replaced(learn, "path", Path(folder)), learn.added_cbs(counter):
+    with (
+        TemporaryDirectory() as folder,
+        contextmanager(replacing_yield)(learn, "path", Path(folder)),
+        learn.added_cbs(counter),
+    ):
         found = learn.lr_find(num_it=steps, show_plot=False, suggest_funcs=(valley, steep, minimum))
     learn.opt = None  # the next training starts with a fresh optimizer, as without a search
     rates, losses = learn.recorder.lrs, [float(loss) for loss in learn.recorder.losses]
@@ -80,13 +84,3 @@ def find_lr(
     points = "".join(f"{rate:.6g},{loss:.6g}\n" for rate, loss in zip(found.rates, found.losses, strict=True))
     write_text(folder / "lr-find.csv", "lr,loss\n" + points)
     return found, folder
-
-
-@contextmanager
-def _replaced(owner: object, name: str, value: object):
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)

@@ -133,18 +133,14 @@ class TrainingDisplay:
             f"LinkNet with {parameters:.2f} M parameters on {dls.device} in {precision}; "
             f"{len(dls.train_ds)} frames train, {len(dls.valid_ds)} validate"
         )
-        shown = table("setting", "value", "from")
+        shown, defaults = table("setting", "value", "from"), []
         for name, value in settings.model_dump(mode="json", exclude_none=True).items():
-            if origins[name] != "default":
+            if origins[name] == "default":
+                defaults.append(f"{name} {value}")
+            else:
                 shown.add_row(name, str(value), origins[name])
         show_table(shown)
-        defaults = {
-            n: v for n, v in settings.model_dump(mode="json", exclude_none=True).items() if origins[n] == "default"
-        }
-        console.print(
-            Text("defaults: " + ", ".join(f"{n} {v}" for n, v in defaults.items()), style="dim"),
-            soft_wrap=False,
-        )
+        console.print(Text("defaults: " + ", ".join(defaults), style="dim"), soft_wrap=False)
         console.print(f"run folder {run['folder']}\n")
         console.print(Text("".join(f"{title:>{width}}" for title, _, width, _ in COLUMNS), style="bold"))
         batches = settings.epochs * (len(dls.train) + len(dls.valid))
