@@ -7,9 +7,10 @@ from fastai.data.transforms import ItemTransform
 from fastai.vision.core import PILImage, PILMask
 from PIL import Image, ImageEnhance
 
-from linknet_fastai.loss import VOID
+from linknet_fastai.image_files import BILINEAR, resize_image
+from linknet_fastai.recipe import VOID
 
-BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+NEAREST = Image.Resampling.NEAREST
 PADDING = (124, 116, 104)  # ImageNet's mean colour: padding is 0 for the network, as its own padding is
 
 
@@ -27,11 +28,6 @@ class ResizeFrame(ItemTransform):
     def encodes(self, item):  # typed, fastai would dispatch on it and silently pass by
         """Resize item[0]."""
         return (PILImage(resize_image(item[0], self.size)), *item[1:])
-
-
-def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resample an RGB image bilinearly, with antialiasing where it shrinks."""
-    return image if image.size == tuple(size) else image.resize(size, BILINEAR)
 
 
 class AugmentFrame(ItemTransform):

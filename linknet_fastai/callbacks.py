@@ -6,7 +6,7 @@ from fastai.callback.core import Callback, CancelBatchException, CancelStepExcep
 from torch import Tensor
 
 from linknet_fastai.device import autocast, resolve_precision
-from linknet_fastai.loss import VOID
+from linknet_fastai.recipe import VOID
 
 
 class DevicePrecision(Callback):

@@ -10,7 +10,8 @@ from linknet_fastai.dataset import Frame
 from linknet_fastai.files import written_whole
 from linknet_fastai.learner import wrap_model
 from linknet_fastai.model import LinkNet
-from linknet_fastai.model_file import ModelCard, load_model, save_model
+from linknet_fastai.model_card import ModelCard
+from linknet_fastai.model_file import load_model, save_model
 
 
 def export_model(model: LinkNet, card: ModelCard, file: Path) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from linknet_fastai.errors import UserError
-from linknet_fastai.loss import VOID
-from linknet_fastai.recipe import Layout, Recipe
+from linknet_fastai.recipe import VOID, Layout, Recipe
 
 UNMAPPED = 254
+BILINEAR = Image.Resampling.BILINEAR
 
 
 def open_image(path: Path) -> Image.Image:
@@ -25,6 +25,11 @@ def open_image(path: Path) -> Image.Image:
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot read this image ({error})") from None
+
+
+def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resample an RGB image bilinearly, with antialiasing where it shrinks."""
+    return image if image.size == tuple(size) else image.resize(size, BILINEAR)
 
 
 class LabelReader:

@@ -9,7 +9,7 @@ from linknet_fastai.data import dls_from_settings, recipe_settings
 from linknet_fastai.dataset import Dataset, EmptySplitError, Progress
 from linknet_fastai.errors import UserError
 from linknet_fastai.loss import class_weights
-from linknet_fastai.model_file import ModelCard
+from linknet_fastai.model_card import ModelCard
 from linknet_fastai.pictures import save_batch
 from linknet_fastai.settings import resolve_settings
 from linknet_fastai.survey import Survey, survey

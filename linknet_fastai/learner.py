@@ -27,7 +27,8 @@ from linknet_fastai.device import resolve_device, resolve_precision
 from linknet_fastai.loss import SegmentationLoss, class_weights
 from linknet_fastai.metrics import segmentation_metrics
 from linknet_fastai.model import LinkNet
-from linknet_fastai.model_file import ModelCard, initialise_from
+from linknet_fastai.model_card import ModelCard
+from linknet_fastai.model_file import initialise_from
 from linknet_fastai.settings import Settings
 
 # torch's own optimizers with torch's own defaults: fastai's Adam is AdamW with another epsilon, its SGD and

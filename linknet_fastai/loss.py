@@ -4,7 +4,7 @@ import torch
 from fastai.losses import CrossEntropyLossFlat
 from torch import Tensor
 
-VOID = 255  # the value of void in every label tensor of this package
+from linknet_fastai.recipe import VOID
 
 
 def class_weights(pixels: Tensor, method: str = "log") -> Tensor | None:

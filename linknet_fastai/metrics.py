@@ -7,7 +7,7 @@ import torch
 from fastai.learner import Learner, Metric
 from torch import Tensor
 
-from linknet_fastai.loss import VOID
+from linknet_fastai.recipe import VOID
 
 
 @dataclass(frozen=True)

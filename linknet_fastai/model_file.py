@@ -4,56 +4,20 @@ import json
 import pickle
 import warnings
 from pathlib import Path
-from typing import Self
 
 import torch
 from fastai.learner import load_learner
-from fastai.vision.core import imagenet_stats
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.files import written_whole
 from linknet_fastai.model import LinkNet
-from linknet_fastai.recipe import MOST_CLASSES, ClassEntry, Recipe, VoidEntry
-from linknet_fastai.settings import Decoder, Size, explain
+from linknet_fastai.model_card import METADATA_KEY, ModelCard
+from linknet_fastai.settings import explain
 
-METADATA_KEY = "linknet_fastai"
 RUN_MODEL = "model.safetensors"
-
-
-class ModelCard(BaseModel):
-    """What a model file says of itself: enough to predict without recipe and data."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    recipe: str
-    classes: tuple[ClassEntry, ...] = Field(min_length=2, max_length=MOST_CLASSES)
-    void: VoidEntry
-    size: Size
-    encoder: str = "resnet18"
-    decoder: Decoder = "deconv"
-    mean: tuple[float, float, float] = tuple(imagenet_stats[0])
-    std: tuple[float, float, float] = tuple(imagenet_stats[1])
-
-    @classmethod
-    def of(cls, recipe: Recipe, size: tuple[int, int], **architecture: str) -> Self:
-        """The card of a model trained on a recipe at a size; `architecture` is `encoder` and `decoder`."""
-        return cls(recipe=recipe.name, classes=recipe.classes, void=recipe.void, size=size, **architecture)
-
-    @property
-    def class_names(self) -> list[str]:
-        """The names of the classes, in the order of the network's channels."""
-        return [entry.name for entry in self.classes]
-
-    def check_recipe(self, recipe: Recipe) -> None:
-        """Raise UsageError unless the recipe has this model's classes."""
-        if self.class_names != recipe.class_names:
-            raise UsageError(
-                f"the model has the {len(self.classes)} classes of {self.recipe}, recipe {recipe.name} has "
-                f"{len(recipe.classes)} of its own: measure it with the recipe it was trained on"
-            )
 
 
 def save_model(model: LinkNet, card: ModelCard, file: Path) -> None:

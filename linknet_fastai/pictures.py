@@ -11,9 +11,9 @@ from matplotlib.patches import Patch
 from PIL import Image
 from torch import Tensor
 
-from linknet_fastai.loss import VOID
-from linknet_fastai.model_file import ModelCard
+from linknet_fastai.model_card import ModelCard
 from linknet_fastai.prediction import colour_mask, overlay, save_image
+from linknet_fastai.recipe import VOID
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito: told apart by colour-blind readers too
 

@@ -10,16 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from linknet_fastai.augmentation import resize_image
 from linknet_fastai.callbacks import resample_logits
 from linknet_fastai.dataset import Progress
 from linknet_fastai.device import autocast, resolve_device, resolve_precision
 from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.files import written_whole
-from linknet_fastai.image_files import open_image
-from linknet_fastai.loss import VOID
+from linknet_fastai.image_files import open_image, resize_image
 from linknet_fastai.model import LinkNet
-from linknet_fastai.model_file import ModelCard
+from linknet_fastai.model_card import ModelCard
+from linknet_fastai.recipe import VOID
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 NATIVE = "native"

@@ -13,6 +13,7 @@ from linknet_fastai.settings import Size, check_training_table, explain
 
 VOID_LABEL = "void"
 FIELD = re.compile(r"\{(\w+)\}")
+VOID = 255  # the value of void in every label map and label tensor of this package
 MOST_CLASSES = 254  # label maps are uint8 inside: 255 is void and 254 "not in the mapping"
 
 Byte = Annotated[int, Field(ge=0, le=255)]

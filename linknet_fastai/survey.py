@@ -15,7 +15,7 @@ from linknet_fastai.dataset import Dataset, Frame, Progress, cache_folder, size_
 from linknet_fastai.errors import UserError
 from linknet_fastai.files import write_text
 from linknet_fastai.image_files import LabelReader, open_image
-from linknet_fastai.loss import VOID
+from linknet_fastai.recipe import VOID
 from linknet_fastai.settings import format_size
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from linknet_fastai import device
 from linknet_fastai.callbacks import DevicePrecision, EpochSeed, ScoreAtLabelSize, SkipVoidBatches, resample_logits
 from linknet_fastai.errors import UsageError
-from linknet_fastai.loss import VOID
+from linknet_fastai.recipe import VOID
 
 
 @pytest.mark.parametrize(

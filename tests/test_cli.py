@@ -18,7 +18,8 @@ import linknet_fastai
 from linknet_fastai import cli
 from linknet_fastai.errors import UsageError
 from linknet_fastai.model import LinkNet
-from linknet_fastai.model_file import ModelCard, save_model
+from linknet_fastai.model_card import ModelCard
+from linknet_fastai.model_file import save_model
 from linknet_fastai.recipe import load_recipe
 from linknet_fastai.run_folder import write_run
 from linknet_fastai.settings import Settings

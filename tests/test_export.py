@@ -14,7 +14,8 @@ from linknet_fastai import LinkNet, load_recipe
 from linknet_fastai.errors import UsageError
 from linknet_fastai.export import export_run
 from linknet_fastai.image_files import open_image
-from linknet_fastai.model_file import ModelCard, load_model, save_model
+from linknet_fastai.model_card import ModelCard
+from linknet_fastai.model_file import load_model, save_model
 from linknet_fastai.prediction import Predictor
 
 SIZE = (96, 72)

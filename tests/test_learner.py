@@ -12,8 +12,9 @@ from PIL import Image
 from linknet_fastai import linknet_learner, segmentation_dls
 from linknet_fastai.callbacks import SkipVoidBatches
 from linknet_fastai.learner import OPTIMIZERS, fit_schedule
-from linknet_fastai.loss import VOID
-from linknet_fastai.model_file import ModelCard, save_model
+from linknet_fastai.model_card import ModelCard
+from linknet_fastai.model_file import save_model
+from linknet_fastai.recipe import VOID
 
 mpl.use("Agg")
 

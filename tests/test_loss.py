@@ -7,7 +7,8 @@ import pytest
 import torch
 from fastai.losses import CrossEntropyLossFlat
 
-from linknet_fastai.loss import VOID, SegmentationLoss, class_weights
+from linknet_fastai.loss import SegmentationLoss, class_weights
+from linknet_fastai.recipe import VOID
 
 CAMVID_SHARES = [0.1754, 0.2421, 0.0102, 0.3296, 0.0467, 0.1012, 0.0122, 0.0117, 0.0611, 0.0067, 0.0030]
 CAMVID_WEIGHTS = [5.60, 4.30, 33.57, 3.34, 15.49, 8.74, 31.54, 32.01, 12.83, 38.01, 43.91]

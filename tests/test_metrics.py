@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from linknet_fastai.loss import VOID
 from linknet_fastai.metrics import ConfusionMatrix, ForegroundIoU, segmentation_metrics
+from linknet_fastai.recipe import VOID
 
 
 def numpy_scores(predicted: np.ndarray, labels: np.ndarray, n: int) -> tuple[list[float], list[float], float]:

@@ -16,7 +16,8 @@ from linknet_fastai.data import segmentation_dls
 from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.image_files import open_image
 from linknet_fastai.model import LinkNet
-from linknet_fastai.model_file import METADATA_KEY, ModelCard, load_model, save_model
+from linknet_fastai.model_card import METADATA_KEY, ModelCard
+from linknet_fastai.model_file import load_model, save_model
 from linknet_fastai.prediction import (
     NATIVE,
     Job,
