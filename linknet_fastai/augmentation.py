@@ -1,23 +1,31 @@
-"""What happens to a frame between the file and the batch: one transform for training, one for all else."""
+"""What happens to a frame between the file and the network: resizing frame by frame, augmentation batch by batch."""
 
+import math
 import random
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from fastai.data.transforms import ItemTransform
-from fastai.vision.core import PILImage, PILMask
-from PIL import Image, ImageEnhance
+from fastai.vision.core import PILImage, PILMask, TensorImage, TensorMask
+from PIL import Image
+from torch import Tensor
 
-from linknet_fastai.image_files import BILINEAR, resize_image
+from linknet_fastai.image_files import resize_image, resize_labels
 from linknet_fastai.recipe import VOID
 
-NEAREST = Image.Resampling.NEAREST
 PADDING = (124, 116, 104)  # ImageNet's mean colour: padding is 0 for the network, as its own padding is
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns colours to grey
 
 
-class ResizeFrame(ItemTransform):
-    """Brings the image to the network's size, bilinearly; the label map keeps its own size.
+class ResizeImage(ItemTransform):
+    """Brings the image of a validation or test item to the network's size, bilinearly.
 
-    Runs for validation and test items, where a score is taken at the label map's size.
+    Its label map keeps its own: one that scores is never resampled. A frame out of the cache passes by.
+
+    Args:
+        size: (width, height) that the network sees.
     """
 
     split_idx, order = 1, 1
@@ -27,87 +35,106 @@ class ResizeFrame(ItemTransform):
 
     def encodes(self, item):  # typed, fastai would dispatch on it and silently pass by
         """Resize item[0]."""
-        return (PILImage(resize_image(item[0], self.size)), *item[1:])
+        image, *labels = item
+        if isinstance(image, Image.Image):
+            image = PILImage(resize_image(image, self.size))
+        return (image, *labels)
 
 
-class AugmentFrame(ItemTransform):
-    """Flips, scales, crops and recolours a training frame, image and label map together.
+class ResizeFrame(ResizeImage):
+    """The same for training items, and their label maps are brought to that size too, by the nearest pixel."""
 
-    Every draw comes from `rng`, which the loader sets anew for each item.
+    split_idx = 0
+
+    def encodes(self, item):  # typed, fastai would dispatch on it and silently pass by
+        """Resize item[0] and item[1]."""
+        image, *labels = super().encodes(item)
+        return (image, *map(self._resize_labels, labels))
+
+    def _resize_labels(self, labels: PILMask | TensorMask) -> PILMask | TensorMask:
+        if not isinstance(labels, Image.Image):
+            return labels
+        return PILMask(Image.fromarray(resize_labels(np.asarray(labels), self.size)))
+
+
+class AugmentBatch(ItemTransform):
+    """Flips, scales, crops and recolours a training batch on the device that it is on, images and labels together.
+
+    Every draw of a frame comes from its own generator, which the loader lays ready in `generators`.
 
     Args:
         size: (width, height) of what comes out.
-        scale: the smallest and the largest zoom relative to the frame fitted to `size`. What lies outside
-            of the frame is mean colour in the image and void in the label map.
+        scale: the smallest and the largest zoom. What lies outside of the frame is mean colour in the image and
+            void in the label map.
         colour: brightness, contrast and saturation vary by up to this share each.
     """
 
-    split_idx, order = 0, 1
+    split_idx, order = 0, 5  # in front of IntToFloatTensor: bytes are quicker to move
 
     def __init__(self, size: tuple[int, int], scale: tuple[float, float] = (0.75, 1.75), colour: float = 0.3) -> None:
+        super().__init__()
         self.size, self.scale, self.colour = size, scale, colour
-        self.rng = random.Random(0)
+        self.generators: Iterator[Sequence[random.Random]] = iter(())
 
-    def encodes(self, item):  # typed, fastai would dispatch on it and silently pass by
-        """Augment item[0], an image, and item[1], its label map."""
-        image, *masks = item
+    def encodes(self, batch):  # typed, fastai would dispatch on it and silently pass by
+        """Augment a batch.
+
+        Args:
+            batch: images, Bx3xHxW uint8, and labels, BxHxW uint8.
+
+        Returns:
+            Images, Bx3xH'xW' floats from 0 to 255, and labels, BxH'xW' uint8.
+        """
+        images, labels = (part.as_subclass(Tensor) for part in batch)
+        generators = next(self.generators, None) or [random.Random(frame) for frame in range(len(images))]
         width, height = self.size
-        zoom = np.exp(self.rng.uniform(*np.log(self.scale)))
-        scaled = (max(round(width * zoom), 1), max(round(height * zoom), 1))
-        # Where the scaled frame's corner comes to lie: left of the crop when larger, inside it when smaller.
-        corner = tuple(self._between(0, crop - full) for crop, full in zip(self.size, scaled, strict=True))
-        flip = self.rng.random() < 0.5
-        placed = PILImage(place(image, self.size, scaled, corner, flip, BILINEAR, PADDING))
-        labels = [PILMask(place(mask, self.size, scaled, corner, flip, NEAREST, VOID)) for mask in masks]
-        return (PILImage(self._recolour(placed)), *labels)
+        canvas = torch.tensor(PADDING, dtype=torch.uint8, device=images.device).view(1, 3, 1, 1)
+        canvas = canvas.repeat(len(images), 1, height, width)
+        truth = labels.new_full((len(labels), height, width), VOID)
+        for frame, generator in enumerate(generators):
+            self._place(images[frame], labels[frame], canvas[frame], truth[frame], generator)
+        return TensorImage(self._recolour(canvas.float(), generators)), TensorMask(truth)
 
-    def _between(self, first: int, second: int) -> int:
-        return self.rng.randint(min(first, second), max(first, second))
+    def _place(self, image: Tensor, labels: Tensor, canvas: Tensor, truth: Tensor, generator: random.Random) -> None:
+        """Scale a frame, lay it on its canvas and perhaps mirror it; only what shows is resampled."""
+        zoom = math.exp(generator.uniform(*map(math.log, self.scale)))
+        rows, lines = _place_side(image.shape[1], canvas.shape[1], zoom, generator)
+        columns, pillars = _place_side(image.shape[2], canvas.shape[2], zoom, generator)
+        image, labels = image[:, rows, columns], labels[rows, columns]
+        size = (lines.stop - lines.start, pillars.stop - pillars.start)
+        pixels = image[None] if image.device.type == "cpu" else image[None].float()  # bytes on a CPU alone
+        shown = F.interpolate(pixels, size, mode="bilinear", antialias=True)[0]
+        shown_labels = F.interpolate(labels[None, None], size, mode="nearest-exact")[0, 0]
+        canvas[:, lines, pillars], truth[lines, pillars] = shown.round(), shown_labels
+        if generator.random() < 0.5:
+            canvas.copy_(canvas.flip(-1))
+            truth.copy_(truth.flip(-1))
 
-    def _recolour(self, image: Image.Image) -> Image.Image:
+    def _recolour(self, images: Tensor, generators: Sequence[random.Random]) -> Tensor:
+        """Change brightness, contrast (about mid-grey) and saturation: one 3x3 matrix and an offset a frame."""
         if not self.colour:
-            return image
-        brightness, contrast, saturation = (1 + self.rng.uniform(-self.colour, self.colour) for _ in range(3))
-        # Brightness and contrast are one table look-up; the contrast turns about mid-grey.
-        table = ((np.arange(256) - 127.5) * contrast + 127.5) * brightness
-        image = image.point(np.clip(table, 0, 255).astype(np.uint8).tolist() * 3)
-        return ImageEnhance.Color(image).enhance(saturation)
+            return images
+        draws = [[1 + generator.uniform(-self.colour, self.colour) for _ in range(3)] for generator in generators]
+        brightness, contrast, saturation = images.new_tensor(draws).T.view(3, -1, 1, 1)
+        matrix = saturation * torch.eye(3, device=images.device) + (1 - saturation) * images.new_tensor(LUMA)
+        offset = 127.5 * brightness * (1 - contrast)
+        mixed = torch.baddbmm(offset, brightness * contrast * matrix, images.flatten(2))
+        return mixed.clamp_(0, 255).view_as(images)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "generators": iter(())}  # a running epoch's generators cannot be pickled
 
 
-def place(
-    image: Image.Image,
-    size: tuple[int, int],
-    scaled: tuple[int, int],
-    corner: tuple[int, int],
-    flip: bool,
-    resample: Image.Resampling,
-    padding: int | tuple[int, int, int],
-) -> Image.Image:
-    """Scale an image, lay it on a canvas, and mirror the canvas.
+def _place_side(source: int, canvas: int, zoom: float, generator: random.Random) -> tuple[slice, slice]:
+    """Scale one side of a frame and lay it on one side of the canvas.
 
-    Only the part that shows is resampled, straight from the source.
-
-    Args:
-        image: the source.
-        size: the canvas, (width, height).
-        scaled: what size the whole source would have on it.
-        corner: where the source's left upper corner lies on it.
-        flip: whether to mirror left and right.
-        resample: Pillow's filter.
-        padding: the value where the canvas shows nothing of the source.
+    Returns:
+        Which pixels of the source show, and where on the canvas.
     """
-    left, top = max(corner[0], 0), max(corner[1], 0)
-    right, bottom = min(corner[0] + scaled[0], size[0]), min(corner[1] + scaled[1], size[1])
-    across, down = image.size[0] / scaled[0], image.size[1] / scaled[1]
-    box = (
-        (left - corner[0]) * across,
-        (top - corner[1]) * down,
-        min((right - corner[0]) * across, image.size[0]),
-        min((bottom - corner[1]) * down, image.size[1]),
-    )
-    shown = image.resize((right - left, bottom - top), resample, box=box)
-    if shown.size != tuple(size):
-        canvas = Image.new(image.mode, size, padding)
-        canvas.paste(shown, (left, top))
-        shown = canvas
-    return shown.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else shown
+    scaled = max(round(source * zoom), 1)
+    # Left of the canvas where the scaled frame is larger, inside of it where it is smaller.
+    corner = generator.randint(*sorted((0, canvas - scaled)))
+    first, last = max(corner, 0), min(corner + scaled, canvas)
+    begin = min(round((first - corner) / scaled * source), source - 1)
+    end = max(round((last - corner) / scaled * source), begin + 1)
+    return slice(begin, end), slice(first, last)

@@ -1,16 +1,18 @@
-"""fastai callbacks that every LinkNet learner has: precision, seeds, label sizes, batches that are all void."""
+"""fastai callbacks of a LinkNet learner: precision, seeds, label sizes, steps that are skipped or put together."""
 
 import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback, CancelBatchException, CancelStepException
+from fastai.callback.training import GradientAccumulation
 from torch import Tensor
 
-from linknet_fastai.device import autocast, resolve_precision
+from linknet_fastai.device import autocast, resolve_precision, tune
+from linknet_fastai.loss import SegmentationLoss
 from linknet_fastai.recipe import VOID
 
 
 class DevicePrecision(Callback):
-    """Mixed precision on whatever device the model is on, and weights in channels_last.
+    """Mixed precision on whatever device the model is on, weights in channels_last, and the device's own settings.
 
     fastai's `MixedPrecision` autocasts CUDA alone: on a CPU it does nothing and says nothing.
     """
@@ -23,9 +25,10 @@ class DevicePrecision(Callback):
         self._autocast: torch.autocast | None = None
 
     def before_fit(self) -> None:
-        """Lay out the weights, and make the loss scaler that fp16 needs."""
+        """Lay out the weights, make the loss scaler that fp16 needs, and tune the device."""
         self.learn.model.to(memory_format=torch.channels_last)
         device = next(self.learn.model.parameters()).device
+        tune(device)
         fp16 = resolve_precision(self.precision, device) == "fp16"
         self.scaler = torch.amp.GradScaler(device.type) if fp16 else None
 
@@ -37,9 +40,13 @@ class DevicePrecision(Callback):
         self._autocast.__enter__()
 
     def after_pred(self) -> None:
-        """Leave autocast: the loss and the scores are computed in fp32."""
+        """Leave autocast: the loss and the scores are computed in fp32.
+
+        LinkNet's own loss takes the logits of a training as they are: a copy in fp32 would only be moved around.
+        """
         self._leave()
-        self.learn.pred = self.learn.pred.float()
+        if not (self.learn.training and isinstance(self.learn.loss_func, SegmentationLoss)):
+            self.learn.pred = self.learn.pred.float()
 
     def after_cancel_batch(self) -> None:
         """Leave autocast also when the batch ends early."""
@@ -85,14 +92,35 @@ def resample_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class SkipVoidBatches(Callback):
-    """Skips training on a batch without a single pixel that counts: there is nothing to learn, only to decay."""
+    """Skips training on a batch without a single pixel that counts: there is nothing to learn, only to decay.
+
+    It looks before the network runs. There the device has nothing else to do: fastai has just waited for the loss
+    of the batch before.
+    """
 
     order = 6
 
-    def after_loss(self) -> None:
-        """End the batch before the backward pass where all its labels are void."""
+    def before_batch(self) -> None:
+        """End the batch where all its labels are void."""
         if self.learn.training and self.learn.yb and bool((self.learn.y == VOID).all()):
+            self.learn.loss = torch.zeros((), device=self.learn.y.device)  # what fastai's recorder averages
             raise CancelBatchException
+
+
+class AccumulateGradients(GradientAccumulation):
+    """Takes a step every `batches` batches; what is left at the end of an epoch makes a smaller one.
+
+    fastai's carries it over to the next epoch, where a resumed run would miss it.
+    """
+
+    def __init__(self, batches: int, bs: int) -> None:
+        super().__init__(n_acc=batches * bs)
+
+    def before_step(self) -> None:
+        """Let the step happen, or end the batch."""
+        if self.iter == self.n_iter - 1:
+            self.count = self.n_acc
+        super().before_step()
 
 
 class EpochSeed(Callback):

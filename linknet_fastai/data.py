@@ -1,5 +1,6 @@
 """From a recipe to fastai DataLoaders."""
 
+import operator
 import os
 import random
 from collections.abc import Callable
@@ -11,16 +12,19 @@ import torch.nn.functional as F
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import IndexSplitter, Normalize, Transform
-from fastai.vision.core import PILImage, PILMask, imagenet_stats
+from fastai.vision.core import PILImage, PILMask, TensorImage, TensorMask, imagenet_stats
 from fastai.vision.data import ImageBlock, MaskBlock
+from fastcore.basics import chunked
 from fastcore.foundation import L
 from PIL import Image
 
-from linknet_fastai.augmentation import AugmentFrame, ResizeFrame
+from linknet_fastai.augmentation import AugmentBatch, ResizeFrame, ResizeImage
+from linknet_fastai.cache import CachedFrame, cached_frames
 from linknet_fastai.dataset import Dataset, Frame, Progress, open_dataset
+from linknet_fastai.errors import UsageError
 from linknet_fastai.image_files import open_image
 from linknet_fastai.recipe import Recipe
-from linknet_fastai.settings import Settings, resolve_settings
+from linknet_fastai.settings import Settings, format_size, resolve_settings
 from linknet_fastai.survey import survey
 
 
@@ -42,12 +46,14 @@ class ReproducibleDL(TfmdDL):
         """The order of this epoch."""
         return self._rng("order").sample(idxs, len(idxs))
 
-    def create_item(self, s: int | None):
-        """Get an item, its augmentation seeded."""
-        for transform in self.after_item.fs:
-            if isinstance(transform, AugmentFrame):
-                transform.rng = self._rng(s)
-        return super().create_item(s)
+    def get_idxs(self) -> list[int]:
+        """The order of this epoch; the generators of its augmentation are laid ready in that order."""
+        order = super().get_idxs()
+        if self.split_idx == 0:
+            for transform in self.after_batch.fs:
+                if isinstance(transform, AugmentBatch):
+                    transform.generators = ([self._rng(i) for i in batch] for batch in chunked(order, self.bs))
+        return order
 
     def _pre_show_batch(self, b: tuple, max_n: int = 9) -> tuple:
         """Show labels at the size of their images: fastai draws both into one picture, pixel for pixel."""
@@ -61,7 +67,7 @@ class ReproducibleDL(TfmdDL):
 
 
 class FrameImage(Transform):
-    """Opens the image of a frame for a `DataBlock`; anything else (a path, an array) is an image itself.
+    """Gives the image of a frame to a `DataBlock`; anything else (a path, an array) is an image itself.
 
     So `learn.predict` takes what fastai users give it.
     """
@@ -69,32 +75,41 @@ class FrameImage(Transform):
     input_types = (Frame, Path, str, bytes, np.ndarray, torch.Tensor, Image.Image)  # fastai's `test_dl` asks for them
 
     def encodes(self, item):  # typed, fastai would dispatch on it
-        """A PILImage in RGB."""
+        """A PILImage in RGB; of a cached frame the 3xHxW uint8 tensor."""
+        if isinstance(item, CachedFrame):
+            return TensorImage(item.cache.image(item.position))
         source = item.image if isinstance(item, Frame) else item
         return PILImage(open_image(source)) if isinstance(source, str | Path) else PILImage.create(source)
 
 
 class FrameLabels(Transform):
-    """Opens the label map of a frame for a `DataBlock`."""
+    """Gives the label map of a frame to a `DataBlock`."""
 
     def __init__(self, read_label: Callable[[Path], np.ndarray]) -> None:
         self.read_label = read_label
 
     def encodes(self, frame):  # typed, fastai would dispatch on it
-        """A PILMask of channels, HxW uint8, 255 for void."""
+        """A PILMask of channels, HxW uint8, 255 for void; of a cached frame a tensor of the same."""
+        if isinstance(frame, CachedFrame):
+            return TensorMask(frame.cache.labels(frame.position))
         return PILMask(Image.fromarray(self.read_label(frame.label)))
 
 
 def segmentation_block(
-    class_names: list[str], read_label: Callable[[Path], np.ndarray], size: tuple[int, int], n_train: int
+    class_names: list[str],
+    read_label: Callable[[Path], np.ndarray],
+    size: tuple[int, int],
+    n_train: int,
+    crop: tuple[int, int] | None = None,
 ) -> DataBlock:
     """The DataBlock for a list of frames, of which the first `n_train` train and the others validate.
 
     Args:
         class_names: in the order of the network's channels.
         read_label: gives the HxW uint8 channels of a frame's `label`, 255 for void.
-        size: (width, height) that the network sees.
+        size: (width, height) that frames are brought to.
         n_train: how many of the items are for training.
+        crop: (width, height) that training cuts out of them; by default all of it.
     """
     blocks = (ImageBlock(), MaskBlock(codes=class_names))
     # The getters open images and masks. fastai's own openers can be pickled by value alone: an exported learner
@@ -106,8 +121,8 @@ def segmentation_block(
         get_x=FrameImage(),
         get_y=FrameLabels(read_label),
         splitter=lambda frames: IndexSplitter(range(n_train, len(frames)))(frames),
-        item_tfms=[AugmentFrame(size), ResizeFrame(size)],
-        batch_tfms=Normalize.from_stats(*imagenet_stats),
+        item_tfms=[ResizeFrame(size), ResizeImage(size)],
+        batch_tfms=[AugmentBatch(crop or size), Normalize.from_stats(*imagenet_stats)],
         dl_type=ReproducibleDL,
     )
 
@@ -122,13 +137,17 @@ def segmentation_dls(
     seed: int | None = None,
     train_on: str | None = None,
     validate_on: str | None = None,
+    crop: tuple[int, int] | str | None = None,
+    cache: bool | None = None,
+    cache_dir: str | Path | None = None,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> DataLoaders:
     """Build the DataLoaders of a recipe, once every frame was checked.
 
-    Training frames are augmented and come at `size`; validation frames are resized to it, their label maps are
-    not. Images are Bx3xHxW floats, normalised with ImageNet's statistics; labels are BxHxW integers, 255 void.
+    Training frames are augmented, on the device, and come at `size` or `crop`; validation frames are resized to
+    `size`, their label maps are not. Images are Bx3xHxW floats, normalised with ImageNet's statistics; labels are
+    BxHxW integers, 255 void.
 
     Args:
         recipe: the name of a shipped recipe, the path of a TOML file, or a `Recipe`.
@@ -139,6 +158,9 @@ def segmentation_dls(
         seed: order and augmentation follow from it, the epoch and the frame.
         train_on: a split, or a file with a stem a line.
         validate_on: likewise.
+        crop: (width, height) that training cuts out of the frames at `size`, by default all of it.
+        cache: whether frames are decoded once, into files that are mapped into memory, which is the default.
+        cache_dir: where those files lie, by default in the user's cache folder.
         device: where batches go, by default fastai's default device.
         progress: told how far the check and the drawing are.
 
@@ -157,6 +179,9 @@ def segmentation_dls(
         "seed": seed,
         "train_on": train_on,
         "validate_on": validate_on,
+        "crop": crop,
+        "cache": cache,
+        "cache_dir": cache_dir,
     }
     settings, _ = resolve_settings(*recipe_settings(dataset), ("argument", said))
     return dls_from_settings(dataset, settings, device, progress)
@@ -174,19 +199,30 @@ def dls_from_settings(
     progress: Progress | None = None,
 ) -> DataLoaders:
     """Build DataLoaders from resolved settings; see `segmentation_dls`."""
+    if settings.crop and not all(map(operator.le, settings.crop, settings.size)):
+        raise UsageError(
+            f"--crop: {format_size(settings.crop)} is larger than the frames, {format_size(settings.size)}; "
+            "name a larger --size"
+        )
     train, valid = dataset.frames(settings.train_on), dataset.frames(settings.validate_on)
-    trained, validated = survey(dataset, train, progress), survey(dataset, valid, progress)
-    trained.raise_problems()
-    validated.raise_problems()
-    workers = default_workers() if settings.workers is None else settings.workers
-    block = segmentation_block(dataset.recipe.class_names, dataset.read_label, settings.size, len(train))
+    if settings.cache:
+        where = (settings.cache_dir, progress)
+        trained, train = cached_frames(dataset, settings.train_on, settings.size, True, *where)
+        validated, valid = cached_frames(dataset, settings.validate_on, settings.size, False, *where)
+    else:
+        trained, validated = survey(dataset, train, progress), survey(dataset, valid, progress)
+        trained.raise_problems()
+        validated.raise_problems()
+    block = segmentation_block(
+        dataset.recipe.class_names, dataset.read_label, settings.size, len(train), settings.crop
+    )
     dls = block.dataloaders(
         [*train, *valid],
         path=".",
         bs=min(settings.bs, len(train)),
         # Label maps keep their own sizes, and only maps of one size stack to a batch.
         val_bs=settings.bs if len(validated.sizes) == 1 else 1,
-        num_workers=workers,
+        num_workers=default_workers(settings.cache) if settings.workers is None else settings.workers,
         seed=settings.seed,
         device=device,
     )
@@ -195,7 +231,7 @@ def dls_from_settings(
     return dls
 
 
-def default_workers() -> int:
-    """A loader process for every two cores, at most 8; none where there is a single core."""
+def default_workers(cached: bool) -> int:
+    """How many loader processes: none where frames lie decoded, else one for every two cores, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores // 2, 8)
+    return 0 if cached else min(cores // 2, 8)

@@ -10,7 +10,7 @@ from linknet_fastai.errors import UserError
 from linknet_fastai.recipe import VOID, Layout, Recipe
 
 UNMAPPED = 254
-BILINEAR = Image.Resampling.BILINEAR
+BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 
 
 def open_image(path: Path) -> Image.Image:
@@ -30,6 +30,11 @@ def open_image(path: Path) -> Image.Image:
 def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Resample an RGB image bilinearly, with antialiasing where it shrinks."""
     return image if image.size == tuple(size) else image.resize(size, BILINEAR)
+
+
+def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resample HxW uint8 labels to (width, height) by the nearest pixel."""
+    return labels if labels.shape[::-1] == tuple(size) else np.asarray(Image.fromarray(labels).resize(size, NEAREST))
 
 
 class LabelReader:

@@ -54,7 +54,7 @@ def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = No
     problems += [problem for found in surveys.values() for problem in found.problems]
     drawn = None
     if train and valid and not (train.problems or valid.problems):
-        dls = dls_from_settings(dataset, settings.model_copy(update={"workers": 0}), "cpu")
+        dls = dls_from_settings(dataset, settings.model_copy(update={"workers": 0, "cache": False}), "cpu")
         card = ModelCard.of(dataset.recipe, dls.size)
         save_batch(*dls.train.one_batch(), card, picture)
         drawn = picture

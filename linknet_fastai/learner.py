@@ -9,6 +9,7 @@ from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler
 from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
 from fastai.learner import Learner, Metric
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import set_seed
@@ -16,6 +17,7 @@ from fastcore.basics import noop
 from torch import Tensor, nn
 
 from linknet_fastai.callbacks import (
+    AccumulateGradients,
     DevicePrecision,
     EpochSeed,
     ScoreAtLabelSize,
@@ -26,7 +28,7 @@ from linknet_fastai.dataset import Dataset, Progress
 from linknet_fastai.device import resolve_device, resolve_precision
 from linknet_fastai.loss import SegmentationLoss, class_weights
 from linknet_fastai.metrics import segmentation_metrics
-from linknet_fastai.model import LinkNet
+from linknet_fastai.model import DecoderBlock, LinkNet
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.model_file import initialise_from
 from linknet_fastai.settings import Settings
@@ -41,6 +43,14 @@ OPTIMIZERS: dict[str, Callable] = {
     "sgd": partial(torch.optim.SGD, momentum=0.9, fused=True),
 }
 STEPS = (0.5, 0.75)  # the step schedule divides the learning rate by ten at these shares of the training
+
+
+class LinkNetLearner(Learner):
+    """A fastai Learner whose validation and predictions run in inference mode, where fastai has `no_grad`."""
+
+    def _do_epoch_validate(self, ds_idx: int = 1, dl: DataLoader | None = None) -> None:
+        with torch.inference_mode():
+            super()._do_epoch_validate(ds_idx, dl)
 
 
 def linknet_learner(
@@ -116,7 +126,7 @@ def wrap_model(
         optimizer: a name in `OPTIMIZERS`.
         precision: see `linknet_learner`, as are `metrics`, `cbs` and `kwargs`.
     """
-    learn = Learner(
+    learn = LinkNetLearner(
         dls,
         model,
         SegmentationLoss(weights),
@@ -139,7 +149,7 @@ def wrap_model(
 
 
 def learner_from_settings(dataset: Dataset, settings: Settings, progress: Progress | None = None) -> Learner:
-    """The learner of a run: seeded, quiet, saving nowhere by itself."""
+    """The learner of a run: seeded, quiet, saving nowhere by itself; `notes` are lines that its user should read."""
     set_seed(settings.seed)
     device = resolve_device(settings.device)
     dls = dls_from_settings(dataset, settings, device, progress)
@@ -156,7 +166,30 @@ def learner_from_settings(dataset: Dataset, settings: Settings, progress: Progre
     )
     learn.remove_cb(ProgressCallback)
     learn.logger = noop
+    learn.notes = []
+    if settings.accumulate > 1:
+        learn.add_cb(AccumulateGradients(settings.accumulate, learn.dls.train.bs))
+    if settings.compile and (why_not := compile_network(learn.model, dls.device)):
+        learn.notes.append(f"--compile: trains without, torch.compile does not work here ({why_not})")
     return learn
+
+
+def compile_network(model: LinkNet, device: torch.device) -> str | None:
+    """Have torch.compile speed a network up, in place, where that works.
+
+    Compiling happens at the first batch; a decoder block of the same kind is tried here before.
+
+    Returns:
+        None, or why the network stays as it is.
+    """
+    trial = DecoderBlock(8, 8, "deconv").to(device)
+    trial.compile()
+    try:
+        trial(torch.randn(2, 8, 8, 8, device=device)).sum().backward()
+    except Exception as error:  # no compiler, no Triton, an old Python: torch raises a dozen kinds
+        return str(error).strip().split("\n")[0] or type(error).__name__
+    model.compile()
+    return None
 
 
 def encoder_and_rest(model: LinkNet) -> list[list[nn.Parameter]]:

@@ -3,6 +3,7 @@
 import torch
 from fastai.losses import CrossEntropyLossFlat
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from linknet_fastai.recipe import VOID
 
@@ -37,17 +38,58 @@ def class_weights(pixels: Tensor, method: str = "log") -> Tensor | None:
 class SegmentationLoss(CrossEntropyLossFlat):
     """fastai's `CrossEntropyLossFlat` over the channel axis, weighted by class, with void left out.
 
-    Takes logits BxCxHxW and labels BxHxW (integers, 255 for void); gives the mean over the pixels that count,
-    each weighed by its class. A batch that is all void costs 0, where the weighted mean would be 0/0.
+    Takes logits BxCxHxW of any float type and labels BxHxW (integers, 255 for void); gives the mean over the
+    pixels that count, each weighed by its class, computed in fp32. A batch that is all void costs 0, where the
+    weighted mean would be 0/0.
     """
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
         super().__init__(axis=1, weight=weight, ignore_index=VOID, reduction=reduction)
 
     def __call__(self, logits: Tensor, labels: Tensor, **kwargs) -> Tensor:
-        # Channels last first: where the network runs in that memory format this flattening copies nothing.
+        if self.reduction == "mean" and not kwargs:
+            weight = self.func.weight
+            weight = torch.ones(logits.shape[1], device=logits.device) if weight is None else weight
+            return _WeightedCrossEntropy.apply(logits, labels, weight)
         flat = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1])
-        loss = self.func(flat, labels.reshape(-1).long(), **kwargs)
-        if self.reduction == "mean":
-            return torch.where((labels != VOID).any(), loss, flat.sum() * 0)
-        return loss
+        return self.func(flat.float(), labels.reshape(-1).long(), **kwargs)
+
+
+class _WeightedCrossEntropy(torch.autograd.Function):
+    """The mean cross-entropy over the pixels that are not void, each weighed by its class.
+
+    The same figure as `F.cross_entropy`. That one goes through memory about ten times, and slowest in the
+    channels_last layout that the network computes in: on a CPU it takes a third of a training step. Here the
+    scores are brought to BxCxHxW in fp32 once, on a CPU a frame at a time, and leave as their gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+        """Compute the loss, and the gradient of its numerator."""
+        gradient = torch.empty_like(logits)
+        loss = weight_sum = torch.zeros((), device=logits.device)
+        frames = 1 if logits.device.type == "cpu" else len(logits)
+        parts = (tensor.split(frames) for tensor in (logits, labels.long()[:, None], gradient))
+        for scores, truth, out in zip(*parts, strict=True):
+            counts = truth != VOID
+            truth = torch.where(counts, truth, 0)
+            pixel_weight = torch.where(counts, weight[truth], 0)
+            scores = scores.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+            scores -= scores.amax(1, keepdim=True)
+            of_truth = scores.gather(1, truth)
+            total = scores.exp_().sum(1, keepdim=True)
+            loss = loss + ((total.log() - of_truth) * pixel_weight).sum()
+            weight_sum = weight_sum + pixel_weight.sum()
+            scores *= pixel_weight / total
+            out.copy_(scores.scatter_add_(1, truth, -pixel_weight))
+        # Weights are positive: the sum is 0 only where no pixel counts.
+        ctx.scale = torch.where(weight_sum > 0, 1 / weight_sum, 0)
+        ctx.save_for_backward(gradient)
+        return loss * ctx.scale
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient_of_loss: Tensor) -> tuple[Tensor, None, None]:
+        """Scale the gradient."""
+        (gradient,) = ctx.saved_tensors
+        return gradient * (gradient_of_loss * ctx.scale).to(gradient.dtype), None, None

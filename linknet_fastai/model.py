@@ -73,8 +73,9 @@ class LinkNet(nn.Module):
     """LinkNet for images of any size.
 
     The output of decoder block i is added to the encoder's feature of the same size, that of block 1 to the
-    encoder's pooled stem, where it has one. An input whose sides are no multiples of 32 is padded with zeros at
-    the right and bottom, and the logits are cropped.
+    encoder's pooled stem, where it has one. Any input size works: where a feature has an odd side, what is
+    upsampled to it is one pixel too large and loses its last row or column. An encoder whose features are not
+    of the size ceil(side / stride) gets its input padded with zeros at the right and bottom to multiples of 32.
 
     Args:
         n_classes: how many classes are scored; there is no channel for void.
@@ -104,7 +105,7 @@ class LinkNet(nn.Module):
         # ResNets keep the pooled stem to themselves: timm's feature list starts before the pooling and goes on
         # behind the first stage, so that layer's output is picked up on the way (see `encode`).
         self.has_pooled_stem = "maxpool" in dict(self.encoder.named_children())
-        stem_channels, channels = self._probe_encoder()
+        stem_channels, channels, self.input_multiple = self._probe_encoder()
         finer = [stem_channels or channels[0], *channels[:-1]]
         self.blocks = nn.ModuleList(
             DecoderBlock(channels[i], finer[i], decoder, upsample=i > 0) for i in range(len(channels))
@@ -141,7 +142,7 @@ class LinkNet(nn.Module):
             Logits, Bx`n_classes`xHxW, of any sign, unbounded.
         """
         height, width = images.shape[-2:]
-        bottom, right = -height % STRIDES[-1], -width % STRIDES[-1]
+        bottom, right = -height % self.input_multiple, -width % self.input_multiple
         if bottom or right:
             images = F.pad(images, (0, right, 0, bottom))
         pooled, features = self.encode(images)
@@ -150,24 +151,42 @@ class LinkNet(nn.Module):
         for block, skip in zip(reversed(self.blocks), reversed(skips), strict=True):
             decoded = block(decoded)
             if skip is not None:
-                decoded = decoded + skip
-        logits = self.head(decoded)
-        return logits[..., :height, :width] if bottom or right else logits
+                decoded = crop(decoded, *skip.shape[-2:]) + skip
+        return crop(self.head(decoded), height, width)
 
     @torch.no_grad()
-    def _probe_encoder(self) -> tuple[int | None, list[int]]:
-        """The channels of the pooled stem and of the features, seen by running the encoder on a small image."""
-        height, width = 96, 64
+    def _probe_encoder(self) -> tuple[int | None, list[int], int]:
+        """Run the encoder on small images.
+
+        Returns:
+            The channels of the pooled stem and of the features, and what multiple the sides of an input must be.
+        """
         self.encoder.eval()  # the probe must leave no trace in the batch norms' running statistics
+        pooled, features, fitting = self._probe(96, 64)
+        if not fitting:
+            shapes = [tuple(feature.shape[-2:]) for feature in features]
+            raise _misfit(self.encoder_name, f"its features of a 96x64 image are {shapes}")
+        try:
+            _, _, takes_any_size = self._probe(65, 97)
+        except UsageError:
+            takes_any_size = False
+        self.encoder.train()
+        channels = [feature.shape[1] for feature in features]
+        return (None if pooled is None else pooled.shape[1]), channels, 1 if takes_any_size else STRIDES[-1]
+
+    def _probe(self, height: int, width: int) -> tuple[Tensor | None, Sequence[Tensor], bool]:
+        """What `encode` gives for a blank image, and whether the features have the sizes that the decoder needs."""
         try:
             pooled, features = self.encode(torch.zeros(1, 3, height, width))
             shapes = [tuple(feature.shape[-2:]) for feature in features]
         except Exception as error:  # any encoder of timm may fail in its own way; it does not fit then
             raise _misfit(self.encoder_name, str(error).split("\n")[0]) from error
-        self.encoder.train()
-        if shapes != [(height // stride, width // stride) for stride in STRIDES]:
-            raise _misfit(self.encoder_name, f"its features of a {height}x{width} image are {shapes}")
-        return (None if pooled is None else pooled.shape[1]), [feature.shape[1] for feature in features]
+        return pooled, features, shapes == [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
+
+
+def crop(images: Tensor, height: int, width: int) -> Tensor:
+    """Cut BxCxHxW at the right and bottom to BxCx`height`x`width`; as it is where it has that size."""
+    return images if tuple(images.shape[-2:]) == (height, width) else images[..., :height, :width]
 
 
 def create_encoder(name: str, pretrained: bool, weights: str | Path | None = None) -> nn.Module:

@@ -1,7 +1,7 @@
 """The arguments and options that commands share, as typer reads them; what is left out is None."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,7 +11,10 @@ RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or the path of a TOML file.")
 ]
 ModelArgument = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A run folder, a .safetensors, or a .pkl with --trust-pickle.")
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="A run folder, .safetensors, .onnx, OpenVINO .xml, or .pkl with --trust-pickle."
+    ),
 ]
 DataOption = Annotated[
     Path | None,
@@ -20,12 +23,36 @@ DataOption = Annotated[
 SizeOption = Annotated[
     str | None, typer.Option("--size", metavar="WxH", help="What the network sees, as in 480x360.")
 ]
+CropOption = Annotated[
+    str | None,
+    typer.Option(
+        "--crop", metavar="WxH", help="What training cuts out of a frame at --size.", show_default="all of it"
+    ),
+]
+AccumulateOption = Annotated[
+    int | None, typer.Option("--accumulate", help="Take a step every so many batches.", show_default="1")
+]
+CompileOption = Annotated[
+    bool | None, typer.Option("--compile/--no-compile", help="Have torch.compile speed the network up.")
+]
+CacheOption = Annotated[
+    bool | None,
+    typer.Option("--cache/--no-cache", help="Decode frames once, into files that training maps into memory."),
+]
+CacheDirOption = Annotated[
+    Path | None,
+    typer.Option("--cache-dir", help="Where decoded frames lie.", show_default="linknet-fastai in the user's cache"),
+]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", show_default="auto")
 ]
 PrecisionOption = Annotated[
     Precision | None,
     typer.Option("--precision", help="auto is bf16 where the hardware has it.", show_default="auto"),
+]
+EngineOption = Annotated[
+    Literal["auto", "torch", "onnxruntime", "openvino"],
+    typer.Option("--engine", help="What runs the network; auto: the fastest that is installed for this file."),
 ]
 TrustOption = Annotated[
     bool, typer.Option("--trust-pickle", help="Load a .pkl although it can run any code it holds.")

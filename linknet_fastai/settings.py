@@ -60,7 +60,9 @@ class Settings(BaseModel):
 
     epochs: int = Field(default=50, ge=1, le=100_000)
     size: Size = (480, 360)
+    crop: Size | None = None
     bs: int = Field(default=8, ge=2, le=4096)
+    accumulate: int = Field(default=1, ge=1, le=4096)
     lr: LearningRate = 2e-3
     decoder: Decoder = "deconv"
     encoder: str = "resnet18"
@@ -73,7 +75,10 @@ class Settings(BaseModel):
     precision: Precision = "auto"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     seed: int = Field(default=0, ge=0, lt=2**32)
+    compile: bool = False
     workers: int | None = Field(default=None, ge=0, le=256)
+    cache: bool = True
+    cache_dir: Path | None = None
     train_on: str = "train"
     validate_on: str = "val"
 

@@ -4,12 +4,15 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+from fastcore.basics import chunked
+from PIL import Image
 
 from linknet_fastai.dataset import Dataset, Frame, Progress, cache_folder, size_mismatch
 from linknet_fastai.errors import UserError
@@ -46,51 +49,79 @@ class Survey:
 
 def survey(dataset: Dataset, frames: Sequence[Frame], progress: Progress | None = None) -> Survey:
     """Read all images and label maps once; a clean result is cached under the fingerprint of recipe and files."""
-    file = cache_folder() / "surveys" / f"{_fingerprint(dataset, frames)}.json"
+    file = cache_folder() / "surveys" / f"{fingerprint(dataset, frames)}.json"
     try:
         return Survey(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         pass  # not there, or not what we wrote: look again
+    result = count_frames(dataset, frames, "checking frames", progress)
+    if not result.problems:
+        with suppress(UserError):  # a cache that cannot be written costs time, nothing else
+            write_text(file, json.dumps(asdict(result)))
+    return result
+
+
+def count_frames(
+    dataset: Dataset,
+    frames: Sequence[Frame],
+    what: str,
+    progress: Progress | None = None,
+    prepare: Callable[[Image.Image, np.ndarray], Any] | None = None,
+    keep: Callable[[Any], None] | None = None,
+) -> Survey:
+    """Read all images and label maps, in threads.
+
+    Args:
+        dataset: the data.
+        frames: which to read.
+        what: what `progress` is told that is done.
+        progress: told how far it is.
+        prepare: makes something of each sound frame (its RGB image, its HxW uint8 channels), in the threads.
+        keep: is given what `prepare` made, one after the other in the order of the frames.
+    """
     read_label, n_classes = dataset.read_label, len(dataset.recipe.classes)
     sizes: Counter[str] = Counter()
-    pixels, problems = np.zeros(256, np.int64), []
+    pixels, problems, done = np.zeros(256, np.int64), [], 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looks = pool.map(lambda frame: _look(frame, read_label), frames)
-        for done, (size, counts, problem) in enumerate(looks, 1):
-            if problem:
-                problems.append(problem)
-            else:
-                sizes[size] += 1
-                pixels += counts
-            if progress:
-                progress("checking frames", done, len(frames))
-    result = Survey(
+        # By the chunk: the results of thousands of frames must not pile up where the disk is slow.
+        for chunk in chunked(frames, 8 * (os.cpu_count() or 1)):
+            for size, counts, problem, prepared in pool.map(lambda frame: _look(frame, read_label, prepare), chunk):
+                if problem:
+                    problems.append(problem)
+                else:
+                    sizes[size] += 1
+                    pixels += counts
+                    if keep and not problems:
+                        keep(prepared)
+                done += 1
+                if progress:
+                    progress(what, done, len(frames))
+    return Survey(
         frames=len(frames),
         sizes=dict(sizes),
         class_pixels=pixels[:n_classes].tolist(),
         void_pixels=int(pixels[VOID]),
         problems=problems,
     )
-    if not problems:
-        with suppress(UserError):  # a cache that cannot be written costs time, nothing else
-            write_text(file, json.dumps(asdict(result)))
-    return result
 
 
-def _look(frame: Frame, read_label: LabelReader) -> tuple[str, np.ndarray, str | None]:
-    """The size of one frame, its pixels a class (256 counts), and what is wrong with it."""
+def _look(
+    frame: Frame, read_label: LabelReader, prepare: Callable[[Image.Image, np.ndarray], Any] | None
+) -> tuple[str, np.ndarray, str | None, Any]:
+    """The size of one frame, its pixels a class (256 counts), what is wrong with it, and what is made of it."""
     nothing = np.zeros(256, np.int64)
     try:
-        size = open_image(frame.image).size
+        image = open_image(frame.image)
         labels = read_label(frame.label)
     except UserError as error:
-        return "", nothing, str(error)
-    if labels.shape[::-1] != size:
-        return "", nothing, size_mismatch(frame, labels.shape[::-1], size)
-    return format_size(size), np.bincount(labels.ravel(), minlength=256), None
+        return "", nothing, str(error), None
+    if labels.shape[::-1] != image.size:
+        return "", nothing, size_mismatch(frame, labels.shape[::-1], image.size), None
+    counts = np.bincount(labels.ravel(), minlength=256)
+    return format_size(image.size), counts, None, prepare and prepare(image, labels)
 
 
-def _fingerprint(dataset: Dataset, frames: Sequence[Frame]) -> str:
+def fingerprint(dataset: Dataset, frames: Sequence[Frame]) -> str:
     """Changes with the recipe's mapping, and with any file's path, size or time of change."""
     digest = hashlib.sha256(
         json.dumps([dataset.layout.model_dump(mode="json"), dataset.recipe.model_dump(mode="json")]).encode()

@@ -142,6 +142,7 @@ class TrainingDisplay:
         show_table(shown)
         console.print(Text("defaults: " + ", ".join(defaults), style="dim"), soft_wrap=False)
         console.print(f"run folder {run['folder']}\n")
+        show_lines(run["notes"], show_note)
         console.print(Text("".join(f"{title:>{width}}" for title, _, width, _ in COLUMNS), style="bold"))
         batches = settings.epochs * (len(dls.train) + len(dls.valid))
         self._per_epoch = len(dls.train) + len(dls.valid)
@@ -184,7 +185,7 @@ def show_evaluation(result: "Evaluation", title: str) -> None:
     show_table(shown)
     console.print(
         f"pixel accuracy {percent(scores.pixel_accuracy)}; {result.frames} frames in {result.seconds:.1f} s, "
-        f"{result.frames / result.seconds:.1f} images a second with reading"
+        f"{result.frames / result.seconds:.1f} images a second with reading, by {result.engine}"
     )
 
 

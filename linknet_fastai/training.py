@@ -19,7 +19,6 @@ from linknet_fastai.learner import fit_schedule, learner_from_settings
 from linknet_fastai.lr_search import search_lr
 from linknet_fastai.model_file import load_model
 from linknet_fastai.pictures import save_batch, save_curves, save_predictions
-from linknet_fastai.prediction import Predictor
 from linknet_fastai.recipe import recipe_names
 from linknet_fastai.run_folder import (
     read_checkpoint,
@@ -31,8 +30,10 @@ from linknet_fastai.run_folder import (
 )
 from linknet_fastai.run_record import FitResult, Observer, RunRecord
 from linknet_fastai.settings import Settings, resolve_settings
+from linknet_fastai.torch_engine import Predictor
 
 SHOWN_FRAMES = 4
+FREE_ON_RESUME = {"device", "workers", "cache", "cache_dir"}
 
 
 def fit(
@@ -76,6 +77,7 @@ def fit(
         "device": str(learn.dls.device),
         "precision": resolve_precision(settings.precision, learn.dls.device),
         "workers": learn.dls.train.fake_l.num_workers,
+        "notes": _notes(learn, dataset, settings),
     }
     write_run(folder, settings, origins, run)
     images, labels = learn.dls.train.one_batch()
@@ -98,7 +100,7 @@ def resume(
         folder: the run folder.
         recipe: None, or the run's own.
         data: where the data lies now, if it has moved.
-        options: `device` and `workers` may differ from the run's; everything else is the run's own.
+        options: what is in `FREE_ON_RESUME` may differ from the run's; everything else is the run's own.
         observer: told how it goes.
 
     Raises:
@@ -109,7 +111,7 @@ def resume(
     if recipe is not None and _pin_recipe(recipe) != run["recipe"]:
         raise UsageError(f"--resume: {folder} trains on {run['recipe']}, not on {recipe}; leave RECIPE out")
     said = {name: value for name, value in (options or {}).items() if value is not None}
-    if fixed := set(said) - {"device", "workers"}:
+    if fixed := set(said) - FREE_ON_RESUME:
         raise UsageError(
             f"--{min(fixed).replace('_', '-')}: --resume goes on with the run's own settings; leave it out"
         )
@@ -126,6 +128,7 @@ def resume(
     start = settings.model_copy(update={"pretrained": False, "encoder_weights": None, "init_from": None})
     learn = learner_from_settings(dataset, start if checkpoint else settings, progress)
     if observer:
+        run["notes"] = _notes(learn, dataset, settings)
         observer.started(learn, settings, origins, {**run, "folder": folder})
     if checkpoint:
         learn.model.load_state_dict(checkpoint["model"])
@@ -147,10 +150,16 @@ def _pin_files(settings: Settings, dataset: Dataset) -> Settings:
         for name in ("train_on", "validate_on")
         if (selection := getattr(settings, name)) not in dataset.recipe.splits and Path(selection).is_file()
     }
-    for name in ("init_from", "encoder_weights"):
+    for name in ("init_from", "encoder_weights", "cache_dir"):
         if path := getattr(settings, name):
             files[name] = path.resolve()
     return settings.model_copy(update=files)
+
+
+def _notes(learn: Learner, dataset: Dataset, settings: Settings) -> list[str]:
+    """What a user should know of this run: frames that are not the published ones, a wish that could not be met."""
+    splits = dict.fromkeys((settings.train_on, settings.validate_on))
+    return [note for split in splits if (note := dataset.note(split))] + learn.notes
 
 
 def _train(learn: Learner, dataset: Dataset, settings: Settings, record: RunRecord) -> FitResult:

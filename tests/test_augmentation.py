@@ -4,10 +4,12 @@ import random
 
 import numpy as np
 import pytest
-from fastai.vision.core import PILImage, PILMask
+import torch
+from fastai.vision.core import PILImage, PILMask, TensorImage, TensorMask
 from PIL import Image
 
-from linknet_fastai.augmentation import PADDING, AugmentFrame, ResizeFrame, resize_image
+from linknet_fastai.augmentation import PADDING, AugmentBatch, ResizeFrame, ResizeImage
+from linknet_fastai.image_files import resize_image, resize_labels
 
 SOURCE = (96, 72)
 COLOURS = np.zeros((256, 3), np.uint8)
@@ -26,12 +28,22 @@ def frame(labels: np.ndarray) -> tuple[PILImage, PILMask]:
     return PILImage.create(COLOURS[labels]), PILMask.create(labels)
 
 
+def batch(*frames: np.ndarray) -> tuple[TensorImage, TensorMask]:
+    """Images, Bx3xHxW bytes, that show their label maps in colours, and those label maps, BxHxW bytes."""
+    labels = torch.from_numpy(np.stack(frames))
+    images = torch.from_numpy(COLOURS)[labels.long()].permute(0, 3, 1, 2)
+    return TensorImage(images), TensorMask(labels)
+
+
 def augmented(labels: np.ndarray, size: tuple[int, int], seed: int, **options) -> tuple[np.ndarray, np.ndarray]:
     """Image HxWx3 and label map HxW after an augmentation."""
-    transform = AugmentFrame(size, **options)
-    transform.rng = random.Random(seed)
-    image, mask = transform.encodes(frame(labels))
-    return np.asarray(image), np.asarray(mask)
+    transform = AugmentBatch(size, **options)
+    transform.generators = iter([[random.Random(seed)]])
+    images, masks = transform(batch(labels), split_idx=0)
+    assert images.dtype == torch.float32
+    assert isinstance(images, TensorImage)
+    assert isinstance(masks, TensorMask)
+    return images[0].permute(1, 2, 0).numpy(), masks[0].numpy()
 
 
 def inner(labels: np.ndarray) -> np.ndarray:
@@ -51,7 +63,7 @@ def test_image_and_label_map_move_together(labels: np.ndarray, seed: int, size: 
     assert mask.shape == size[::-1]
     clear = inner(mask)
     assert clear.mean() > 0.15
-    assert np.array_equal(image[clear], COLOURS[mask][clear])
+    assert np.abs(image[clear] - COLOURS[mask][clear]).max() <= 1
 
 
 def test_labels_keep_their_values(labels: np.ndarray) -> None:
@@ -120,16 +132,66 @@ def test_the_same_random_numbers_give_the_same_frame_and_others_another(labels: 
     assert not np.array_equal(first[0], other[0])
 
 
-def test_an_image_without_label_map_is_augmented_too(labels: np.ndarray) -> None:
-    (image,) = AugmentFrame((64, 48)).encodes(frame(labels)[:1])
-    assert image.size == (64, 48)
+def test_colours_spread_and_stay_colours(labels: np.ndarray) -> None:
+    labels[:] = 3
+    seen = [augmented(labels, SOURCE, seed, scale=(1, 1), colour=0.3)[0][0, 0] for seed in range(40)]
+    assert (np.ptp(seen, axis=0) > 20).all()
+    assert np.min(seen) >= 0
+    assert np.max(seen) <= 255
+    assert {pixel.argmax() for pixel in seen} == {1}
+
+
+def test_grey_stays_grey_whatever_the_saturation() -> None:
+    transform = AugmentBatch((4, 4), scale=(1, 1))
+    images = TensorImage(torch.full((8, 3, 4, 4), 90, dtype=torch.uint8))
+    out, _ = transform((images, TensorMask(torch.zeros(8, 4, 4, dtype=torch.uint8))), split_idx=0)
+    assert (out.amax(1) - out.amin(1)).max() < 1e-3
+    assert len(out[:, 0, 0, 0].unique()) == 8  # but each with a brightness of its own
+
+
+def test_each_frame_of_a_batch_follows_its_own_generator(labels: np.ndarray) -> None:
+    transform = AugmentBatch((64, 48))
+    transform.generators = iter([[random.Random(seed) for seed in (1, 2, 1)]])
+    images, masks = transform(batch(labels, labels, labels), split_idx=0)
+    assert torch.equal(images[0], images[2])
+    assert torch.equal(masks[0], masks[2])
+    assert not torch.equal(images[0], images[1])
+    alone, _ = augmented(labels, (64, 48), 2)
+    assert np.array_equal(images[1].permute(1, 2, 0).numpy(), alone)
+
+
+def test_a_crop_smaller_than_the_frame_keeps_the_scale(labels: np.ndarray) -> None:
+    _, mask = augmented(labels, (48, 36), 1, scale=(1, 1), colour=0)
+    both = np.stack([labels, labels[:, ::-1]])
+    windows = np.lib.stride_tricks.sliding_window_view(both, (36, 48), axis=(1, 2))
+    assert (windows == mask).all((-1, -2)).any()
+
+
+def test_validation_passes_a_batch_by(labels: np.ndarray) -> None:
+    images, masks = batch(labels)
+    same_images, same_masks = AugmentBatch((64, 48))((images, masks), split_idx=1)
+    assert same_images is images
+    assert same_masks is masks
 
 
 def test_validation_resizes_the_image_and_leaves_the_label_map(labels: np.ndarray) -> None:
-    image, mask = ResizeFrame((48, 36)).encodes(frame(labels))
+    image, mask = ResizeImage((48, 36))(frame(labels), split_idx=1)
     assert image.size == (48, 36)
     assert np.array_equal(np.asarray(mask), labels)
     assert np.array_equal(image, resize_image(frame(labels)[0], (48, 36)))
+
+
+def test_training_resizes_the_label_map_to_the_nearest_pixel_too(labels: np.ndarray) -> None:
+    image, mask = ResizeFrame((48, 36))(frame(labels), split_idx=0)
+    assert np.array_equal(image, resize_image(frame(labels)[0], (48, 36)))
+    assert np.array_equal(np.asarray(mask), resize_labels(labels, (48, 36)))
+    assert np.array_equal(np.asarray(mask), labels[1::2, 1::2])
+    assert resize_labels(labels, SOURCE) is labels
+
+
+@pytest.mark.parametrize(("transform", "other_part"), [(ResizeFrame, 1), (ResizeImage, 0)])
+def test_resizing_passes_the_other_part_of_the_data_by(labels: np.ndarray, transform: type, other_part: int) -> None:
+    assert transform((48, 36))(frame(labels), split_idx=other_part)[0].size == SOURCE
 
 
 def test_shrinking_averages_and_the_right_size_is_untouched() -> None:
@@ -137,7 +199,3 @@ def test_shrinking_averages_and_the_right_size_is_untouched() -> None:
     small = np.asarray(resize_image(stripes, (16, 8)))
     assert np.abs(small[:, 2:-2].astype(int) - 100).max() <= 2  # without antialiasing: 0 or 200
     assert resize_image(stripes, stripes.size) is stripes
-
-
-def test_each_transform_belongs_to_its_own_part_of_the_data() -> None:
-    assert (AugmentFrame.split_idx, ResizeFrame.split_idx) == (0, 1)

@@ -1,5 +1,6 @@
 """Precision on any device, label sizes, batches that are all void, seeds."""
 
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -8,8 +9,16 @@ from fastai.callback.core import CancelBatchException, CancelStepException
 from torch import nn
 
 from linknet_fastai import device
-from linknet_fastai.callbacks import DevicePrecision, EpochSeed, ScoreAtLabelSize, SkipVoidBatches, resample_logits
+from linknet_fastai.callbacks import (
+    AccumulateGradients,
+    DevicePrecision,
+    EpochSeed,
+    ScoreAtLabelSize,
+    SkipVoidBatches,
+    resample_logits,
+)
 from linknet_fastai.errors import UsageError
+from linknet_fastai.loss import SegmentationLoss
 from linknet_fastai.recipe import VOID
 
 
@@ -40,9 +49,11 @@ def test_a_device_that_is_not_there_is_refused():
         device.resolve_device("cuda")
 
 
-def run_batch(callback: DevicePrecision, model: nn.Module, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def run_batch(
+    callback: DevicePrecision, model: nn.Module, image: torch.Tensor, training: bool = False, loss: object = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What the network gives, and what the loss gets."""
-    learn = SimpleNamespace(model=model, xb=(image,), yb=())
+    learn = SimpleNamespace(model=model, xb=(image,), yb=(), training=training, loss_func=loss)
     callback.learn = learn
     callback.before_fit()
     callback.before_batch()
@@ -51,10 +62,19 @@ def run_batch(callback: DevicePrecision, model: nn.Module, image: torch.Tensor) 
     return raw, learn.pred
 
 
-def test_bf16_really_computes_in_bf16_on_a_cpu_and_hands_fp32_on():
-    raw, handed_on = run_batch(DevicePrecision("bf16"), nn.Conv2d(3, 2, 1), torch.randn(1, 3, 4, 4))
+@pytest.mark.parametrize(
+    ("training", "loss", "handed_on_as"),
+    [
+        (False, SegmentationLoss(), torch.float32),
+        (True, nn.CrossEntropyLoss(), torch.float32),
+        (True, SegmentationLoss(), torch.bfloat16),  # which makes fp32 of them itself
+    ],
+)
+def test_bf16_really_computes_in_bf16_on_a_cpu_and_hands_fp32_on(training, loss, handed_on_as):
+    image = torch.randn(1, 3, 4, 4)
+    raw, handed_on = run_batch(DevicePrecision("bf16"), nn.Conv2d(3, 2, 1), image, training, loss)
     assert raw.dtype == torch.bfloat16
-    assert handed_on.dtype == torch.float32
+    assert handed_on.dtype == handed_on_as
     assert not torch.is_autocast_enabled("cpu")
 
 
@@ -83,9 +103,24 @@ def test_only_a_batch_that_is_all_void_is_skipped(void):
     callback.learn = SimpleNamespace(training=True, yb=(labels,), y=labels)
     if void:
         with pytest.raises(CancelBatchException):
-            callback.after_loss()
+            callback.before_batch()
     else:
+        callback.before_batch()
+
+
+@pytest.mark.parametrize(("batches", "steps"), [(1, 4), (2, 2), (3, 2), (8, 1)])
+def test_accumulated_steps_never_reach_over_the_end_of_an_epoch(batches, steps):
+    callback, taken = AccumulateGradients(batches, bs=2), 0
+    callback.before_fit()
+    for i in range(4):
+        callback.learn = SimpleNamespace(iter=i, n_iter=4, yb=(torch.zeros(2, 3, 3),), loss_grad=torch.tensor(1.0))
         callback.after_loss()
+        assert callback.learn.loss_grad == pytest.approx(1 / batches)
+        with suppress(CancelBatchException):
+            callback.before_step()
+            taken += 1
+    assert taken == steps
+    assert callback.count == 0
 
 
 def test_a_second_fit_goes_on_counting_epochs_and_the_lr_finder_does_not():

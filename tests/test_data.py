@@ -12,6 +12,7 @@ from fastai.data.transforms import get_c
 from fastai.vision.core import imagenet_stats
 from PIL import Image
 
+from linknet_fastai.cache import CachedFrame
 from linknet_fastai.data import FrameImage, default_workers, segmentation_dls
 from linknet_fastai.dataset import Frame, open_dataset
 from linknet_fastai.errors import UsageError, UserError
@@ -85,13 +86,30 @@ def test_another_epoch_and_another_seed_give_other_batches(dls: DataLoaders, str
     assert not same(first, epoch(street_dls(street_data, seed=1), 0))
 
 
-def test_a_frame_is_augmented_the_same_whatever_came_before_it(dls: DataLoaders) -> None:
-    dls.train.epoch = 2
-    alone = dls.train.do_item(5)
-    dls.train.do_item(1)
-    again = dls.train.do_item(5)
-    assert torch.equal(alone[0], again[0])
-    assert torch.equal(alone[1], again[1])
+def test_a_frame_is_augmented_the_same_whatever_stands_beside_it(dls: DataLoaders, street_data: Path) -> None:
+    in_twos, in_fours = epoch(dls, 2), epoch(street_dls(street_data, bs=4), 2)
+    for part in (0, 1):
+        assert torch.equal(torch.cat([b[part] for b in in_twos]), torch.cat([b[part] for b in in_fours]))
+
+
+def test_with_and_without_cache_the_batches_are_the_same(dls: DataLoaders, street_data: Path) -> None:
+    decoded = street_dls(street_data, cache=False)
+    assert isinstance(dls.train_ds.items[0], CachedFrame)
+    assert not isinstance(decoded.train_ds.items[0], CachedFrame)
+    assert same(epoch(dls, 1), epoch(decoded, 1))
+    assert same(list(dls.valid), list(decoded.valid))
+
+
+def test_training_cuts_crops_and_validation_sees_all(street_data: Path) -> None:
+    dls = street_dls(street_data, size="96x72", crop="48x40")
+    assert {tuple(x.shape[2:]) for x, _ in epoch(dls)} == {(40, 48)}
+    assert {tuple(y.shape[1:]) for _, y in epoch(dls)} == {(40, 48)}
+    assert {tuple(x.shape[2:]) for x, _ in dls.valid} == {(72, 96)}
+
+
+def test_a_crop_larger_than_the_frames_is_refused(street_data: Path) -> None:
+    with pytest.raises(UsageError, match=r"--crop: 96x40 is larger than the frames, 64x48; name a larger --size"):
+        street_dls(street_data, crop="96x40")
 
 
 def test_every_epoch_has_an_order_of_its_own_over_all_frames(dls: DataLoaders) -> None:
@@ -173,7 +191,8 @@ def test_a_wrong_argument_is_refused_by_name(street_data: Path, argument: str, v
 @pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 1), (4, 2), (64, 8)])
 def test_loader_processes_leave_cores_to_the_network(monkeypatch, cores: int, workers: int) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
-    assert default_workers() == workers
+    assert default_workers(cached=False) == workers
+    assert default_workers(cached=True) == 0
 
 
 def test_training_turns_a_frame_upright_as_prediction_does(own_tree: Path) -> None:

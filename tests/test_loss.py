@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from fastai.losses import CrossEntropyLossFlat
 
 from linknet_fastai.loss import SegmentationLoss, class_weights
@@ -57,6 +58,34 @@ def test_loss_is_the_weighted_mean_over_pixels_that_are_not_void(channels_last):
     loss = SegmentationLoss(torch.tensor(weights, dtype=torch.float32))
     assert isinstance(loss, CrossEntropyLossFlat)
     assert loss(tensor, torch.tensor(labels)).item() == pytest.approx(numpy_loss(logits, labels, weights), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 2.0, 1.0, 7.0])])
+def test_loss_and_gradient_are_those_of_cross_entropy(dtype, weights):
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(3, 4, 6, 5, generator=generator) * 5).to(dtype).requires_grad_()
+    labels = torch.randint(0, 4, (3, 6, 5), generator=generator)
+    labels[1, :4], labels[2] = VOID, VOID
+    loss = SegmentationLoss(weights)(logits, labels)
+    (gradient,) = torch.autograd.grad(loss * 3, logits)
+    assert loss.dtype == torch.float32
+    assert gradient.dtype == dtype
+    reference = F.cross_entropy(logits.float(), labels, weights, ignore_index=VOID)
+    (expected,) = torch.autograd.grad(reference * 3, logits)
+    torch.testing.assert_close(loss, reference)
+    torch.testing.assert_close(gradient, expected, rtol=1e-5 if dtype == torch.float32 else 2e-2, atol=1e-6)
+
+
+def test_other_reductions_are_those_of_fastai():
+    logits, labels = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
+    each = SegmentationLoss(reduction="none")(logits, labels)
+    torch.testing.assert_close(each, F.cross_entropy(logits, labels, reduction="none").flatten())
+
+
+def test_a_label_outside_the_classes_is_an_error():
+    with pytest.raises(IndexError):
+        SegmentationLoss()(torch.randn(1, 3, 2, 2), torch.full((1, 2, 2), 7))
 
 
 def test_a_batch_that_is_all_void_costs_nothing_and_moves_nothing():

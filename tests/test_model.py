@@ -58,19 +58,20 @@ class PlainLinkNet(nn.Module):
         return x
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        height, width = x.shape[-2:]
-        x = F.pad(x, (0, (32 - width % 32) % 32, 0, (32 - height % 32) % 32))
-        pooled = self.stem(x)
+        def fit(up: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
+            return up[:, :, : to.shape[2], : to.shape[3]]
+
+        image, pooled = x, self.stem(x)
         e = [pooled]
         for first, second in self.stages:
             e.append(second(first(e[-1])))
-        d4 = self.decode(self.decoders[3], e[4]) + e[3]
-        d3 = self.decode(self.decoders[2], d4) + e[2]
-        d2 = self.decode(self.decoders[1], d3) + e[1]
+        d4 = fit(self.decode(self.decoders[3], e[4]), e[3]) + e[3]
+        d3 = fit(self.decode(self.decoders[2], d4), e[2]) + e[2]
+        d2 = fit(self.decode(self.decoders[1], d3), e[1]) + e[1]
         d1 = self.decode(self.decoders[0], d2) + pooled
         y = F.relu(self.norm1(self.full1(d1)))
         y = F.relu(self.norm2(self.conv2(y)))
-        return self.full3(y)[:, :, :height, :width]
+        return fit(self.full3(y), image)
 
 
 class BasicBlock(nn.Module):

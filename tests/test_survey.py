@@ -27,7 +27,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     read: list[str] = []
     look = linknet_fastai.survey._look
     monkeypatch.setattr(
-        linknet_fastai.survey, "_look", lambda frame, reader: read.append(frame.stem) or look(frame, reader)
+        linknet_fastai.survey, "_look", lambda frame, *args: read.append(frame.stem) or look(frame, *args)
     )
     return read
 
