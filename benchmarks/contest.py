@@ -1,0 +1,114 @@
+"""Contestants measured in turns, each in a process of its own: what one tunes helps no other, its memory is its own.
+
+Not a benchmark by itself: `train_speed.py`, `predict_speed.py` and `data_speed.py` use it.
+"""
+
+import json
+import multiprocessing
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+# Prepares a contestant and gives a function that takes one measurement: a time for each unit of work, in ms.
+Contestant = Callable[[Any], Callable[[], float]]
+
+
+def hold(contestants: Mapping[str, Contestant], setting: Any, rounds: int) -> dict[str, dict[str, Any]]:
+    """Measure all contestants in turns; the first turn of each is for warming up and counts nowhere.
+
+    Args:
+        contestants: functions at the top of their module, by name.
+        setting: what each is prepared with.
+        rounds: how many measurements of each count.
+
+    Returns:
+        For each: `ms` (the median), `all_ms`, `peak_memory_mib` of its process without its loader processes.
+    """
+    context = multiprocessing.get_context("spawn")
+    desks: dict[str, tuple[Any, Connection]] = {}
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    memory: dict[str, int] = {}
+    for name, contestant in contestants.items():
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(contestant, setting, theirs))
+        process.start()
+        desks[name] = (process, ours)
+        _ask(name, ours)  # prepared and warm before the next one starts
+    for number in range(rounds):
+        for name, (_, desk) in desks.items():
+            ms, memory[name] = _ask(name, desk)
+            times[name].append(ms)
+            print(f"round {number + 1} of {rounds}: {name} {ms:.2f} ms", flush=True)
+    for process, desk in desks.values():
+        desk.send(False)
+        process.join()
+    return {
+        name: {"ms": statistics.median(taken), "all_ms": taken, "peak_memory_mib": memory[name]}
+        for name, taken in times.items()
+    }
+
+
+def _ask(name: str, desk: Connection) -> tuple[float, int]:
+    desk.send(True)
+    answer = desk.recv()
+    if isinstance(answer, str):
+        raise SystemExit(f"{name}: {answer}")
+    return answer
+
+
+def _serve(contestant: Contestant, setting: Any, desk: Connection) -> None:
+    try:
+        measure = contestant(setting)
+        while desk.recv():
+            desk.send((measure(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024))
+            time.sleep(0.2)  # lets OpenMP's threads fall asleep: they would spin into the next contestant's time
+    except Exception as error:
+        desk.send(f"{type(error).__name__}: {error}")
+        raise
+
+
+def machine() -> dict[str, Any]:
+    """Where the figures come from."""
+    import torch
+
+    cpu = next((line.split(":")[1].strip() for line in _cpu_info() if line.startswith("model name")), "unknown")
+    flags = next((line.split() for line in _cpu_info() if line.startswith("flags")), [])
+    packages = ("torch", "fastai", "timm", "segmentation_models_pytorch", "openvino", "onnxruntime")
+    return {
+        "cpu": cpu,
+        "bf16": [flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags],
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in packages},
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+def _cpu_info() -> list[str]:
+    file = Path("/proc/cpuinfo")
+    return file.read_text().splitlines() if file.is_file() else []
+
+
+def report(
+    title: str, results: Mapping[str, Mapping[str, Any]], ours: str, unit: str, file: Path | None, **facts: Any
+) -> None:
+    """Print the medians and how many times as long as `ours` each takes, and write all as JSON."""
+    table = Table("", f"ms {unit}", "fastest", "slowest", f"times {ours}", "MiB", title=title, box=None)
+    for name, result in results.items():
+        ratio = result["ms"] / results[ours]["ms"]
+        spread = (f"{pick(result['all_ms']):.1f}" for pick in (min, max))
+        table.add_row(name, f"{result['ms']:.1f}", *spread, f"{ratio:.2f}", str(result["peak_memory_mib"]))
+    Console(width=110).print(table)
+    if file:
+        content = {"title": title, "unit": f"ms {unit}", "machine": machine(), **facts, "results": results}
+        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        print(file)
