@@ -66,11 +66,14 @@ def _ask(name: str, desk: Connection) -> tuple[float, int]:
 
 
 def _serve(contestant: Contestant, setting: Any, desk: Connection) -> None:
+    multiprocessing.set_start_method(None, force=True)  # the platform's own for loader processes, as in any script
     try:
         measure = contestant(setting)
         while desk.recv():
             desk.send((measure(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024))
             time.sleep(0.2)  # lets OpenMP's threads fall asleep: they would spin into the next contestant's time
+    except (EOFError, BrokenPipeError):
+        return  # another contestant failed
     except Exception as error:
         desk.send(f"{type(error).__name__}: {error}")
         raise
@@ -98,17 +101,21 @@ def _cpu_info() -> list[str]:
     return file.read_text().splitlines() if file.is_file() else []
 
 
-def report(
-    title: str, results: Mapping[str, Mapping[str, Any]], ours: str, unit: str, file: Path | None, **facts: Any
-) -> None:
-    """Print the medians and how many times as long as `ours` each takes, and write all as JSON."""
+def report(title: str, results: Mapping[str, Mapping[str, Any]], ours: str, unit: str) -> dict[str, Any]:
+    """Print the medians and how many times as long as `ours` each takes; give all of it for the JSON file."""
     table = Table("", f"ms {unit}", "fastest", "slowest", f"times {ours}", "MiB", title=title, box=None)
     for name, result in results.items():
         ratio = result["ms"] / results[ours]["ms"]
         spread = (f"{pick(result['all_ms']):.1f}" for pick in (min, max))
         table.add_row(name, f"{result['ms']:.1f}", *spread, f"{ratio:.2f}", str(result["peak_memory_mib"]))
     Console(width=110).print(table)
+    return {"title": title, "unit": f"ms {unit}", "ours": ours, "results": results}
+
+
+def save(file: Path | None, contests: list[dict[str, Any]], **facts: Any) -> None:
+    """Write what was measured, and on which machine."""
     if file:
-        content = {"title": title, "unit": f"ms {unit}", "machine": machine(), **facts, "results": results}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = {"machine": machine(), **facts, "contests": contests}
         file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         print(file)

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastai.data.core import DataLoaders
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -57,6 +58,22 @@ class CamVidFrames(Dataset):
         labels = torch.from_numpy(np.array(label)).long()
         labels[labels == 11] = VOID
         return transforms.normalize(transforms.to_tensor(image), MEAN, STD), labels
+
+
+def fastai_camvid(folder: Path, names: list[str], size: tuple[int, int], bs: int) -> DataLoaders:
+    """fastai's own loaders over training frames, with aug_transforms; they validate on a single frame."""
+    from fastai.vision.all import SegmentationDataLoaders, aug_transforms
+
+    return SegmentationDataLoaders.from_label_func(
+        folder,
+        [*(folder / "train" / name for name in names), next((folder / "val").glob("*.png"))],
+        lambda file: file.parents[1] / f"{file.parent.name}annot" / file.name,
+        splitter=lambda files: (list(range(len(names))), [len(names)]),
+        codes=np.array([*map(str, range(12))]),
+        bs=bs,
+        num_workers=1,
+        batch_tfms=aug_transforms(size=size[::-1]),
+    )
 
 
 def smp_linknet() -> nn.Module:

@@ -31,6 +31,11 @@ class Setting(NamedTuple):
         names = sorted(path.name for path in (self.camvid / "train").glob("*.png"))
         return names[:: len(names) // count][:count]
 
+    def list_frames(self, name: str, count: int) -> str:
+        """Write the list of those frames for `--train-on`; its path."""
+        (file := self.cache / f"{name}.txt").write_text("\n".join(Path(name).stem for name in self.names(count)))
+        return str(file)
+
 
 def ours(setting: Setting) -> Callable[[], float]:
     """`linknet-fastai fit camvid --no-pretrained`: the same function builds its learner."""
@@ -53,12 +58,11 @@ def _ours(setting: Setting, options: dict) -> Callable[[], float]:
     from linknet_fastai.learner import learner_from_settings
     from linknet_fastai.settings import resolve_settings
 
-    train, valid = setting.cache / "train.txt", setting.cache / "valid.txt"
-    train.write_text("\n".join(Path(name).stem for name in setting.names()))
+    valid = setting.cache / "valid.txt"
     valid.write_text(next((setting.camvid / "val").glob("*.png")).stem)
     dataset = open_dataset("camvid", setting.camvid)
     said = {"pretrained": False, "size": SIZE, "bs": BATCH, "cache_dir": setting.cache}
-    splits = {"train_on": str(train), "validate_on": str(valid)}
+    splits = {"train_on": setting.list_frames("train", FRAMES), "validate_on": str(valid)}
     settings, _ = resolve_settings(*recipe_settings(dataset), ("", said | splits | options))
     learn = learner_from_settings(dataset, settings)
     return lambda: _train_seconds(learn) / FRAMES * 1e3
@@ -166,21 +170,11 @@ def _torch_loop(setting: Setting, model, loss: Callable, tuned: bool) -> Callabl
 
 def unet(setting: Setting) -> Callable[[], float]:
     """fastai's unet_learner(resnet18) with aug_transforms, as its documentation trains on CamVid."""
-    import numpy as np
     from fastai.losses import CrossEntropyLossFlat
-    from fastai.vision.all import SegmentationDataLoaders, aug_transforms, resnet18, unet_learner
+    from fastai.vision.all import resnet18, unet_learner
+    from peers import fastai_camvid
 
-    train, valid = setting.names(UNET_FRAMES), next((setting.camvid / "val").glob("*.png"))
-    dls = SegmentationDataLoaders.from_label_func(
-        setting.camvid,
-        [*(setting.camvid / "train" / name for name in train), valid],
-        lambda file: file.parents[1] / f"{file.parent.name}annot" / file.name,
-        splitter=lambda files: (list(range(UNET_FRAMES)), [UNET_FRAMES]),
-        codes=np.array([*map(str, range(12))]),
-        bs=BATCH,
-        num_workers=1,
-        batch_tfms=aug_transforms(size=SIZE[::-1]),
-    )
+    dls = fastai_camvid(setting.camvid, setting.names(UNET_FRAMES), SIZE, BATCH)
     loss = CrossEntropyLossFlat(axis=1, ignore_index=11)
     learn = unet_learner(dls, resnet18, pretrained=False, n_out=12, loss_func=loss)
     return lambda: _train_seconds(learn) / UNET_FRAMES * 1e3
@@ -209,7 +203,9 @@ def main(
     with TemporaryDirectory() as cache:
         results = contest.hold(chosen, Setting(camvid.resolve(), Path(cache)), rounds)
     title = f"training at {SIZE[0]}x{SIZE[1]}, batch {BATCH}, end to end"
-    contest.report(title, results, "linknet-fastai", "an image", json, frames=FRAMES, unet_frames=UNET_FRAMES)
+    contest.save(
+        json, [contest.report(title, results, "linknet-fastai", "an image")], frames=FRAMES, unet_frames=UNET_FRAMES
+    )
 
 
 if __name__ == "__main__":
