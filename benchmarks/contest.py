@@ -6,7 +6,6 @@ Not a benchmark by itself: `train_speed.py`, `predict_speed.py` and `data_speed.
 import json
 import multiprocessing
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -66,11 +65,15 @@ def _ask(name: str, desk: Connection) -> tuple[float, int]:
 
 
 def _serve(contestant: Contestant, setting: Any, desk: Connection) -> None:
+    import torch
+
+    from linknet_fastai.device import peak_memory_mib
+
     multiprocessing.set_start_method(None, force=True)  # the platform's own for loader processes, as in any script
     try:
         measure = contestant(setting)
         while desk.recv():
-            desk.send((measure(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024))
+            desk.send((measure(), peak_memory_mib(torch.device("cpu"))))
             time.sleep(0.2)  # lets OpenMP's threads fall asleep: they would spin into the next contestant's time
     except (EOFError, BrokenPipeError):
         return  # another contestant failed

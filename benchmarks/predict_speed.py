@@ -3,8 +3,8 @@
     python benchmarks/predict_speed.py RUN CAMVID --json results/benchmarks/predict_speed.json
 
 RUN is a run folder of camvid, CAMVID its data in the SegNet layout. Frame by frame: a 640x360 frame as bytes in, its
-class map out. Files: the val frames from PNG to mask PNG, start-up left out. smp gets 640x384 and 480x384, the nearest
-sizes it takes. The mIoU on val of each engine stands beside its speed: what int8 and bf16 cost is no secret.
+class map out. Files: the val frames from PNG to mask PNG, start-up left out. smp gets 640x384 and 480x384, the
+nearest sizes it takes. The mIoU on val of each engine stands beside its speed: what int8 and bf16 cost is no secret.
 """
 
 import time

@@ -1,0 +1,45 @@
+"""The README's tables of speed, from the JSON files of the benchmarks: of two runs the less favourable to us.
+
+    python benchmarks/readme_table.py
+
+A test holds the README to what this prints.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
+BENCHMARKS = {"train_speed": "CAMVID", "data_speed": "CAMVID", "predict_speed": "RUN CAMVID"}
+
+
+def tables() -> str:
+    """All tables as Markdown, each under the command that makes its figures."""
+    parts = []
+    for name, arguments in BENCHMARKS.items():
+        runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob(f"{name}-*.json"))]
+        command = f"`python benchmarks/{name}.py {arguments}`"
+        for contest in range(len(runs[0]["contests"])):
+            parts.append(_table([run["contests"][contest] for run in runs], command))
+    return "\n\n".join(parts)
+
+
+def _table(contests: list[dict[str, Any]], command: str) -> str:
+    ours = contests[0]["ours"]
+    lines = [
+        f"| {contests[0]['title']} ({command}) | {contests[0]['unit']} | times ours | MiB |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name in contests[0]["results"]:
+        run = min(contests, key=lambda one: one["results"][name]["ms"] / one["results"][ours]["ms"])
+        if name.startswith("linknet-fastai"):
+            run = max(contests, key=lambda one: one["results"][name]["ms"])
+        result = run["results"][name]
+        ratio = result["ms"] / run["results"][ours]["ms"]
+        shown = f"**{name}**" if name == ours else name
+        lines.append(f"| {shown} | {result['ms']:.1f} | {ratio:.2f} | {result['peak_memory_mib']} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(tables())
