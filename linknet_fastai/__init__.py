@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ForegroundIoU": "metrics",
     "LinkNet": "model",
-    "Predictor": "prediction",
+    "Predictor": "torch_engine",
     "SegmentationLoss": "loss",
     "class_weights": "loss",
     "evaluate": "evaluation",

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -95,7 +96,8 @@ def benchmark(
                     runs += [partial(measure, home / f"model{suffix}", engine, name, None) for name in wanted]
         for done, run in enumerate(runs, 1):
             # A process for each: one engine's threads and memory are none of the other's.
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(1, spawn, warnings.simplefilter, ("ignore",)) as process:
                 speeds += process.submit(run).result()
             if progress:
                 progress("measuring", done, len(runs))

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,15 +13,22 @@ import typer
 from linknet_fastai import __version__
 from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.options import (
+    AccumulateOption,
     BsOption,
+    CacheDirOption,
+    CacheOption,
     ClassWeightsOption,
+    CompileOption,
+    CropOption,
     DataOption,
     DecoderOption,
     DeviceOption,
     EncoderOption,
     EncoderWeightsOption,
+    EngineOption,
     EpochsOption,
     InitFromOption,
+    JsonOption,
     LrOption,
     ModelArgument,
     OptimizerOption,
@@ -71,7 +79,9 @@ def fit(
     data: DataOption = None,
     epochs: EpochsOption = None,
     size: SizeOption = None,
+    crop: CropOption = None,
     bs: BsOption = None,
+    accumulate: AccumulateOption = None,
     lr: LrOption = None,
     decoder: DecoderOption = None,
     encoder: EncoderOption = None,
@@ -84,7 +94,10 @@ def fit(
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     seed: SeedOption = None,
+    compile: CompileOption = None,
     workers: WorkersOption = None,
+    cache: CacheOption = None,
+    cache_dir: CacheDirOption = None,
     train_on: TrainOnOption = None,
     validate_on: ValidateOnOption = None,
     out: Annotated[
@@ -128,6 +141,7 @@ def lr_find(
     recipe: RecipeArgument,
     data: DataOption = None,
     size: SizeOption = None,
+    crop: CropOption = None,
     bs: BsOption = None,
     decoder: DecoderOption = None,
     encoder: EncoderOption = None,
@@ -140,6 +154,8 @@ def lr_find(
     device: DeviceOption = None,
     seed: SeedOption = None,
     workers: WorkersOption = None,
+    cache: CacheOption = None,
+    cache_dir: CacheDirOption = None,
     train_on: TrainOnOption = None,
     steps: Annotated[int, typer.Option("--steps", min=20, max=10_000, help="How many batches to try.")] = 100,
     out: Annotated[
@@ -169,33 +185,25 @@ def evaluate(
     split: Annotated[str, typer.Option("--split", help="A split, or a file with a frame's stem a line.")] = "val",
     data: DataOption = None,
     size: SeenSizeOption = None,
+    engine: EngineOption = "auto",
     precision: PrecisionOption = None,
     device: DeviceOption = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Write the scores for programs; - is stdout."),
-    ] = None,
+    json_file: JsonOption = None,
     trust_pickle: TrustOption = False,
 ) -> None:
     """Score a model over a split: class IoU and class accuracy from one confusion matrix."""
     from linknet_fastai import evaluation
     from linknet_fastai.dataset import open_dataset
-    from linknet_fastai.files import write_text
     from linknet_fastai.terminal import progress_bar, show_evaluation, show_note
 
-    predictor = _predictor(model, trust_pickle, device, precision, size)
+    opened = _open_engine(model, engine, precision, device, size, trust_pickle)
     with progress_bar() as progress:
         dataset = open_dataset(recipe, data, progress)
-        result = evaluation.evaluate(predictor, dataset, split, progress)
+        result = evaluation.evaluate(opened, dataset, split, progress)
     if note := dataset.note(split):
         show_note(note)
-    text = json.dumps(result.as_json(), indent=2)
-    if json_file == Path("-"):
-        print(text)
-        return
-    show_evaluation(result, f"{model} on {recipe} {split}")
-    if json_file:
-        write_text(json_file, text + "\n")
+    if _write_json(result.as_json(), json_file):
+        show_evaluation(result, f"{model} on {recipe} {split}")
 
 
 @app.command()
@@ -205,6 +213,7 @@ def predict(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where masks/ and overlays/ go.")],
     masks_only: Annotated[bool, typer.Option("--masks-only", help="Write no overlays.")] = False,
     size: SeenSizeOption = None,
+    engine: EngineOption = "auto",
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     trust_pickle: TrustOption = False,
@@ -214,10 +223,10 @@ def predict(
     from linknet_fastai.terminal import console, progress_bar, show_error, show_lines
 
     jobs = prediction.collect_jobs(inputs, out)
-    predictor = _predictor(model, trust_pickle, device, precision, size)
+    opened = _open_engine(model, engine, precision, device, size, trust_pickle, len(jobs))
     with progress_bar() as progress:
-        failures = prediction.predict_images(predictor, jobs, out, masks_only, progress)
-    console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted: {out}")
+        failures = prediction.predict_images(opened, jobs, out, masks_only, progress)
+    console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {out}")
     show_lines(failures, show_error)
     if failures:
         raise typer.Exit(1)
@@ -227,17 +236,67 @@ def predict(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or a .safetensors.")],
     file_format: Annotated[
-        Literal["pkl", "safetensors"],
-        typer.Option("--format", help="A fastai Learner for load_learner, or weights that can run no code."),
+        Literal["pkl", "safetensors", "onnx", "openvino"],
+        typer.Option(
+            "--format",
+            help="pkl: a fastai Learner for load_learner; safetensors: weights that can run no code; onnx and "
+            "openvino (.xml and .bin): from the frame to the class map, without torch.",
+        ),
     ] = "pkl",
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", show_default="RUN/export.FORMAT")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", show_default="RUN/export.SUFFIX")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise, for openvino; takes --calibrate.")] = False,
+    calibrate: Annotated[
+        Path | None, typer.Option("--calibrate", metavar="DIR", help="Up to 60 of these frames decide the scales.")
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            "--check",
+            metavar="DIR",
+            help="Compare with torch on up to 10 of these frames.",
+            show_default="those of --calibrate, else drawn scenes",
+        ),
+    ] = None,
 ) -> None:
     """Export a run's best weights as one file."""
     from linknet_fastai.export import export_run
     from linknet_fastai.terminal import console
 
-    file = export_run(run, file_format, out)
-    console.print(f"{file} ({file.stat().st_size / 2**20:.1f} MiB)")
+    written = export_run(run, file_format, out, int8, calibrate, check)
+    console.print(f"{written.file} ({written.mebibytes:.1f} MiB)")
+    if result := written.check:
+        console.print(
+            f"{result.engine} in {result.precision} gives the class of torch in fp32 on {result.agreement:.3%} of "
+            f"the pixels of {result.frames} frames ({result.source})"
+        )
+
+
+@app.command("benchmark")
+def benchmark_command(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A run folder or a .safetensors.",
+            show_default="untrained networks with either decoder",
+        ),
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option("--size", metavar="WxH", help="A size of frames; may be given several times."),
+    ] = None,
+    device: DeviceOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure speed, multiply-adds and memory on this machine, by every engine that is installed."""
+    from linknet_fastai.benchmark import SIZES, benchmark
+    from linknet_fastai.terminal import progress_bar, show_speeds
+
+    sizes = [_size(text) for text in size] if size else SIZES
+    with progress_bar() as progress:
+        speeds = benchmark(model, sizes, device or "auto", progress)
+    if _write_json([asdict(speed) for speed in speeds], json_file):
+        show_speeds(speeds)
 
 
 @app.command("data")
@@ -248,11 +307,23 @@ def data_command(
         Path | None,
         typer.Option("--out", metavar="FILE", help="The picture of a batch.", show_default="RECIPE-batch.png"),
     ] = None,
+    cache_dir: CacheDirOption = None,
+    clear_cache: Annotated[
+        bool, typer.Option("--clear-cache", help="Delete the recipe's decoded frames, and do nothing else.")
+    ] = False,
 ) -> None:
     """Check what is on disk: counts, sizes, class shares and weights, damaged files, a picture of a batch."""
     from linknet_fastai.dataset import open_dataset
+    from linknet_fastai.terminal import console, progress_bar, show_inspection
+
+    if clear_cache:
+        from linknet_fastai.cache import clear_caches
+        from linknet_fastai.recipe import load_recipe
+
+        name = load_recipe(recipe).name
+        console.print(f"{clear_caches(name, cache_dir) / 2**20:.1f} MiB of decoded frames of {name} deleted")
+        return
     from linknet_fastai.inspection import inspect_data
-    from linknet_fastai.terminal import progress_bar, show_inspection
 
     with progress_bar() as progress:
         dataset = open_dataset(recipe, data, progress)
@@ -262,20 +333,44 @@ def data_command(
         raise typer.Exit(1)
 
 
+def _write_json(content: Any, file: Path | None) -> bool:
+    """Write figures for programs, where a file is named; whether stdout is still free for people."""
+    if file == Path("-"):
+        print(json.dumps(content, indent=2))
+        return False
+    if file:
+        from linknet_fastai.files import write_text
+
+        write_text(file, json.dumps(content, indent=2) + "\n")
+    return True
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"--size: {error}") from None
+
+
 def _said(arguments: dict[str, Any]) -> dict[str, Any]:
     """Those of a command's arguments that are settings of a training."""
     return {name: value for name, value in arguments.items() if name in Settings.model_fields}
 
 
-def _predictor(model: Path, trust_pickle: bool, device: str | None, precision: str | None, size: str | None) -> Any:
-    from linknet_fastai.model_file import load_model
-    from linknet_fastai.prediction import NATIVE, Predictor
+def _open_engine(
+    model: Path,
+    engine: str,
+    precision: str | None,
+    device: str | None,
+    size: str | None,
+    trust_pickle: bool,
+    frames: int | None = None,
+) -> Any:
+    from linknet_fastai.engines import open_engine
+    from linknet_fastai.prediction import NATIVE
 
-    try:
-        seen = size if size in (None, NATIVE) else parse_size(size)
-    except ValueError as error:
-        raise UsageError(f"--size: {error}") from None
-    return Predictor(*load_model(model, trust_pickle), device or "auto", precision or "auto", seen)
+    seen = size if size in (None, NATIVE) else _size(size)
+    return open_engine(model, engine, precision or "auto", device, seen, trust_pickle, frames)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import platform
 import sys
+from pathlib import Path
 
 import torch
 from fastai.torch_core import default_device
@@ -15,6 +16,7 @@ except ImportError:  # Windows has no such module
     resource = None
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+STATUS = Path("/proc/self/status")  # its figure is this process's own; getrusage's begins with the parent's
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -80,6 +82,9 @@ def peak_memory_mib(device: torch.device) -> int | None:
     """The most memory held so far, in MiB: of a CUDA device, else of this process; None on Windows."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20)
+    if STATUS.is_file():
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return round(int(line.split()[1]) / 2**10)
     if resource is None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

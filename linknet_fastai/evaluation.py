@@ -5,23 +5,25 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 
-from linknet_fastai.dataset import Dataset, Progress, size_mismatch
+from linknet_fastai.dataset import Dataset, Frame, Progress, size_mismatch
 from linknet_fastai.errors import UserError
 from linknet_fastai.image_files import open_image
-from linknet_fastai.metrics import ConfusionMatrix, Scores
-from linknet_fastai.prediction import Predictor
+from linknet_fastai.prediction import Engine, frame_threads
+from linknet_fastai.scores import Scores, count_pixels, scores_of
+from linknet_fastai.threads import overlapped
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores over a split, and how long they took."""
+    """Scores over a split, how long they took, and what ran the network."""
 
     class_names: list[str]
     scores: Scores
     frames: int
     seconds: float
+    engine: str
 
     def as_json(self) -> dict[str, Any]:
         """The scores as plain values: fractions from 0 to 1, None where there is nothing to score."""
@@ -49,13 +51,11 @@ def number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def evaluate(
-    predictor: Predictor, dataset: Dataset, split: str = "val", progress: Progress | None = None
-) -> Evaluation:
+def evaluate(engine: Engine, dataset: Dataset, split: str = "val", progress: Progress | None = None) -> Evaluation:
     """Predict every frame of a split at its label map's size and score the pixels that are not void.
 
     Args:
-        predictor: the model; `predict` with the same one gives the same pixels.
+        engine: the model; `predict` with the same one gives the same pixels.
         dataset: the recipe's data; its classes must be the model's.
         split: the name of a split, or the path of a list of stems.
         progress: told how far it is.
@@ -64,17 +64,22 @@ def evaluate(
         UsageError: the classes differ, or there is no such split.
         UserError: a file is missing or damaged.
     """
-    predictor.card.check_recipe(dataset.recipe)
-    matrix, read_label = ConfusionMatrix(len(dataset.recipe.classes)), dataset.read_label
-    frames = dataset.frames(split)
-    begin = time.perf_counter()
-    for done, frame in enumerate(frames, 1):
-        predicted = predictor(open_image(frame.image))
+    engine.card.check_recipe(dataset.recipe)
+    n_classes, read_label = len(dataset.recipe.classes), dataset.read_label
+
+    def count(frame: Frame) -> np.ndarray:
+        predicted = engine(open_image(frame.image))
         labels = read_label(frame.label)
         if labels.shape != predicted.shape:
             raise UserError(size_mismatch(frame, labels.shape[::-1], predicted.shape[::-1]))
-        matrix.update(torch.from_numpy(predicted).long(), torch.from_numpy(labels))
+        return count_pixels(predicted, labels, n_classes)
+
+    frames = dataset.frames(split)
+    counts = np.zeros((n_classes, n_classes), np.int64)
+    begin = time.perf_counter()
+    for done, counted in enumerate(overlapped(count, frames, frame_threads(engine)), 1):
+        counts += counted
         if progress:
             progress(f"evaluating {split}", done, len(frames))
     seconds = time.perf_counter() - begin
-    return Evaluation(dataset.recipe.class_names, matrix.scores(), len(frames), seconds)
+    return Evaluation(dataset.recipe.class_names, scores_of(counts), len(frames), seconds, str(engine))

@@ -1,5 +1,6 @@
-"""A run's model as a file for others: a fastai Learner in a `.pkl`, or a `.safetensors`."""
+"""A run's model as a file for others: a fastai Learner, safetensors, ONNX or OpenVINO."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -7,37 +8,85 @@ import torch
 
 from linknet_fastai.data import segmentation_block
 from linknet_fastai.dataset import Frame
+from linknet_fastai.errors import UsageError
 from linknet_fastai.files import written_whole
+from linknet_fastai.graph_export import Check, check_graph, export_graph
 from linknet_fastai.learner import wrap_model
 from linknet_fastai.model import LinkNet
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.model_file import load_model, save_model
+from linknet_fastai.prediction import find_images
 
 
-def export_model(model: LinkNet, card: ModelCard, file: Path) -> None:
-    """Write a model as `file`, in the format of its suffix: `.pkl` or `.safetensors`."""
+def export_model(model: LinkNet, card: ModelCard, file: Path, calibration: Path | None = None) -> None:
+    """Write a model as `file`, in the format of its suffix: `.pkl`, `.safetensors`, `.onnx` or `.xml`.
+
+    Args:
+        model: the network.
+        card: its card.
+        file: the file to write.
+        calibration: a folder of frames to quantise an `.xml` to int8 with.
+    """
     if file.suffix == ".pkl":
         _export_pickle(model, card, file)
-    else:
+    elif file.suffix == ".safetensors":
         save_model(model, card, file)
+    else:
+        export_graph(model, card, file, calibration)
 
 
-def export_run(run: Path, file_format: str, out: Path | None = None) -> Path:
-    """Export a run's best weights.
+@dataclass(frozen=True)
+class Export:
+    """A file that was written, and how it compares with torch, where that was checked."""
+
+    file: Path
+    check: Check | None
+
+    @property
+    def mebibytes(self) -> float:
+        """What the file takes on disk, with the `.bin` of an `.xml`."""
+        parts = [self.file, self.file.with_suffix(".bin")] if self.file.suffix == ".xml" else [self.file]
+        return sum(part.stat().st_size for part in parts) / 2**20
+
+
+def export_run(
+    run: Path,
+    file_format: str,
+    out: Path | None = None,
+    int8: bool = False,
+    calibrate: Path | None = None,
+    check: Path | None = None,
+) -> Export:
+    """Export a run's best weights; what runs outside of torch is compared with torch.
 
     Args:
         run: a run folder or a `.safetensors`.
-        file_format: "pkl" or "safetensors".
-        out: the file to write, by default `export.FORMAT` beside the model.
+        file_format: "pkl", "safetensors", "onnx" or "openvino".
+        out: the file to write, by default `export.SUFFIX` beside the model.
+        int8: whether to quantise, "openvino" only.
+        calibrate: the folder of frames to quantise with.
+        check: the folder of frames to compare on; by default those of `calibrate`, else drawn street scenes.
 
-    Returns:
-        The file written.
+    Raises:
+        UsageError: options that do not go together.
+        UserError: something is missing, cannot be written, or the file does not give what torch gives.
     """
+    if int8 and file_format != "openvino":
+        raise UsageError(f"--int8: goes with --format openvino, not with {file_format}")
+    if int8 != (calibrate is not None):
+        raise UsageError("--int8 and --calibrate DIR go together: the frames decide the scale of every layer")
+    checked = file_format in ("onnx", "openvino")
+    if check and not checked:
+        raise UsageError(f"--check: compares other engines with torch; a {file_format} runs in torch itself")
+    for folder in (calibrate, check):
+        if folder:
+            find_images(folder)  # raises before the work begins
+    suffix = ".xml" if file_format == "openvino" else f".{file_format}"
     model, card = load_model(run)
-    file = out or (run if run.is_dir() else run.parent) / f"export.{file_format}"
-    file = file if file.suffix == f".{file_format}" else file.with_name(f"{file.name}.{file_format}")
-    export_model(model, card, file)
-    return file
+    file = out or (run if run.is_dir() else run.parent) / f"export{suffix}"
+    file = file if file.suffix == suffix else file.with_name(f"{file.name}{suffix}")
+    export_model(model, card, file, calibrate)
+    return Export(file, check_graph(model, card, file, check or calibrate) if checked else None)
 
 
 def _export_pickle(model: LinkNet, card: ModelCard, file: Path) -> None:

@@ -92,4 +92,4 @@ class _WeightedCrossEntropy(torch.autograd.Function):
     def backward(ctx, gradient_of_loss: Tensor) -> tuple[Tensor, None, None]:
         """Scale the gradient."""
         (gradient,) = ctx.saved_tensors
-        return gradient * (gradient_of_loss * ctx.scale).to(gradient.dtype), None, None
+        return gradient * (gradient_of_loss * ctx.scale), None, None

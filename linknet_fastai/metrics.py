@@ -1,31 +1,13 @@
-"""Scores from one confusion matrix over a whole split, and the fastai metrics that show them."""
+"""One confusion matrix over a whole split, counted on the device, and the fastai metrics that show its scores."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from fastai.learner import Learner, Metric
 from torch import Tensor
 
 from linknet_fastai.recipe import VOID
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a confusion matrix says; fractions from 0 to 1, nan where there is nothing to score.
-
-    Attributes:
-        iou: class IoU, TP / (TP + FP + FN), C values; nan for a class in neither truth nor prediction.
-        accuracy: class accuracy, TP / (TP + FN), C values; nan for a class that is not in the truth.
-        pixels: pixels of each class in the truth, C integers.
-    """
-
-    iou: Tensor
-    accuracy: Tensor
-    pixels: Tensor
-    miou: float
-    mean_accuracy: float
-    pixel_accuracy: float
+from linknet_fastai.scores import Scores, scores_of
 
 
 class ConfusionMatrix:
@@ -55,18 +37,7 @@ class ConfusionMatrix:
 
     def scores(self) -> Scores:
         """Score what was counted so far."""
-        counts = self.counts.cpu().double()
-        hit, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
-        iou = hit / (truth + predicted - hit)  # 0/0 is nan: such a class has no IoU
-        accuracy = hit / truth
-        return Scores(
-            iou=iou,
-            accuracy=accuracy,
-            pixels=self.counts.cpu().sum(1),
-            miou=iou.nanmean().item(),
-            mean_accuracy=accuracy.nanmean().item(),
-            pixel_accuracy=(hit.sum() / truth.sum()).item(),
-        )
+        return scores_of(self.counts.cpu().numpy())
 
 
 class ForegroundIoU(Metric):

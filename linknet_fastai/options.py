@@ -107,3 +107,6 @@ SeenSizeOption = Annotated[
     str | None,
     typer.Option("--size", metavar="WxH|native", help="What the network sees.", show_default="the training size"),
 ]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures for programs; - is stdout.")
+]

@@ -1,56 +1,47 @@
-"""From a model file and images to masks and overlays. What the network sees and what comes out is decided here."""
+"""From frames to masks and overlays, whichever engine runs the network. Imports no torch: not all of them do."""
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import BoundedSemaphore
+from typing import ClassVar
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from linknet_fastai.callbacks import resample_logits
 from linknet_fastai.dataset import Progress
-from linknet_fastai.device import autocast, resolve_device, resolve_precision
 from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.files import written_whole
 from linknet_fastai.image_files import open_image, resize_image
-from linknet_fastai.model import LinkNet
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.recipe import VOID
+from linknet_fastai.threads import MOST_THREADS, overlapped, usable_cores
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 NATIVE = "native"
 
 
-class Predictor:
-    """Predicts one frame at a time, as `evaluate`, `predict` and the pictures of a run all do.
+class Engine(ABC):
+    """A network and what runs it; predicts one frame a call, from as many threads as `frames_at_once` says.
 
-    Args:
-        model: the network; it is moved to `device`.
+    Attributes:
+        name: what `--engine` calls it.
         card: the model's card.
-        device: see `resolve_device`.
-        precision: see `linknet_fastai.device.resolve_precision`.
-        size: (width, height) that the network sees; None is the model's training size, "native" each frame's own.
+        precision: what it computes in: fp32, bf16, fp16 or int8.
+        size: (width, height) that the network sees, or "native" for each frame's own.
+        frames_at_once: how many frames it takes at a time; more calls wait.
     """
 
-    def __init__(
-        self,
-        model: LinkNet,
-        card: ModelCard,
-        device: str = "auto",
-        precision: str = "auto",
-        size: tuple[int, int] | str | None = None,
-    ) -> None:
-        self.card, self.device = card, resolve_device(device)
-        self.precision = resolve_precision(precision, self.device)
-        self.size = card.size if size is None else size
-        self.model = model.to(self.device, memory_format=torch.channels_last).eval()
-        self._mean = torch.tensor(card.mean, device=self.device).view(1, 3, 1, 1)
-        self._std = torch.tensor(card.std, device=self.device).view(1, 3, 1, 1)
+    name: ClassVar[str]
 
-    @torch.inference_mode()
+    def __init__(
+        self, card: ModelCard, precision: str, size: tuple[int, int] | str | None = None, frames_at_once: int = 1
+    ) -> None:
+        self.card, self.precision, self.frames_at_once = card, precision, frames_at_once
+        self.size = card.size if size is None else size
+        self._free = BoundedSemaphore(frames_at_once)
+
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Predict a frame.
 
@@ -61,16 +52,29 @@ class Predictor:
             HxW uint8 at the frame's own size: the network's channel of each pixel.
         """
         seen = image if self.size == NATIVE else resize_image(image, self.size)
-        pixels = torch.from_numpy(np.array(seen)).to(self.device).permute(2, 0, 1)[None]
-        # The very operations of fastai's IntToFloatTensor and Normalize, so that both give the same bits.
-        batch = (pixels.float().div_(255.0) - self._mean) / self._std
-        with autocast(self.precision, self.device):
-            logits = self.model(batch.contiguous(memory_format=torch.channels_last))
-        return _classes(resample_logits(logits.float(), image.size[::-1]))
+        pixels = np.asarray(seen)
+        with self._free:
+            return self.channels(pixels, image.size[::-1])
+
+    def __str__(self) -> str:
+        return f"{self.name} in {self.precision}"
+
+    @abstractmethod
+    def channels(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Run the network.
+
+        Args:
+            pixels: HxWx3 uint8, RGB, at the size that the network sees.
+            size: (height, width) of the class map.
+
+        Returns:
+            height x width, uint8: the network's channel of each pixel.
+        """
 
 
-def _classes(logits: Tensor) -> np.ndarray:
-    return logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
+def frame_threads(engine: Engine) -> int:
+    """How many threads keep an engine busy while others of them read and write."""
+    return min(max(usable_cores(), engine.frames_at_once + 1), MOST_THREADS)
 
 
 def id_mask(channels: np.ndarray, card: ModelCard) -> np.ndarray:
@@ -115,8 +119,7 @@ def collect_jobs(inputs: Sequence[Path], out: Path) -> list[Job]:
     written = {(out / name).resolve() for name in ("masks", "overlays")}
     for source in inputs:
         if source.is_dir():
-            files = (path for path in source.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-            images = sorted(path for path in files if not written & {*path.resolve().parents})
+            images = [path for path in _images_in(source) if not written & {*path.resolve().parents}]
             found = [Job(path, path.relative_to(source).with_suffix(".png")) for path in images]
         elif source.is_file():
             found = [Job(source, Path(source.stem + ".png"))]
@@ -129,12 +132,34 @@ def collect_jobs(inputs: Sequence[Path], out: Path) -> list[Job]:
                 )
             jobs[job.target] = job
     if not jobs:
-        raise UsageError(f"{', '.join(map(str, inputs))}: no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise _no_images(*inputs)
     return list(jobs.values())
 
 
+def find_images(folder: Path) -> list[Path]:
+    """All images in a folder and its sub-folders, in the order of their names.
+
+    Raises:
+        UserError: there is no such folder.
+        UsageError: there are no images in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of images")
+    if images := _images_in(folder):
+        return images
+    raise _no_images(folder)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
+def _no_images(*inputs: Path) -> UsageError:
+    return UsageError(f"{', '.join(map(str, inputs))}: no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+
+
 def predict_images(
-    predictor: Predictor,
+    engine: Engine,
     jobs: Sequence[Job],
     out: Path,
     masks_only: bool = False,
@@ -142,39 +167,28 @@ def predict_images(
 ) -> list[str]:
     """Write `out/masks/STEM.png` and `out/overlays/STEM.png` for each job.
 
-    A mask has one channel, the recipe's class ids, at the frame's own size. Reading and writing overlap with the
-    network.
+    A mask has one channel, the recipe's class ids, at the frame's own size. Each frame is read, predicted and
+    written in one thread while other threads are at other frames.
 
     Returns:
         A line for each image that could not be read; the others are done.
     """
-    failures, pending = [], []
-    with ThreadPoolExecutor(2) as pool:
-        images = _read_ahead(pool, [job.image for job in jobs])
-        for done, (job, image) in enumerate(zip(jobs, images, strict=True), 1):
-            try:
-                frame = image()
-            except UserError as error:
-                failures.append(str(error))
-            else:
-                channels = predictor(frame)
-                pending.append(pool.submit(_write, frame, channels, predictor.card, out, job.target, masks_only))
-            if len(pending) > 4:
-                pending.pop(0).result()
-            if progress:
-                progress("predicting", done, len(jobs))
-        for write in pending:
-            write.result()
+
+    def predict(job: Job) -> str | None:
+        try:
+            frame = open_image(job.image)
+        except UserError as error:
+            return str(error)
+        _write(frame, engine(frame), engine.card, out, job.target, masks_only)
+        return None
+
+    failures = []
+    for done, failure in enumerate(overlapped(predict, jobs, frame_threads(engine)), 1):
+        if failure:
+            failures.append(failure)
+        if progress:
+            progress("predicting", done, len(jobs))
     return failures
-
-
-def _read_ahead(pool: ThreadPoolExecutor, paths: Sequence[Path], ahead: int = 3) -> Iterable[Callable]:
-    """Yield, for each path, a function that waits for its image; a few are read in advance."""
-    waiting = [pool.submit(open_image, path) for path in paths[:ahead]]
-    for place in range(len(paths)):
-        yield waiting.pop(0).result
-        if place + ahead < len(paths):
-            waiting.append(pool.submit(open_image, paths[place + ahead]))
 
 
 def _write(

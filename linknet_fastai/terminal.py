@@ -13,6 +13,7 @@ from rich.text import Text
 if TYPE_CHECKING:  # these import torch, which --help must not wait for
     from fastai.learner import Learner
 
+    from linknet_fastai.benchmark import Speed
     from linknet_fastai.dataset import Dataset
     from linknet_fastai.dataset import Progress as ProgressReport
     from linknet_fastai.evaluation import Evaluation
@@ -217,6 +218,27 @@ def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
         console.print(f"\na batch as the network gets it: {result.picture}")
     show_lines(list(result.absent.values()) + result.notes, show_note)
     show_lines(result.problems, show_error)
+
+
+def show_speeds(speeds: Sequence["Speed"]) -> None:
+    """Print a table like the paper's: a block for each network, a row for each engine and size."""
+    for decoder in dict.fromkeys(speed.decoder for speed in speeds):
+        shown = table("engine", "size", "ms", "fps", "fps, batch", "G mult-adds", "MiB")
+        of_decoder = [speed for speed in speeds if speed.decoder == decoder]
+        for speed in of_decoder:
+            memory = "-" if speed.peak_memory_mib is None else str(speed.peak_memory_mib)
+            shown.add_row(
+                f"{speed.engine} {speed.precision}",
+                speed.size,
+                f"{speed.latency_ms:.1f}",
+                f"{1e3 / speed.latency_ms:.1f}",
+                f"{speed.frames_per_second:.1f}",
+                f"{speed.multiply_adds / 1e9:.2f}",
+                memory,
+            )
+        parameters = of_decoder[0].parameters / 1e6
+        console.print(Text(f"{decoder} decoder, {parameters:.2f} M parameters", style="bold"))
+        show_table(shown)
 
 
 def show_lines(lines: Sequence[str], show: Any, most: int = 20) -> None:

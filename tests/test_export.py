@@ -16,7 +16,7 @@ from linknet_fastai.export import export_run
 from linknet_fastai.image_files import open_image
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.model_file import load_model, save_model
-from linknet_fastai.prediction import Predictor
+from linknet_fastai.torch_engine import Predictor
 
 SIZE = (96, 72)
 
@@ -31,7 +31,7 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_a_pkl_predicts_the_runs_mask_in_a_fresh_process(run, street_data, tmp_path):
-    file = export_run(run, "pkl", tmp_path / "street.pkl")
+    file = export_run(run, "pkl", tmp_path / "street.pkl").file
     frame = next((street_data / "val" / "images").glob("*.png"))
     code = (
         "import sys, numpy as np; from fastai.learner import load_learner;"
@@ -40,11 +40,12 @@ def test_a_pkl_predicts_the_runs_mask_in_a_fresh_process(run, street_data, tmp_p
     arguments = [sys.executable, "-W", "ignore", "-c", code, file, frame, tmp_path / "mask.npy"]
     subprocess.run(arguments, check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
     expected = Predictor(*load_model(run), device="cpu")(open_image(frame))
-    np.testing.assert_array_equal(np.load(tmp_path / "mask.npy"), expected)
+    # In bf16 fastai's learner rounds where autocast does, the predictor where its cast weights do.
+    assert (np.load(tmp_path / "mask.npy") == expected).mean() > 0.995
 
 
 def test_a_pkl_holds_no_path_and_no_user_of_the_machine(run, tmp_path):
-    content = export_run(run, "pkl", tmp_path / "a.pkl").read_bytes()
+    content = export_run(run, "pkl", tmp_path / "a.pkl").file.read_bytes()
     for text in (str(run), str(tmp_path), str(Path.home()), os.getcwd(), "site-packages"):
         assert text.encode() not in content, text
     assert b"_make_function" not in content, "code by value would load in this version of Python only"
@@ -52,7 +53,7 @@ def test_a_pkl_holds_no_path_and_no_user_of_the_machine(run, tmp_path):
 
 
 def test_a_pkl_is_a_model_for_those_who_trust_it(run, street_data, tmp_path):
-    file = export_run(run, "pkl", tmp_path / "a.pkl")
+    file = export_run(run, "pkl", tmp_path / "a.pkl").file
     with pytest.raises(UsageError, match="--trust-pickle"):
         load_model(file)
     model, card = load_model(file, trust_pickle=True)
@@ -62,7 +63,7 @@ def test_a_pkl_is_a_model_for_those_who_trust_it(run, street_data, tmp_path):
 
 
 def test_safetensors_carry_all_that_prediction_needs(run, tmp_path):
-    file = export_run(run, "safetensors", tmp_path / "street")
+    file = export_run(run, "safetensors", tmp_path / "street").file
     assert file.name == "street.safetensors"
     model, card = load_model(file)
     assert card.class_names == load_recipe("street").class_names

@@ -1,5 +1,7 @@
 """The library from a notebook: a Learner that behaves as fastai users expect."""
 
+from unittest.mock import Mock
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -10,11 +12,14 @@ from fastai.learner import Learner, load_learner
 from PIL import Image
 
 from linknet_fastai import linknet_learner, segmentation_dls
-from linknet_fastai.callbacks import SkipVoidBatches
-from linknet_fastai.learner import OPTIMIZERS, fit_schedule
+from linknet_fastai.callbacks import AccumulateGradients, SkipVoidBatches
+from linknet_fastai.dataset import open_dataset
+from linknet_fastai.learner import OPTIMIZERS, compile_network, fit_schedule, learner_from_settings
+from linknet_fastai.model import LinkNet
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.model_file import save_model
 from linknet_fastai.recipe import VOID
+from linknet_fastai.settings import Settings
 
 mpl.use("Agg")
 
@@ -158,3 +163,55 @@ def test_init_from_takes_everything_or_all_but_the_head(dls, tmp_path):
     third = linknet_learner(dls, init_from=tmp_path / "other.safetensors")
     assert torch.equal(first.model.blocks[0][0].weight, third.model.blocks[0][0].weight)
     assert not torch.equal(first.model.head[-1].weight, third.model.head[-1].weight)
+
+
+def test_validation_and_predictions_run_in_inference_mode_and_training_does_not(dls):
+    learn, modes = linknet_learner(dls, pretrained=False), set()
+
+    def note(callback: Callback) -> None:
+        modes.add((callback.learn.training, torch.is_inference_mode_enabled()))
+
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-3, cbs=Callback(after_pred=note))
+        learn.get_preds(dl=dls.valid)
+        learn.fit(1, 1e-3)  # what inference mode has left behind hinders no further training
+    assert modes == {(True, False), (False, True)}
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_accumulated_batches_make_one_step_like_one_large_batch(street_data):
+    """Without batch norm's batch statistics two batches of 4 must move the weights as one of 8 does."""
+    weights = {}
+    for bs, batches in ((8, 1), (4, 2)):
+        dls = segmentation_dls("street", street_data, size="64x48", bs=bs, workers=0, device="cpu")
+        torch.manual_seed(0)
+        learn = linknet_learner(dls, pretrained=False, precision="fp32", optimizer="sgd", class_weight_method="none")
+        learn.add_cb(AccumulateGradients(batches, bs))
+        learn.add_cb(Callback(before_batch=lambda callback: callback.learn.model.eval()))
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1, 1e-2)
+        weights[bs] = torch.cat([parameter.detach().flatten() for parameter in learn.model.parameters()])
+        first = weights.setdefault(0, weights[bs])
+    torch.testing.assert_close(weights[4], first, rtol=1e-3, atol=2e-4)
+
+
+def test_compile_that_works_keeps_the_names_of_the_weights(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
+    model = LinkNet(3, pretrained=False)
+    names = list(model.state_dict())
+    assert compile_network(model, torch.device("cpu")) is None
+    assert compiled == ["DecoderBlock", "LinkNet"]
+    assert list(model.state_dict()) == names
+
+
+def test_compile_that_fails_leaves_the_network_as_it_is_and_says_why(street_data, monkeypatch):
+    def fail(module: torch.nn.Module) -> None:
+        module._compiled_call_impl = Mock(side_effect=RuntimeError("no compiler here\nand more"))
+
+    monkeypatch.setattr(torch.nn.Module, "compile", fail)
+    settings = Settings(size="64x48", bs=4, pretrained=False, compile=True, device="cpu")
+    learn = learner_from_settings(open_dataset("street", street_data), settings)
+    assert learn.notes == ["--compile: trains without, torch.compile does not work here (no compiler here)"]
+    assert learn.model._compiled_call_impl is None
+    learn.model(torch.zeros(2, 3, 64, 48))

@@ -49,7 +49,7 @@ def test_a_class_absent_from_truth_scores_zero_and_has_no_accuracy():
     scores = count(np.array([[0, 1]]), np.array([[0, 0]]), 2, 1).scores()
     assert scores.iou.tolist() == [0.5, 0.0]
     assert scores.accuracy[0] == 0.5
-    assert scores.accuracy[1].isnan()
+    assert np.isnan(scores.accuracy[1])
     assert scores.miou == 0.25
     assert scores.mean_accuracy == 0.5
 
@@ -62,7 +62,7 @@ def test_a_class_absent_from_prediction_scores_zero():
 
 def test_a_class_absent_from_both_is_left_out_of_the_mean():
     scores = count(np.array([[0, 1, 0]]), np.array([[0, 1, 1]]), 3, 1).scores()
-    assert scores.iou[2].isnan()
+    assert np.isnan(scores.iou[2])
     assert scores.miou == pytest.approx((0.5 + 0.5) / 2)
 
 

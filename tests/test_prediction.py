@@ -21,7 +21,6 @@ from linknet_fastai.model_file import load_model, save_model
 from linknet_fastai.prediction import (
     NATIVE,
     Job,
-    Predictor,
     collect_jobs,
     colour_mask,
     id_mask,
@@ -29,6 +28,7 @@ from linknet_fastai.prediction import (
     predict_images,
     save_image,
 )
+from linknet_fastai.torch_engine import Predictor
 
 IDS = (7, 40, 200)
 SaveArray = Callable[[np.ndarray, Path], Path]

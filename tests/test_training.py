@@ -22,8 +22,9 @@ from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.evaluation import evaluate
 from linknet_fastai.lr_search import find_lr
 from linknet_fastai.model_file import load_model
-from linknet_fastai.prediction import Predictor, collect_jobs, predict_images
+from linknet_fastai.prediction import collect_jobs, predict_images
 from linknet_fastai.run_folder import read_checkpoint, write_checkpoint
+from linknet_fastai.torch_engine import Predictor
 
 SMALL = {"size": "64x48", "bs": 4, "workers": 0, "epochs": 3, "seed": 1, "device": "cpu"}
 

@@ -1,0 +1,60 @@
+"""The engine that runs a network in torch: any device, any model file of ours but the exported graphs."""
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from linknet_fastai.batch_norm import fold_batch_norms
+from linknet_fastai.callbacks import resample_logits
+from linknet_fastai.device import DTYPES, resolve_device, resolve_precision
+from linknet_fastai.model_card import ModelCard
+from linknet_fastai.prediction import Engine
+
+
+class Predictor(Engine):
+    """Predicts one frame at a time in torch.
+
+    Batch norm is folded into the convolutions in fp32; then the weights are cast once to what the network computes
+    in, which is a quarter faster than autocast and as exact: convolutions sum in fp32 either way.
+
+    Args:
+        model: the network, which stays as it is.
+        card: the model's card.
+        device: see `resolve_device`.
+        precision: see `linknet_fastai.device.resolve_precision`.
+        size: (width, height) that the network sees; None is the model's training size, "native" each frame's own.
+        frames_at_once: how many threads may be in the network.
+    """
+
+    name: ClassVar[str] = "torch"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        card: ModelCard,
+        device: str = "auto",
+        precision: str = "auto",
+        size: tuple[int, int] | str | None = None,
+        frames_at_once: int = 1,
+    ) -> None:
+        self.device = resolve_device(device)
+        super().__init__(card, resolve_precision(precision, self.device), size, frames_at_once)
+        self._dtype = DTYPES.get(self.precision, torch.float32)
+        self.model = fold_batch_norms(model).to(self.device, self._dtype).to(memory_format=torch.channels_last)
+        self._mean = torch.tensor(card.mean, device=self.device).view(1, 3, 1, 1)
+        self._std = torch.tensor(card.std, device=self.device).view(1, 3, 1, 1)
+
+    @torch.inference_mode()
+    def channels(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Run the network; see `Engine.channels`."""
+        # The frame lies in memory as channels_last wants it. A copy, for PIL's own memory is read-only.
+        batch = torch.from_numpy(pixels.copy()).to(self.device).permute(2, 0, 1)[None]
+        # The very operations of fastai's IntToFloatTensor and Normalize, so that both give the same bits.
+        batch = (batch.float().div_(255.0) - self._mean) / self._std
+        logits = self.model(batch.to(self._dtype))
+        if tuple(logits.shape[-2:]) != tuple(size):
+            logits = resample_logits(logits.float(), size)
+        # `max` finds the same places as `argmax`, on a CPU twice to twenty times as fast.
+        return logits.max(1).indices[0].to(torch.uint8).cpu().numpy()
