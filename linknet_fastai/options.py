@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from linknet_fastai.settings import ClassWeights, Decoder, Optimizer, Precision, Schedule
+from linknet_fastai.errors import UsageError
+from linknet_fastai.settings import ClassWeights, Decoder, Optimizer, Precision, Schedule, parse_size
 
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or the path of a TOML file.")
@@ -110,3 +111,11 @@ SeenSizeOption = Annotated[
 JsonOption = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the figures for programs; - is stdout.")
 ]
+
+
+def parse_size_option(text: str) -> tuple[int, int]:
+    """Turn what `--size` was given into (width, height); raise UsageError where it is no size."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"--size: {error}") from None

@@ -1,8 +1,10 @@
 """What the terminal shows: rich tables and bars where a person looks, plain lines in a pipe."""
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -239,6 +241,18 @@ def show_speeds(speeds: Sequence["Speed"]) -> None:
         parameters = of_decoder[0].parameters / 1e6
         console.print(Text(f"{decoder} decoder, {parameters:.2f} M parameters", style="bold"))
         show_table(shown)
+
+
+def write_json(content: Any, file: Path | None) -> bool:
+    """Write figures for programs, where a file is named; whether stdout is still free for people."""
+    if file == Path("-"):
+        print(json.dumps(content, indent=2))
+        return False
+    if file:
+        from linknet_fastai.files import write_text
+
+        write_text(file, json.dumps(content, indent=2) + "\n")
+    return True
 
 
 def show_lines(lines: Sequence[str], show: Any, most: int = 20) -> None:

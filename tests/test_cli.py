@@ -24,7 +24,7 @@ from linknet_fastai.recipe import load_recipe
 from linknet_fastai.run_folder import write_run
 from linknet_fastai.settings import Settings
 
-COMMANDS = ["fit", "lr-find", "evaluate", "predict", "export", "data"]
+COMMANDS = ["fit", "lr-find", "evaluate", "predict", "export", "data", "benchmark"]
 Command = Callable[..., int]
 
 

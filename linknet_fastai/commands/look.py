@@ -1,0 +1,76 @@
+"""`data` and `benchmark`: what is on disk, and what this machine can do."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linknet_fastai.options import (
+    CacheDirOption,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    RecipeArgument,
+    parse_size_option,
+)
+
+
+def benchmark(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A run folder or a .safetensors.",
+            show_default="untrained networks with either decoder",
+        ),
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option("--size", metavar="WxH", help="A size of frames; may be given several times."),
+    ] = None,
+    device: DeviceOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure speed, multiply-adds and memory on this machine, by every engine that is installed."""
+    from linknet_fastai import benchmark as speed
+    from linknet_fastai.terminal import progress_bar, show_speeds, write_json
+
+    sizes = [parse_size_option(text) for text in size] if size else speed.SIZES
+    with progress_bar() as progress:
+        speeds = speed.benchmark(model, sizes, device or "auto", progress)
+    if write_json([asdict(speed) for speed in speeds], json_file):
+        show_speeds(speeds)
+
+
+def data(
+    recipe: RecipeArgument,
+    data: DataOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The picture of a batch.", show_default="RECIPE-batch.png"),
+    ] = None,
+    cache_dir: CacheDirOption = None,
+    clear_cache: Annotated[
+        bool, typer.Option("--clear-cache", help="Delete the recipe's decoded frames, and do nothing else.")
+    ] = False,
+) -> None:
+    """Check what is on disk: counts, sizes, class shares and weights, damaged files, a picture of a batch."""
+    from linknet_fastai.dataset import open_dataset
+    from linknet_fastai.terminal import console, progress_bar, show_inspection
+
+    if clear_cache:
+        from linknet_fastai.cache import clear_caches
+        from linknet_fastai.recipe import load_recipe
+
+        name = load_recipe(recipe).name
+        console.print(f"{clear_caches(name, cache_dir) / 2**20:.1f} MiB of decoded frames of {name} deleted")
+        return
+    from linknet_fastai.inspection import inspect_data
+
+    with progress_bar() as progress:
+        dataset = open_dataset(recipe, data, progress)
+        result = inspect_data(dataset, out or Path(f"{dataset.recipe.name}-batch.png"), progress)
+    show_inspection(result, dataset)
+    if result.problems or not result.surveys:
+        raise typer.Exit(1)

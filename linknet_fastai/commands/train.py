@@ -1,0 +1,147 @@
+"""`fit` and `lr-find`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from linknet_fastai.errors import UsageError
+from linknet_fastai.options import (
+    AccumulateOption,
+    BsOption,
+    CacheDirOption,
+    CacheOption,
+    ClassWeightsOption,
+    CompileOption,
+    CropOption,
+    DataOption,
+    DecoderOption,
+    DeviceOption,
+    EncoderOption,
+    EncoderWeightsOption,
+    EpochsOption,
+    InitFromOption,
+    LrOption,
+    OptimizerOption,
+    PrecisionOption,
+    PretrainedOption,
+    RecipeArgument,
+    ScheduleOption,
+    SeedOption,
+    SizeOption,
+    TrainOnOption,
+    ValidateOnOption,
+    WorkersOption,
+)
+from linknet_fastai.settings import Settings
+
+
+def fit(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or the path of a TOML file."),
+    ] = None,
+    data: DataOption = None,
+    epochs: EpochsOption = None,
+    size: SizeOption = None,
+    crop: CropOption = None,
+    bs: BsOption = None,
+    accumulate: AccumulateOption = None,
+    lr: LrOption = None,
+    decoder: DecoderOption = None,
+    encoder: EncoderOption = None,
+    pretrained: PretrainedOption = None,
+    encoder_weights: EncoderWeightsOption = None,
+    init_from: InitFromOption = None,
+    class_weights: ClassWeightsOption = None,
+    optimizer: OptimizerOption = None,
+    schedule: ScheduleOption = None,
+    precision: PrecisionOption = None,
+    device: DeviceOption = None,
+    seed: SeedOption = None,
+    compile: CompileOption = None,
+    workers: WorkersOption = None,
+    cache: CacheOption = None,
+    cache_dir: CacheDirOption = None,
+    train_on: TrainOnOption = None,
+    validate_on: ValidateOnOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The run folder.", show_default="runs/RECIPE-DATE-TIME")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="RUN", help="Go on with an interrupted run.")
+    ] = None,
+) -> None:
+    """Train LinkNet on a recipe and keep the run in a folder."""
+    options = _said(locals())
+    if resume is None and recipe is None:
+        raise UsageError("RECIPE is missing: fit RECIPE, or fit --resume RUN")
+    if resume is not None and out is not None:
+        raise UsageError("--out: --resume goes on in the run's own folder; leave it out")
+
+    from linknet_fastai import training
+    from linknet_fastai.terminal import TrainingDisplay, console
+
+    with TrainingDisplay() as display:
+        if resume is not None:
+            result = training.resume(resume, recipe, data, options, display)
+        else:
+            result = training.fit(recipe, data, options, out, display)
+    if not result.rows:
+        console.print(
+            f"\nstopped before the first epoch ended; go on with: linknet-fastai fit --resume {result.folder}"
+        )
+        raise typer.Exit(130)
+    best, last = result.best, result.rows[-1]
+    console.print(f"\nbest mIoU {best['miou']:.4f} at epoch {best['epoch']}, last {last['miou']:.4f}")
+    console.print(f"predictions {result.folder / 'predictions.png'}")
+    console.print(f"run         {result.folder}")
+    if not result.finished:
+        console.print(f"stopped after epoch {last['epoch']}; go on with: linknet-fastai fit --resume {result.folder}")
+        raise typer.Exit(130)
+
+
+def lr_find(
+    recipe: RecipeArgument,
+    data: DataOption = None,
+    size: SizeOption = None,
+    crop: CropOption = None,
+    bs: BsOption = None,
+    decoder: DecoderOption = None,
+    encoder: EncoderOption = None,
+    pretrained: PretrainedOption = None,
+    encoder_weights: EncoderWeightsOption = None,
+    init_from: InitFromOption = None,
+    class_weights: ClassWeightsOption = None,
+    optimizer: OptimizerOption = None,
+    precision: PrecisionOption = None,
+    device: DeviceOption = None,
+    seed: SeedOption = None,
+    workers: WorkersOption = None,
+    cache: CacheOption = None,
+    cache_dir: CacheDirOption = None,
+    train_on: TrainOnOption = None,
+    steps: Annotated[int, typer.Option("--steps", min=20, max=10_000, help="How many batches to try.")] = 100,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Where plot and points go.", show_default="runs/RECIPE-lr-find-DATE-TIME"),
+    ] = None,
+) -> None:
+    """Look for a learning rate with fastai's finder."""
+    options = _said(locals())
+    from linknet_fastai.lr_search import find_lr
+    from linknet_fastai.terminal import console, progress_bar, show_table, table
+
+    with progress_bar() as progress:
+        found, folder = find_lr(recipe, data, options, out, steps, progress)
+    shown = table("suggestion", "learning rate")
+    for name, rate in found.suggestions.items():
+        shown.add_row(name, f"{rate:.2e}")
+    show_table(shown)
+    console.print(f"plot {folder / 'lr-find.png'}, points {folder / 'lr-find.csv'}")
+    console.print(f"train with: linknet-fastai fit {recipe} --lr {found.suggestions['valley']:.2g}")
+
+
+def _said(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Those of a command's arguments that are settings of a training."""
+    return {name: value for name, value in arguments.items() if name in Settings.model_fields}

@@ -1,0 +1,125 @@
+"""`evaluate`, `predict` and `export`: what is done with a trained model."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from linknet_fastai.options import (
+    DataOption,
+    DeviceOption,
+    EngineOption,
+    JsonOption,
+    ModelArgument,
+    PrecisionOption,
+    RecipeArgument,
+    SeenSizeOption,
+    TrustOption,
+    parse_size_option,
+)
+
+
+def evaluate(
+    model: ModelArgument,
+    recipe: RecipeArgument,
+    split: Annotated[str, typer.Option("--split", help="A split, or a file with a frame's stem a line.")] = "val",
+    data: DataOption = None,
+    size: SeenSizeOption = None,
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = None,
+    device: DeviceOption = None,
+    json_file: JsonOption = None,
+    trust_pickle: TrustOption = False,
+) -> None:
+    """Score a model over a split: class IoU and class accuracy from one confusion matrix."""
+    from linknet_fastai import evaluation
+    from linknet_fastai.dataset import open_dataset
+    from linknet_fastai.terminal import progress_bar, show_evaluation, show_note, write_json
+
+    opened = _open_engine(model, engine, precision, device, size, trust_pickle)
+    with progress_bar() as progress:
+        dataset = open_dataset(recipe, data, progress)
+        result = evaluation.evaluate(opened, dataset, split, progress)
+    if note := dataset.note(split):
+        show_note(note)
+    if write_json(result.as_json(), json_file):
+        show_evaluation(result, f"{model} on {recipe} {split}")
+
+
+def predict(
+    model: ModelArgument,
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images and folders of images.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where masks/ and overlays/ go.")],
+    masks_only: Annotated[bool, typer.Option("--masks-only", help="Write no overlays.")] = False,
+    size: SeenSizeOption = None,
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = None,
+    device: DeviceOption = None,
+    trust_pickle: TrustOption = False,
+) -> None:
+    """Write masks of class ids, at each frame's own size, and overlays."""
+    from linknet_fastai import prediction
+    from linknet_fastai.terminal import console, progress_bar, show_error, show_lines
+
+    jobs = prediction.collect_jobs(inputs, out)
+    opened = _open_engine(model, engine, precision, device, size, trust_pickle, len(jobs))
+    with progress_bar() as progress:
+        failures = prediction.predict_images(opened, jobs, out, masks_only, progress)
+    console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {out}")
+    show_lines(failures, show_error)
+    if failures:
+        raise typer.Exit(1)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or a .safetensors.")],
+    file_format: Annotated[
+        Literal["pkl", "safetensors", "onnx", "openvino"],
+        typer.Option(
+            "--format",
+            help="pkl: a fastai Learner for load_learner; safetensors: weights that can run no code; onnx and "
+            "openvino (.xml and .bin): from the frame to the class map, without torch.",
+        ),
+    ] = "pkl",
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", show_default="RUN/export.SUFFIX")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise, for openvino; takes --calibrate.")] = False,
+    calibrate: Annotated[
+        Path | None, typer.Option("--calibrate", metavar="DIR", help="Up to 60 of these frames decide the scales.")
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            "--check",
+            metavar="DIR",
+            help="Compare with torch on up to 10 of these frames.",
+            show_default="those of --calibrate, else drawn scenes",
+        ),
+    ] = None,
+) -> None:
+    """Export a run's best weights as one file."""
+    from linknet_fastai.export import export_run
+    from linknet_fastai.terminal import console
+
+    written = export_run(run, file_format, out, int8, calibrate, check)
+    console.print(f"{written.file} ({written.mebibytes:.1f} MiB)")
+    if result := written.check:
+        console.print(
+            f"{result.engine} in {result.precision} gives the class of torch in fp32 on {result.agreement:.3%} of "
+            f"the pixels of {result.frames} frames ({result.source})"
+        )
+
+
+def _open_engine(
+    model: Path,
+    engine: str,
+    precision: str | None,
+    device: str | None,
+    size: str | None,
+    trust_pickle: bool,
+    frames: int | None = None,
+) -> Any:
+    from linknet_fastai.engines import open_engine
+    from linknet_fastai.prediction import NATIVE
+
+    seen = size if size in (None, NATIVE) else parse_size_option(size)
+    return open_engine(model, engine, precision or "auto", device, seen, trust_pickle, frames)
