@@ -73,7 +73,14 @@ class Dataset:
     def note(self, selection: str) -> str | None:
         """What to say where a split's folder does not hold the published frames, so that scores do not compare."""
         split = self.recipe.splits.get(selection)
-        if split is None or not (self.layout.by_folder and split.stems):
+        if split is None or not self.layout.by_folder:
+            return None
+        if split.frames:
+            here = len(self._split_frames(selection, split))
+            if here == split.frames:
+                return None
+            return f"{selection}: {here} frames here, the published split has {split.frames}; scores do not compare"
+        if not split.stems:
             return None
         here = {frame.stem for frame in self._split_frames(selection, split)}
         if here == set(split.stems):
@@ -195,18 +202,31 @@ def open_dataset(
             if _holds(candidate, layout, recipe):
                 return Dataset(recipe, candidate, layout)
     looked = "; ".join(f"{lay.images} with {lay.labels}" for lay in recipe.layouts)
-    raise UserError(f"{root}: no {recipe.name} data here; looked for {looked}. Where it comes from: {recipe.source}")
+    raise UserError(
+        f"{root}: no {recipe.name} data here; looked for {looked}{_half_there(root, recipe)}. "
+        f"Where it comes from: {recipe.source}"
+    )
+
+
+def _half_there(folder: Path, recipe: Recipe) -> str:
+    """What can be said of a folder that holds a part of a layout, or archives that are still packed."""
+    for layout in recipe.layouts:
+        images, labels = (_any_match(folder, pattern, layout, recipe) for pattern in (layout.images, layout.labels))
+        if images != labels:
+            return f". Only the {'images are' if images else 'label maps are'} there"
+    packed = [path.name for path in sorted(folder.iterdir()) if path.suffix in (".zip", ".tar", ".tgz", ".gz")]
+    return f". Still packed: {', '.join(packed[:3])}" if packed else ""
 
 
 def _holds(folder: Path, layout: Layout, recipe: Recipe) -> bool:
     """Whether an image and a label map of this layout are there."""
+    return all(_any_match(folder, pattern, layout, recipe) for pattern in (layout.images, layout.labels))
+
+
+def _any_match(folder: Path, pattern: str, layout: Layout, recipe: Recipe) -> bool:
     names = [split.folder or name for name, split in recipe.splits.items()] if layout.by_folder else [""]
-
-    def any_match(pattern: str) -> bool:
-        globs = (FIELD.sub("*", pattern.replace("{split}", name)) for name in names)
-        return any(next(folder.glob(glob), None) for glob in globs)
-
-    return any_match(layout.images) and any_match(layout.labels)
+    globs = (FIELD.sub("*", pattern.replace("{split}", name)) for name in names)
+    return any(next(folder.glob(glob), None) for glob in globs)
 
 
 def _fetch(recipe: Recipe, progress: Progress | None) -> Path:

@@ -2,11 +2,15 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from linknet_fastai.cityscapes import label_ids_of_channels, read_truth
+from linknet_fastai.cityscapes_scores import CityscapesScorer, CityscapesScores
 from linknet_fastai.dataset import Dataset, Frame, Progress, size_mismatch
 from linknet_fastai.errors import UserError
 from linknet_fastai.image_files import open_image
@@ -17,18 +21,26 @@ from linknet_fastai.threads import overlapped
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores over a split, how long they took, and what ran the network."""
+    """Scores over a split, how long they took, and what ran the network.
+
+    `official` are those of the benchmark that the recipe names, where it names one.
+    """
 
     class_names: list[str]
     scores: Scores
     frames: int
     seconds: float
     engine: str
+    official: CityscapesScores | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The scores as plain values: fractions from 0 to 1, None where there is nothing to score."""
+        """The scores as plain values: fractions from 0 to 1, None where there is nothing to score.
+
+        Official scores stand beside ours, under the keys that the official script gives them.
+        """
         scores = self.scores
         return {
+            **(self.official.as_official_json() if self.official else {}),
             "miou": number(scores.miou),
             "mean_accuracy": number(scores.mean_accuracy),
             "pixel_accuracy": number(scores.pixel_accuracy),
@@ -67,19 +79,34 @@ def evaluate(engine: Engine, dataset: Dataset, split: str = "val", progress: Pro
     engine.card.check_recipe(dataset.recipe)
     n_classes, read_label = len(dataset.recipe.classes), dataset.read_label
 
-    def count(frame: Frame) -> np.ndarray:
+    scorer, label_ids = None, None
+    if dataset.recipe.official_scores:
+        scorer, label_ids = CityscapesScorer(), label_ids_of_channels(dataset.recipe.class_names)
+
+    def count(frame: Frame) -> tuple[np.ndarray, Callable[[], None] | None]:
         predicted = engine(open_image(frame.image))
         labels = read_label(frame.label)
         if labels.shape != predicted.shape:
             raise UserError(size_mismatch(frame, labels.shape[::-1], predicted.shape[::-1]))
-        return count_pixels(predicted, labels, n_classes)
+        official = scorer and partial(_count_officially, scorer, label_ids[predicted], frame)
+        return count_pixels(predicted, labels, n_classes), official
 
     frames = dataset.frames(split)
     counts = np.zeros((n_classes, n_classes), np.int64)
     begin = time.perf_counter()
-    for done, counted in enumerate(overlapped(count, frames, frame_threads(engine)), 1):
+    for done, (counted, count_officially) in enumerate(overlapped(count, frames, frame_threads(engine)), 1):
         counts += counted
+        if count_officially:
+            count_officially()  # frame after frame: the scorer is not for several threads
         if progress:
             progress(f"evaluating {split}", done, len(frames))
     seconds = time.perf_counter() - begin
-    return Evaluation(dataset.recipe.class_names, scores_of(counts), len(frames), seconds, str(engine))
+    official = scorer.scores() if scorer else None
+    return Evaluation(dataset.recipe.class_names, scores_of(counts), len(frames), seconds, str(engine), official)
+
+
+def _count_officially(scorer: CityscapesScorer, predicted_ids: np.ndarray, frame: Frame) -> None:
+    try:
+        scorer.update(predicted_ids, *read_truth(frame.label))
+    except ValueError as error:
+        raise UserError(f"{frame.label}: the official scores cannot be had ({error})") from None

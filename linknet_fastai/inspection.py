@@ -1,5 +1,6 @@
 """`data` as a plain function: what of a recipe is on disk, and whether it can be trained on."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,10 @@ from linknet_fastai.survey import Survey, survey
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found: a survey of each split that is there, which are absent, a line for all that is damaged."""
+    """What was found: a survey of each split that is there, which are absent, a line for all that is damaged.
+
+    `folders` has, for a split whose images lie in several folders (Cityscapes: its cities), the frames of each.
+    """
 
     surveys: dict[str, Survey]
     absent: dict[str, str]
@@ -25,6 +29,7 @@ class Inspection:
     notes: list[str]
     weights: list[float]
     picture: Path | None
+    folders: dict[str, dict[str, int]]
 
 
 def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = None) -> Inspection:
@@ -40,10 +45,15 @@ def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = No
     """
     surveys: dict[str, Survey] = {}
     absent: dict[str, str] = {}
+    folders: dict[str, dict[str, int]] = {}
     problems: list[str] = []
     for name in dataset.recipe.splits:
         try:
-            surveys[name] = survey(dataset, dataset.frames(name), progress)
+            frames = dataset.frames(name)
+            surveys[name] = survey(dataset, frames, progress)
+            counts = Counter(frame.image.parent.name for frame in frames)
+            if len(counts) > 1:
+                folders[name] = dict(counts)
         except EmptySplitError as error:
             absent[name] = str(error)
         except UserError as error:
@@ -59,4 +69,4 @@ def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = No
         save_batch(*dls.train.one_batch(), card, picture)
         drawn = picture
     notes = [note for name in surveys if (note := dataset.note(name))]
-    return Inspection(surveys, absent, problems, notes, [] if weights is None else weights.tolist(), drawn)
+    return Inspection(surveys, absent, problems, notes, [] if weights is None else weights.tolist(), drawn, folders)

@@ -1,7 +1,7 @@
 """From frames to masks and overlays, whichever engine runs the network. Imports no torch: not all of them do."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -106,8 +106,18 @@ class Job:
     target: Path
 
 
-def collect_jobs(inputs: Sequence[Path], out: Path) -> list[Job]:
+def mask_name(image: Path) -> str:
+    """The name of the mask of an image: its own, as a PNG."""
+    return f"{image.stem}.png"
+
+
+def collect_jobs(inputs: Sequence[Path], out: Path, name_of: Callable[[Path], str] = mask_name) -> list[Job]:
     """Find the images behind files and folders; the sub-folders of a folder are mirrored.
+
+    Args:
+        inputs: images and folders of images.
+        out: the folder to predict into.
+        name_of: gives the name of an image's mask.
 
     What an earlier prediction left in `out` is no input, also where `out` lies inside a folder of images.
 
@@ -120,9 +130,9 @@ def collect_jobs(inputs: Sequence[Path], out: Path) -> list[Job]:
     for source in inputs:
         if source.is_dir():
             images = [path for path in _images_in(source) if not written & {*path.resolve().parents}]
-            found = [Job(path, path.relative_to(source).with_suffix(".png")) for path in images]
+            found = [Job(path, path.relative_to(source).with_name(name_of(path))) for path in images]
         elif source.is_file():
-            found = [Job(source, Path(source.stem + ".png"))]
+            found = [Job(source, Path(name_of(source)))]
         else:
             raise UserError(f"{source}: no such file or folder")
         for job in found:
@@ -164,11 +174,20 @@ def predict_images(
     out: Path,
     masks_only: bool = False,
     progress: Progress | None = None,
+    ids_of_channels: np.ndarray | None = None,
 ) -> list[str]:
     """Write `out/masks/STEM.png` and `out/overlays/STEM.png` for each job.
 
-    A mask has one channel, the recipe's class ids, at the frame's own size. Each frame is read, predicted and
-    written in one thread while other threads are at other frames.
+    A mask has one channel at the frame's own size. Each frame is read, predicted and written in one thread while
+    other threads are at other frames.
+
+    Args:
+        engine: the model.
+        jobs: what to predict, see `collect_jobs`.
+        out: the folder to write into.
+        masks_only: whether to leave out the overlays.
+        progress: told how far it is.
+        ids_of_channels: what masks hold for each channel of the network, C uint8; by default the recipe's class ids.
 
     Returns:
         A line for each image that could not be read; the others are done.
@@ -179,7 +198,11 @@ def predict_images(
             frame = open_image(job.image)
         except UserError as error:
             return str(error)
-        _write(frame, engine(frame), engine.card, out, job.target, masks_only)
+        channels = engine(frame)
+        ids = id_mask(channels, engine.card) if ids_of_channels is None else ids_of_channels[channels]
+        save_image(Image.fromarray(ids), out / "masks" / job.target)
+        if not masks_only:
+            save_image(overlay(frame, channels, engine.card), out / "overlays" / job.target)
         return None
 
     failures = []
@@ -189,14 +212,6 @@ def predict_images(
         if progress:
             progress("predicting", done, len(jobs))
     return failures
-
-
-def _write(
-    frame: Image.Image, channels: np.ndarray, card: ModelCard, out: Path, target: Path, masks_only: bool
-) -> None:
-    save_image(Image.fromarray(id_mask(channels, card)), out / "masks" / target)
-    if not masks_only:
-        save_image(overlay(frame, channels, card), out / "overlays" / target)
 
 
 def save_image(image: Image.Image, file: Path) -> None:

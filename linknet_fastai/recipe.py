@@ -4,7 +4,7 @@ import difflib
 import re
 import tomllib
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -52,6 +52,7 @@ class Split(_Checked):
     folder: str | None = None
     list: str | None = None
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    frames: int | None = Field(default=None, ge=1)  # how many the published split has, where no list says it
     stems: tuple[str, ...] = ()  # what stands in the list file; filled in when the recipe is read
 
     @model_validator(mode="after")
@@ -115,6 +116,7 @@ class Recipe(_Checked):
     fetch: Name | None = None  # without a folder: "street" is drawn, any other name is one of fastai's `URLs`
     classes: tuple[ClassEntry, ...] = Field(min_length=2, max_length=MOST_CLASSES)
     void: VoidEntry = VoidEntry()
+    official_scores: Literal["cityscapes"] | None = None  # the benchmark whose own scores `evaluate` gives as well
     layouts: tuple[Layout, ...] = Field(min_length=1)
     splits: dict[Name, Split] = Field(min_length=1)
     training: dict[str, Any] = Field(default_factory=dict)

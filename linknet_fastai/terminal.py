@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # these import torch, which --help must not wait for
     from fastai.learner import Learner
 
     from linknet_fastai.benchmark import Speed
+    from linknet_fastai.cityscapes_scores import CityscapesScores
     from linknet_fastai.dataset import Dataset
     from linknet_fastai.dataset import Progress as ProgressReport
     from linknet_fastai.evaluation import Evaluation
@@ -186,10 +187,33 @@ def show_evaluation(result: "Evaluation", title: str) -> None:
     shown.add_section()
     shown.add_row("mean", percent(scores.miou), percent(scores.mean_accuracy), "", style="bold")
     show_table(shown)
+    if result.official:
+        _show_cityscapes(result.official)
     console.print(
         f"pixel accuracy {percent(scores.pixel_accuracy)}; {result.frames} frames in {result.seconds:.1f} s, "
         f"{result.frames / result.seconds:.1f} images a second with reading, by {result.engine}"
     )
+
+
+def _show_cityscapes(scores: "CityscapesScores") -> None:
+    """Print what the official script prints."""
+    console.print(Text("\nas the official Cityscapes script scores", style="bold"))
+    for what, iou, iiou, means in (
+        ("class", scores.class_iou, scores.class_iiou, (scores.mean_class_iou, scores.mean_class_iiou)),
+        (
+            "category",
+            scores.category_iou,
+            scores.category_iiou,
+            (scores.mean_category_iou, scores.mean_category_iiou),
+        ),
+    ):
+        shown = table(what, "IoU", "iIoU")
+        for name, value in iou.items():
+            shown.add_row(name, percent(value), percent(iiou[name]) if name in iiou else "")
+        shown.add_section()
+        shown.add_row("mean", *map(percent, means), style="bold")
+        show_table(shown)
+        console.print()
 
 
 def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
@@ -206,6 +230,8 @@ def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
     for name in result.absent:
         shown.add_row(name, "-", "not here", "-", "-")
     show_table(shown)
+    for name, folders in result.folders.items():
+        console.print(f"{name}: " + ", ".join(f"{folder} {count}" for folder, count in folders.items()))
     console.print()
     shown = table("class", "id", *(f"{name} share" for name in result.surveys), "weight")
     for channel, entry in enumerate(recipe.classes):

@@ -7,15 +7,20 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small only wait for a second thread
 
+import sys
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from linknet_fastai import street
+from linknet_fastai import cli, street
+from linknet_fastai.model import LinkNet
+from linknet_fastai.model_card import ModelCard
+from linknet_fastai.model_file import save_model
 from linknet_fastai.recipe import load_recipe
 
 WIDTH, HEIGHT = 64, 48
@@ -240,3 +245,33 @@ def own_tree(tmp_path: Path) -> Path:
         save(photo(number), folder / "frames" / f"f{number}.png")
         save(np.kron(ids, np.ones((8, 8), np.uint8)), folder / "masks" / f"f{number}.png")
     return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    (folder := tmp_path / "here").mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def command(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs the command line in this process, in a folder of its own; gives the exit status."""
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["linknet-fastai", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return caught.value.code
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model for the classes of `street`."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("run") / "model.safetensors"
+    save_model(LinkNet(11, pretrained=False), ModelCard.of(load_recipe("street"), (64, 48)), file)
+    return file

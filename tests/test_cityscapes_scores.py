@@ -1,16 +1,13 @@
 """The scores are those of the official Cityscapes script, which runs here itself."""
 
-import copy
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling as official  # noqa: N813
 import numpy as np
 import pytest
 from cityscapes_tree import FULL_SIZE, write_cityscapes
+from official_cityscapes import assert_same, official, official_scores
 from PIL import Image
 
 from linknet_fastai.cityscapes import LABELS, official_file_name, read_truth
@@ -19,12 +16,6 @@ from linknet_fastai.cityscapes_scores import AVERAGE_INSTANCE_SIZE, CityscapesSc
 SIZE = (96, 64)
 ROAD, PARKING, PERSON, RIDER, CAR, CARAVAN, TRAILER, BICYCLE = 7, 9, 24, 25, 26, 29, 30, 33
 EGO_VEHICLE = 1
-
-
-@pytest.fixture(autouse=True)
-def _official_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The official script on this NumPy: `np.in1d` is gone since 2.4."""
-    monkeypatch.setattr(np, "in1d", np.isin, raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -43,33 +34,11 @@ def save(array: np.ndarray, file: Path) -> Path:
     return file
 
 
-def official_scores(predictions: list[Path], truth: list[Path], export: Path) -> dict[str, Any]:
-    """What the official script writes to disk for these files."""
-    args = copy.copy(official.args)
-    args.quiet, args.exportFile = True, str(export)
-    official.evaluateImgLists([str(file) for file in predictions], [str(file) for file in truth], args)
-    return json.loads(export.read_text())
-
-
 def our_scores(predictions: list[Path], truth: list[Path]) -> CityscapesScores:
     scorer = CityscapesScorer()
     for prediction, label_file in zip(predictions, truth, strict=True):
         scorer.update(np.asarray(Image.open(prediction)), *read_truth(label_file))
     return scorer.scores()
-
-
-def assert_same(ours: Any, theirs: Any, where: str = "result") -> None:
-    """Equal to 1e-9 all the way down, None where the script has NaN."""
-    if isinstance(theirs, dict):
-        assert ours.keys() == theirs.keys(), where
-        for key, value in theirs.items():
-            assert_same(ours[key], value, f"{where}.{key}")
-    elif isinstance(theirs, float) and math.isnan(theirs):
-        assert ours is None, f"{where}: {ours}, officially NaN"
-    elif isinstance(theirs, float):
-        assert ours == pytest.approx(theirs, rel=0, abs=1e-9), where
-    else:
-        assert ours == theirs, where
 
 
 Truth = tuple[np.ndarray, np.ndarray]

@@ -11,51 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import linknet_fastai
 from linknet_fastai import cli
 from linknet_fastai.errors import UsageError
-from linknet_fastai.model import LinkNet
-from linknet_fastai.model_card import ModelCard
-from linknet_fastai.model_file import save_model
 from linknet_fastai.recipe import load_recipe
 from linknet_fastai.run_folder import write_run
 from linknet_fastai.settings import Settings
 
 COMMANDS = ["fit", "lr-find", "evaluate", "predict", "export", "data", "benchmark"]
 Command = Callable[..., int]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder."""
-    (folder := tmp_path / "here").mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
-@pytest.fixture
-def command(here: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs the command line in this process, in a folder of its own; gives the exit status."""
-
-    def run(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["linknet-fastai", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return caught.value.code
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained model for the classes of `street`."""
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("run") / "model.safetensors"
-    save_model(LinkNet(11, pretrained=False), ModelCard.of(load_recipe("street"), (64, 48)), file)
-    return file
 
 
 @pytest.fixture

@@ -51,6 +51,14 @@ def predict(
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images and folders of images.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where masks/ and overlays/ go.")],
     masks_only: Annotated[bool, typer.Option("--masks-only", help="Write no overlays.")] = False,
+    mask_format: Annotated[
+        Literal["recipe", "cityscapes"],
+        typer.Option(
+            "--format",
+            help="recipe: the recipe's class ids; cityscapes: official label ids and names, masks alone, as the "
+            "official script and server take them.",
+        ),
+    ] = "recipe",
     size: SeenSizeOption = None,
     engine: EngineOption = "auto",
     precision: PrecisionOption = None,
@@ -59,12 +67,20 @@ def predict(
 ) -> None:
     """Write masks of class ids, at each frame's own size, and overlays."""
     from linknet_fastai import prediction
+    from linknet_fastai.cityscapes import label_ids_of_channels, official_file_name
     from linknet_fastai.terminal import console, progress_bar, show_error, show_lines
 
-    jobs = prediction.collect_jobs(inputs, out)
+    label_ids = None
+    if mask_format == "cityscapes":
+        jobs = prediction.collect_jobs(inputs, out, official_file_name)
+    else:
+        jobs = prediction.collect_jobs(inputs, out)
     opened = _open_engine(model, engine, precision, device, size, trust_pickle, len(jobs))
+    if mask_format == "cityscapes":
+        # The official script takes every PNG below its folder with a frame's name: overlays would be in its way.
+        label_ids, masks_only = label_ids_of_channels(opened.card.class_names), True
     with progress_bar() as progress:
-        failures = prediction.predict_images(opened, jobs, out, masks_only, progress)
+        failures = prediction.predict_images(opened, jobs, out, masks_only, progress, label_ids)
     console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {out}")
     show_lines(failures, show_error)
     if failures:
