@@ -1,5 +1,6 @@
 """From a recipe to fastai DataLoaders."""
 
+import math
 import operator
 import os
 import random
@@ -24,8 +25,8 @@ from linknet_fastai.dataset import Dataset, Frame, Progress, open_dataset
 from linknet_fastai.errors import UsageError
 from linknet_fastai.image_files import open_image
 from linknet_fastai.recipe import Recipe
-from linknet_fastai.settings import Settings, format_size, resolve_settings
-from linknet_fastai.survey import survey
+from linknet_fastai.settings import Settings, format_size, parse_size, resolve_settings
+from linknet_fastai.survey import Survey, survey
 
 
 class ReproducibleDL(TfmdDL):
@@ -220,8 +221,7 @@ def dls_from_settings(
         [*train, *valid],
         path=".",
         bs=min(settings.bs, len(train)),
-        # Label maps keep their own sizes, and only maps of one size stack to a batch.
-        val_bs=settings.bs if len(validated.sizes) == 1 else 1,
+        val_bs=_validation_bs(settings, validated),
         num_workers=default_workers(settings.cache) if settings.workers is None else settings.workers,
         seed=settings.seed,
         device=device,
@@ -229,6 +229,17 @@ def dls_from_settings(
     dls.recipe, dls.size = dataset.recipe, settings.size
     dls.class_pixels = torch.tensor(trained.class_pixels)
     return dls
+
+
+def _validation_bs(settings: Settings, validated: Survey) -> int:
+    """Frames a validation batch: label maps keep their own sizes, and only maps of one size stack to a batch.
+
+    Logits are brought to that size; there are no more of them than in a training batch, however large it is.
+    """
+    if len(validated.sizes) > 1:
+        return 1
+    (label_size,) = map(parse_size, validated.sizes)
+    return max(1, min(settings.bs, settings.bs * math.prod(settings.size) // math.prod(label_size)))
 
 
 def default_workers(cached: bool) -> int:

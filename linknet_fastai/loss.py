@@ -66,11 +66,12 @@ class _WeightedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
         """Compute the loss, and the gradient of its numerator."""
-        gradient = torch.empty_like(logits)
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         loss = weight_sum = torch.zeros((), device=logits.device)
         frames = 1 if logits.device.type == "cpu" else len(logits)
-        parts = (tensor.split(frames) for tensor in (logits, labels.long()[:, None], gradient))
-        for scores, truth, out in zip(*parts, strict=True):
+        for first in range(0, len(logits), frames):
+            part = slice(first, first + frames)
+            scores, truth = logits[part], labels[part, None].long()
             counts = truth != VOID
             truth = torch.where(counts, truth, 0)
             pixel_weight = torch.where(counts, weight[truth], 0)
@@ -80,11 +81,13 @@ class _WeightedCrossEntropy(torch.autograd.Function):
             total = scores.exp_().sum(1, keepdim=True)
             loss = loss + ((total.log() - of_truth) * pixel_weight).sum()
             weight_sum = weight_sum + pixel_weight.sum()
-            scores *= pixel_weight / total
-            out.copy_(scores.scatter_add_(1, truth, -pixel_weight))
+            if gradient is not None:
+                scores *= pixel_weight / total
+                gradient[part] = scores.scatter_add_(1, truth, -pixel_weight)
         # Weights are positive: the sum is 0 only where no pixel counts.
         ctx.scale = torch.where(weight_sum > 0, 1 / weight_sum, 0)
-        ctx.save_for_backward(gradient)
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
         return loss * ctx.scale
 
     @staticmethod
