@@ -17,7 +17,7 @@ import contest
 import typer
 
 SIZE, PADDED, BATCH = (480, 360), (480, 384), 8
-FRAMES, UNET_FRAMES = 64, 16
+FRAMES, UNET_FRAMES = 48, 8
 
 
 class Setting(NamedTuple):

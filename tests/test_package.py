@@ -76,3 +76,10 @@ def test_every_package_that_is_imported_is_a_declared_dependency():
     declared = [*project["dependencies"], *project["optional-dependencies"]["onnx"]]
     declared += project["optional-dependencies"]["openvino"]
     assert needed <= {re.match(r"[\w-]+", line)[0] for line in declared}
+
+
+def test_the_speed_tables_of_the_readme_are_those_of_the_figures():
+    made = subprocess.run([sys.executable, ROOT / "benchmarks" / "readme_table.py"], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    assert len(made.stdout.splitlines()) > 20
+    assert made.stdout.strip() in (ROOT / "README.md").read_text(encoding="utf-8")
