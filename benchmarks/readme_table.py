@@ -6,6 +6,7 @@ A test holds the README to what this prints.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,22 @@ def tables() -> str:
 
 def _table(contests: list[dict[str, Any]], command: str) -> str:
     ours = contests[0]["ours"]
+    # One run for the whole table: the one in which the peers come off better, taken together.
+    run = min(contests, key=lambda one: math.prod(r["ms"] / one["results"][ours]["ms"] for r in _peers(one)))
     lines = [
         f"| {contests[0]['title']} ({command}) | {contests[0]['unit']} | times ours | MiB |",
         "| --- | ---: | ---: | ---: |",
     ]
     for name in contests[0]["results"]:
-        run = min(contests, key=lambda one: one["results"][name]["ms"] / one["results"][ours]["ms"])
-        if name.startswith("linknet-fastai"):
-            run = max(contests, key=lambda one: one["results"][name]["ms"])
         result = run["results"][name]
         ratio = result["ms"] / run["results"][ours]["ms"]
         shown = f"**{name}**" if name == ours else name
         lines.append(f"| {shown} | {result['ms']:.1f} | {ratio:.2f} | {result['peak_memory_mib']} |")
     return "\n".join(lines)
+
+
+def _peers(contest: dict[str, Any]) -> list[dict[str, Any]]:
+    return [result for name, result in contest["results"].items() if not name.startswith("linknet-fastai")]
 
 
 if __name__ == "__main__":

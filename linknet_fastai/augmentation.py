@@ -74,7 +74,7 @@ class AugmentBatch(ItemTransform):
     def __init__(self, size: tuple[int, int], scale: tuple[float, float] = (0.75, 1.75), colour: float = 0.3) -> None:
         super().__init__()
         self.size, self.scale, self.colour = size, scale, colour
-        self.generators: Iterator[Sequence[random.Random]] = iter(())
+        self.generators: Iterator[Sequence[random.Random]] | None = None
 
     def encodes(self, batch):  # typed, fastai would dispatch on it and silently pass by
         """Augment a batch.
@@ -86,7 +86,7 @@ class AugmentBatch(ItemTransform):
             Images, Bx3xH'xW' floats from 0 to 255, and labels, BxH'xW' uint8.
         """
         images, labels = (part.as_subclass(Tensor) for part in batch)
-        generators = next(self.generators, None) or [random.Random(frame) for frame in range(len(images))]
+        generators = self._next_generators(len(images))
         width, height = self.size
         canvas = torch.tensor(PADDING, dtype=torch.uint8, device=images.device).view(1, 3, 1, 1)
         canvas = canvas.repeat(len(images), 1, height, width)
@@ -94,6 +94,14 @@ class AugmentBatch(ItemTransform):
         for frame, generator in enumerate(generators):
             self._place(images[frame], labels[frame], canvas[frame], truth[frame], generator)
         return TensorImage(self._recolour(canvas.float(), generators)), TensorMask(truth)
+
+    def _next_generators(self, count: int) -> Sequence[random.Random]:
+        if self.generators is None:  # no loader of ours: somebody calls the transform by hand
+            return [random.Random(frame) for frame in range(count)]
+        generators = next(self.generators, ())
+        if len(generators) != count:
+            raise RuntimeError("a training loader is walked by one loop at a time; for another use `dls.train.new()`")
+        return generators
 
     def _place(self, image: Tensor, labels: Tensor, canvas: Tensor, truth: Tensor, generator: random.Random) -> None:
         """Scale a frame, lay it on its canvas and perhaps mirror it; only what shows is resampled."""
@@ -122,7 +130,7 @@ class AugmentBatch(ItemTransform):
         return mixed.clamp_(0, 255).view_as(images)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "generators": iter(())}  # a running epoch's generators cannot be pickled
+        return {**self.__dict__, "generators": None}  # a running epoch's generators cannot be pickled
 
 
 def _place_side(source: int, canvas: int, zoom: float, generator: random.Random) -> tuple[slice, slice]:

@@ -1,6 +1,8 @@
 """Frames decoded once: images and label maps in files that are mapped into memory, built when first needed."""
 
+import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -67,6 +69,7 @@ class CachedFrame(Frame):
 
 def cached_frames(
     dataset: Dataset,
+    frames: Sequence[Frame],
     selection: str,
     size: tuple[int, int],
     training: bool,
@@ -77,7 +80,8 @@ def cached_frames(
 
     Args:
         dataset: the data.
-        selection: a split or a list of frames, see `Dataset.frames`.
+        frames: what `dataset.frames(selection)` has found.
+        selection: a split or a list of frames; another list of frames has another cache.
         size: (width, height) of the images.
         training: whether label maps are brought to that size as well; else they keep their own.
         folder: where caches lie, by default in `linknet_fastai.dataset.cache_folder`.
@@ -89,7 +93,6 @@ def cached_frames(
     Raises:
         UserError: a frame is damaged, or the cache cannot be written.
     """
-    frames = dataset.frames(selection)
     home = recipe_caches(dataset.recipe.name, folder)
     slot = [str(dataset.folder.resolve()), selection, format_size(size), training]
     slot_name = sha256(json.dumps(slot).encode()).hexdigest()[:12]
@@ -121,11 +124,21 @@ def clear_caches(recipe_name: str, folder: Path | None = None) -> int:
 
     Returns:
         How many bytes that freed.
+
+    Raises:
+        UserError: another run is building one, or files cannot be deleted.
     """
-    home = recipe_caches(recipe_name, folder)
-    freed = sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
-    if home.is_dir():
-        shutil.rmtree(home)
+    home, freed = recipe_caches(recipe_name, folder), 0
+    for file in home.glob("*.lock"):  # the lock files stay: another run may be about to take one
+        try:
+            with FileLock(file, timeout=0):
+                for cache in home.glob(f"{file.stem}-*"):
+                    freed += sum(path.stat().st_size for path in cache.iterdir())
+                    shutil.rmtree(cache)
+        except Timeout:
+            raise UserError(f"{home}: another run builds this cache right now; clear it when that is done") from None
+        except OSError as error:
+            raise UserError(f"{home}: cannot be cleared ({error.strerror or error})") from None
     return freed
 
 
@@ -141,9 +154,13 @@ def _locked(file: Path, progress: Progress | None) -> FileLock:
     try:
         return lock.acquire(timeout=0)
     except Timeout:
+        what = "waiting for another run that builds the cache"
         if progress:
-            progress("waiting for another run that builds the cache", 0, 1)
-        return lock.acquire()
+            progress(what, 0, 1)
+        held = lock.acquire()
+        if progress:
+            progress(what, 1, 1)
+        return held
 
 
 def _build(
@@ -157,6 +174,8 @@ def _build(
     """Decode all frames into a folder beside, which gets its name when it is whole."""
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed; the lock says nobody writes there
+    if shutil.disk_usage(target.parent).free < len(frames) * size[0] * size[1] * 4:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # known now, not after minutes
     partial.mkdir()
     try:
         with (partial / IMAGES).open("wb") as images, (partial / LABELS).open("wb") as labels:

@@ -44,13 +44,13 @@ class DevicePrecision(Callback):
 
         LinkNet's own loss takes the logits of a training as they are: a copy in fp32 would only be moved around.
         """
-        self._leave()
+        self.leave()
         if not (self.learn.training and isinstance(self.learn.loss_func, SegmentationLoss)):
             self.learn.pred = self.learn.pred.float()
 
     def after_cancel_batch(self) -> None:
         """Leave autocast also when the batch ends early."""
-        self._leave()
+        self.leave()
 
     def before_backward(self) -> None:
         """Scale the loss."""
@@ -64,7 +64,8 @@ class DevicePrecision(Callback):
             self.scaler.update()
             raise CancelStepException
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Leave autocast, where it was entered; the learner calls this also when a batch fails or is interrupted."""
         if self._autocast is not None:
             self._autocast.__exit__(None, None, None)
             self._autocast = None
@@ -103,7 +104,8 @@ class SkipVoidBatches(Callback):
     def before_batch(self) -> None:
         """End the batch where all its labels are void."""
         if self.learn.training and self.learn.yb and bool((self.learn.y == VOID).all()):
-            self.learn.loss = torch.zeros((), device=self.learn.y.device)  # what fastai's recorder averages
+            if getattr(self.learn, "loss", None) is None:  # fastai's recorder averages the loss that is there
+                self.learn.loss = torch.zeros((), device=self.learn.y.device)
             raise CancelBatchException
 
 
@@ -115,6 +117,11 @@ class AccumulateGradients(GradientAccumulation):
 
     def __init__(self, batches: int, bs: int) -> None:
         super().__init__(n_acc=batches * bs)
+
+    def before_train(self) -> None:
+        """Start anew: where the last batch of an epoch was all void, its gradients are still there."""
+        self.count = 0
+        self.learn.opt.zero_grad()
 
     def before_step(self) -> None:
         """Let the step happen, or end the batch."""

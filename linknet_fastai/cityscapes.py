@@ -123,7 +123,7 @@ def read_truth(label_file: Path) -> tuple[np.ndarray, np.ndarray | None]:
     # In the name alone: the official script replaces it in the folders' names too.
     instance_file = label_file.with_name(label_file.name.replace("labelIds", "instanceIds"))
     labels = _read_ids(label_file, ("L", "P"))
-    if not instance_file.is_file():
+    if instance_file == label_file or not instance_file.is_file():
         return labels, None
     return labels, _read_ids(instance_file, ("I;16", "I", "L")).astype(np.int32)
 

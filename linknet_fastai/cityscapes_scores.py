@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from linknet_fastai.cityscapes import DRAWN_LABELS, LABELS
+from linknet_fastai.scores import number
 
 # Pixels of an average instance, `args.avgClassSize` of the official script; a test holds them equal.
 AVERAGE_INSTANCE_SIZE = {
@@ -102,10 +103,10 @@ class CityscapesScores:
         pixels = max(int(self.confusion.sum()), 1)
         shares = [int(row.sum()) / pixels if self.confusion.any() else None for row in self.confusion]
         return {
-            "averageScoreClasses": _number(self.mean_class_iou),
-            "averageScoreInstClasses": _number(self.mean_class_iiou),
-            "averageScoreCategories": _number(self.mean_category_iou),
-            "averageScoreInstCategories": _number(self.mean_category_iiou),
+            "averageScoreClasses": number(self.mean_class_iou),
+            "averageScoreInstClasses": number(self.mean_class_iiou),
+            "averageScoreCategories": number(self.mean_category_iou),
+            "averageScoreInstCategories": number(self.mean_category_iiou),
             "classScores": _filled(self.class_iou, names),
             "classInstScores": _filled(self.class_iiou, names),
             "categoryScores": _filled(self.category_iou, _CATEGORIES),
@@ -241,9 +242,5 @@ def _mean(values: Iterable[float]) -> float:
     return sum(present) / len(present) if present else math.nan
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
 def _filled(scores: dict[str, float], names: Iterable[str]) -> dict[str, float | None]:
-    return {name: _number(scores.get(name, math.nan)) for name in names}
+    return {name: number(scores.get(name, math.nan)) for name in names}

@@ -2,7 +2,6 @@
 
 import math
 import operator
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from linknet_fastai.image_files import open_image
 from linknet_fastai.recipe import Recipe
 from linknet_fastai.settings import Settings, format_size, parse_size, resolve_settings
 from linknet_fastai.survey import Survey, survey
+from linknet_fastai.threads import usable_cores
 
 
 class ReproducibleDL(TfmdDL):
@@ -208,8 +208,8 @@ def dls_from_settings(
     train, valid = dataset.frames(settings.train_on), dataset.frames(settings.validate_on)
     if settings.cache:
         where = (settings.cache_dir, progress)
-        trained, train = cached_frames(dataset, settings.train_on, settings.size, True, *where)
-        validated, valid = cached_frames(dataset, settings.validate_on, settings.size, False, *where)
+        trained, train = cached_frames(dataset, train, settings.train_on, settings.size, True, *where)
+        validated, valid = cached_frames(dataset, valid, settings.validate_on, settings.size, False, *where)
     else:
         trained, validated = survey(dataset, train, progress), survey(dataset, valid, progress)
         trained.raise_problems()
@@ -239,10 +239,10 @@ def _validation_bs(settings: Settings, validated: Survey) -> int:
     if len(validated.sizes) > 1:
         return 1
     (label_size,) = map(parse_size, validated.sizes)
-    return max(1, min(settings.bs, settings.bs * math.prod(settings.size) // math.prod(label_size)))
+    largest = max(math.prod(settings.size), math.prod(label_size))
+    return max(1, min(settings.bs, settings.bs * math.prod(settings.crop or settings.size) // largest))
 
 
 def default_workers(cached: bool) -> int:
     """How many loader processes: none where frames lie decoded, else one for every two cores, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if cached else min(cores // 2, 8)
+    return 0 if cached else min(usable_cores() // 2, 8)

@@ -1,10 +1,8 @@
 """The scores of a model over a split, at the label maps' own size, from one confusion matrix."""
 
-import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -12,10 +10,10 @@ import numpy as np
 from linknet_fastai.cityscapes import label_ids_of_channels, read_truth
 from linknet_fastai.cityscapes_scores import CityscapesScorer, CityscapesScores
 from linknet_fastai.dataset import Dataset, Frame, Progress, size_mismatch
-from linknet_fastai.errors import UserError
+from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.image_files import open_image
 from linknet_fastai.prediction import Engine, frame_threads
-from linknet_fastai.scores import Scores, count_pixels, scores_of
+from linknet_fastai.scores import Scores, count_pixels, number, scores_of
 from linknet_fastai.threads import overlapped
 
 
@@ -58,11 +56,6 @@ class Evaluation:
         }
 
 
-def number(value: float) -> float | None:
-    """The value, or None for nan, which JSON does not have."""
-    return None if math.isnan(value) else value
-
-
 def evaluate(engine: Engine, dataset: Dataset, split: str = "val", progress: Progress | None = None) -> Evaluation:
     """Predict every frame of a split at its label map's size and score the pixels that are not void.
 
@@ -79,34 +72,45 @@ def evaluate(engine: Engine, dataset: Dataset, split: str = "val", progress: Pro
     engine.card.check_recipe(dataset.recipe)
     n_classes, read_label = len(dataset.recipe.classes), dataset.read_label
 
-    scorer, label_ids = None, None
-    if dataset.recipe.official_scores:
-        scorer, label_ids = CityscapesScorer(), label_ids_of_channels(dataset.recipe.class_names)
+    scorer, label_ids, counting = CityscapesScorer(), official_label_ids(dataset), Lock()
 
-    def count(frame: Frame) -> tuple[np.ndarray, Callable[[], None] | None]:
+    def count(frame: Frame) -> np.ndarray:
         predicted = engine(open_image(frame.image))
         labels = read_label(frame.label)
         if labels.shape != predicted.shape:
             raise UserError(size_mismatch(frame, labels.shape[::-1], predicted.shape[::-1]))
-        official = scorer and partial(_count_officially, scorer, label_ids[predicted], frame)
-        return count_pixels(predicted, labels, n_classes), official
+        if label_ids is not None:
+            truth = read_truth(frame.label)
+            try:
+                with counting:
+                    scorer.update(label_ids[predicted], *truth)
+            except ValueError as error:
+                raise UserError(f"{frame.label}: the official scores cannot be had ({error})") from None
+        return count_pixels(predicted, labels, n_classes)
 
     frames = dataset.frames(split)
     counts = np.zeros((n_classes, n_classes), np.int64)
     begin = time.perf_counter()
-    for done, (counted, count_officially) in enumerate(overlapped(count, frames, frame_threads(engine)), 1):
+    for done, counted in enumerate(overlapped(count, frames, frame_threads(engine)), 1):
         counts += counted
-        if count_officially:
-            count_officially()  # frame after frame: the scorer is not for several threads
         if progress:
             progress(f"evaluating {split}", done, len(frames))
     seconds = time.perf_counter() - begin
-    official = scorer.scores() if scorer else None
+    official = None if label_ids is None else scorer.scores()
     return Evaluation(dataset.recipe.class_names, scores_of(counts), len(frames), seconds, str(engine), official)
 
 
-def _count_officially(scorer: CityscapesScorer, predicted_ids: np.ndarray, frame: Frame) -> None:
+def official_label_ids(dataset: Dataset) -> np.ndarray | None:
+    """The official label id of each channel, where the data can be scored as its benchmark does.
+
+    Returns:
+        C uint8; None where the recipe names no benchmark, or one built on it has other classes or label maps that
+        hold no label ids.
+    """
+    recipe = dataset.recipe
+    if recipe.official_scores is None or not dataset.layout.labels.endswith("_labelIds.png"):
+        return None
     try:
-        scorer.update(predicted_ids, *read_truth(frame.label))
-    except ValueError as error:
-        raise UserError(f"{frame.label}: the official scores cannot be had ({error})") from None
+        return label_ids_of_channels(recipe.class_names)
+    except UsageError:
+        return None

@@ -1,7 +1,10 @@
 """A run's model as a file for others: a fastai Learner, safetensors, ONNX or OpenVINO."""
 
+import shutil
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -62,7 +65,7 @@ def export_run(
     Args:
         run: a run folder or a `.safetensors`.
         file_format: "pkl", "safetensors", "onnx" or "openvino".
-        out: the file to write, by default `export.SUFFIX` beside the model.
+        out: the file to write, by default `export.SUFFIX` beside the model, `export-int8.xml` for int8.
         int8: whether to quantise, "openvino" only.
         calibrate: the folder of frames to quantise with.
         check: the folder of frames to compare on; by default those of `calibrate`, else drawn street scenes.
@@ -83,10 +86,21 @@ def export_run(
             find_images(folder)  # raises before the work begins
     suffix = ".xml" if file_format == "openvino" else f".{file_format}"
     model, card = load_model(run)
-    file = out or (run if run.is_dir() else run.parent) / f"export{suffix}"
+    file = out or (run if run.is_dir() else run.parent) / f"export{'-int8' if int8 else ''}{suffix}"
     file = file if file.suffix == suffix else file.with_name(f"{file.name}{suffix}")
-    export_model(model, card, file, calibrate)
-    return Export(file, check_graph(model, card, file, check or calibrate) if checked else None)
+    if not checked:
+        export_model(model, card, file)
+        return Export(file, None)
+    # Checked before it has its name: a file that fails takes no good one's place.
+    with TemporaryDirectory() as folder:
+        export_model(model, card, made := Path(folder) / file.name, calibrate)
+        result = check_graph(model, card, made, check or calibrate)
+        # The weights first: an `.xml` is never there without its `.bin`.
+        for part in (made.with_suffix(".bin"), made):
+            if part.is_file():
+                with written_whole(file.with_name(part.name)) as partial:
+                    shutil.copyfile(part, partial)
+    return Export(file, result)
 
 
 def _export_pickle(model: LinkNet, card: ModelCard, file: Path) -> None:
@@ -99,7 +113,7 @@ def _export_pickle(model: LinkNet, card: ModelCard, file: Path) -> None:
     blank = Frame(np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8), "blank")
     block = segmentation_block(card.class_names, np.asarray, card.size, n_train=1)
     dls = block.dataloaders([blank, blank], bs=1, num_workers=0, device=torch.device("cpu"))
-    learn = wrap_model(dls, model.cpu().eval(), card, path=".")
+    learn = wrap_model(dls, deepcopy(model).cpu().eval(), card, path=".")
     # An absolute name goes past `learn.path`, which travels in the pickle.
     with written_whole(file) as partial:
         learn.export(partial.absolute())

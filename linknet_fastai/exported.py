@@ -13,7 +13,7 @@ from linknet_fastai.model_card import METADATA_KEY, ModelCard
 from linknet_fastai.settings import explain
 
 # The graph's inputs, its output, and the node that brings the logits to the frame's size.
-IMAGE, SIZE, MASK, RESAMPLED = "image", "size", "mask", "resampled"
+IMAGE, SIZE, MASK, RESAMPLED = "image", "size", "mask", "linknet/resampled"
 LONGEST_METADATA = 1 << 20  # 254 classes take a tenth of that
 
 

@@ -1,6 +1,7 @@
 """From DataLoaders to a fastai Learner that trains LinkNet; optimizers and schedules by name."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner, Metric
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import set_seed
+from fastai.torch_core import apply, set_seed
 from fastcore.basics import noop
 from torch import Tensor, nn
 
@@ -25,10 +26,10 @@ from linknet_fastai.callbacks import (
 )
 from linknet_fastai.data import dls_from_settings
 from linknet_fastai.dataset import Dataset, Progress
-from linknet_fastai.device import resolve_device, resolve_precision
+from linknet_fastai.device import autocast, resolve_device, resolve_precision
 from linknet_fastai.loss import SegmentationLoss, class_weights
 from linknet_fastai.metrics import segmentation_metrics
-from linknet_fastai.model import DecoderBlock, LinkNet
+from linknet_fastai.model import LinkNet
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.model_file import initialise_from
 from linknet_fastai.settings import Settings
@@ -46,11 +47,24 @@ STEPS = (0.5, 0.75)  # the step schedule divides the learning rate by ten at the
 
 
 class LinkNetLearner(Learner):
-    """A fastai Learner whose validation and predictions run in inference mode, where fastai has `no_grad`."""
+    """A fastai Learner that validates in inference mode, where fastai has `no_grad`, and always leaves autocast."""
 
     def _do_epoch_validate(self, ds_idx: int = 1, dl: DataLoader | None = None) -> None:
         with torch.inference_mode():
             super()._do_epoch_validate(ds_idx, dl)
+
+    def get_preds(self, *args, **kwargs) -> list:
+        """As fastai's; what comes out may be changed in place, as tensors of the inference mode may not."""
+        return apply(lambda part: part if part is None else part.clone(), super().get_preds(*args, **kwargs))
+
+    def one_batch(self, i: int, b: tuple) -> None:
+        """As fastai's; an error or Ctrl-C within the network leaves no autocast behind."""
+        try:
+            super().one_batch(i, b)
+        finally:
+            for callback in self.cbs:
+                if isinstance(callback, DevicePrecision):
+                    callback.leave()
 
 
 def linknet_learner(
@@ -169,26 +183,39 @@ def learner_from_settings(dataset: Dataset, settings: Settings, progress: Progre
     learn.notes = []
     if settings.accumulate > 1:
         learn.add_cb(AccumulateGradients(settings.accumulate, learn.dls.train.bs))
-    if settings.compile and (why_not := compile_network(learn.model, dls.device)):
+    if settings.compile and (why_not := compile_network(learn, settings.crop or settings.size)):
         learn.notes.append(f"--compile: trains without, torch.compile does not work here ({why_not})")
     return learn
 
 
-def compile_network(model: LinkNet, device: torch.device) -> str | None:
-    """Have torch.compile speed a network up, in place, where that works.
+def compile_network(learn: Learner, size: tuple[int, int]) -> str | None:
+    """Have torch.compile speed a learner's network up, in place, where that works.
 
-    Compiling happens at the first batch; a decoder block of the same kind is tried here before.
+    A batch of blank frames goes forward and back through it, so that a failure shows here and no training breaks off;
+    the network is as before then.
+
+    Args:
+        learn: the learner.
+        size: (width, height) of its training batches.
 
     Returns:
         None, or why the network stays as it is.
     """
-    trial = DecoderBlock(8, 8, "deconv").to(device)
-    trial.compile()
-    try:
-        trial(torch.randn(2, 8, 8, 8, device=device)).sum().backward()
-    except Exception as error:  # no compiler, no Triton, an old Python: torch raises a dozen kinds
-        return str(error).strip().split("\n")[0] or type(error).__name__
+    model, device = learn.model, learn.dls.device
+    before = deepcopy(model.state_dict())
+    images = torch.zeros(learn.dls.train.bs, 3, *reversed(size), device=device)
+    model.to(memory_format=torch.channels_last)
     model.compile()
+    try:
+        with autocast(resolve_precision(learn.device_precision.precision, device), device):
+            logits = model(images.contiguous(memory_format=torch.channels_last))
+        logits.float().mean().backward()
+    except Exception as error:  # no compiler, no Triton, an old Python: torch raises a dozen kinds
+        model._compiled_call_impl = None  # what `compile` has set
+        return str(error).strip().split("\n")[0] or type(error).__name__
+    finally:
+        model.load_state_dict(before)
+        model.zero_grad()
     return None
 
 

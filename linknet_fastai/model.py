@@ -116,7 +116,7 @@ class LinkNet(nn.Module):
         """Run the encoder.
 
         Args:
-            images: BxCxHxW floats, H and W multiples of 32.
+            images: BxCxHxW floats, H and W multiples of `input_multiple`.
 
         Returns:
             The pooled stem (None where the encoder has none) and the features at strides 4, 8, 16, 32.

@@ -37,10 +37,10 @@ def onnx_graph(model: LinkNet, card: ModelCard) -> onnx.ModelProto:
     nodes = [*_normalisation(card, pixels.name), *network.node, *_class_map(len(card.classes), logits.name)]
     constants = [
         *network.initializer,
-        _constant("byte_range", np.float32(255)),
-        _constant("mean", np.float32(card.mean)),
-        _constant("std", np.float32(card.std)),
-        _constant("batch_and_classes", np.int64([1, len(card.classes)])),
+        _constant(_ours("byte_range"), np.float32(255)),
+        _constant(_ours("mean"), np.float32(card.mean)),
+        _constant(_ours("std"), np.float32(card.std)),
+        _constant(_ours("batch_and_classes"), np.int64([1, len(card.classes)])),
     ]
     made = helper.make_model(
         helper.make_graph(
@@ -66,7 +66,7 @@ def _network_graph(model: LinkNet) -> onnx.ModelProto:
     """The bare network, 1x3xHxW floats to logits, batch norm folded, without the exporter's notes on our source."""
     pixels = torch.zeros(1, 3, *TRACED_SIZE)
     sides = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    network = fold_batch_norms(model.cpu())
+    network = fold_batch_norms(model).cpu()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):  # it tells of its progress there
         program = torch.onnx.export(
@@ -82,30 +82,35 @@ def _network_graph(model: LinkNet) -> onnx.ModelProto:
 def _normalisation(card: ModelCard, pixels: str) -> list[onnx.NodeProto]:
     """The very operations of the torch engine, and in their order, so that both see the same."""
     return [
-        helper.make_node("Cast", [IMAGE], ["bytes"], to=TensorProto.FLOAT),
-        helper.make_node("Div", ["bytes", "byte_range"], ["fractions"]),
-        helper.make_node("Sub", ["fractions", "mean"], ["centred"]),
-        helper.make_node("Div", ["centred", "std"], ["normalised"]),
-        helper.make_node("Transpose", ["normalised"], [pixels], perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", [IMAGE], [_ours("bytes")], to=TensorProto.FLOAT),
+        helper.make_node("Div", [_ours("bytes"), _ours("byte_range")], [_ours("fractions")]),
+        helper.make_node("Sub", [_ours("fractions"), _ours("mean")], [_ours("centred")]),
+        helper.make_node("Div", [_ours("centred"), _ours("std")], [_ours("normalised")]),
+        helper.make_node("Transpose", [_ours("normalised")], [pixels], perm=[0, 3, 1, 2]),
     ]
 
 
 def _class_map(n_classes: int, logits: str) -> list[onnx.NodeProto]:
     return [
-        helper.make_node("Concat", ["batch_and_classes", SIZE], ["sizes"], axis=0),
+        helper.make_node("Concat", [_ours("batch_and_classes"), SIZE], [_ours("sizes")], axis=0),
         helper.make_node(
             "Resize",
-            [logits, "", "", "sizes"],
+            [logits, "", "", _ours("sizes")],
             [RESAMPLED],
             name=RESAMPLED,
             mode="linear",
             coordinate_transformation_mode="half_pixel",
         ),
         # Along the last axis: OpenVINO computes in this layout, and is many times slower along the second.
-        helper.make_node("Transpose", [RESAMPLED], ["scores_of_pixels"], perm=[0, 2, 3, 1]),
-        helper.make_node("ArgMax", ["scores_of_pixels"], ["channels"], axis=3, keepdims=0),
-        helper.make_node("Cast", ["channels"], [MASK], to=TensorProto.UINT8),
+        helper.make_node("Transpose", [RESAMPLED], [_ours("scores_of_pixels")], perm=[0, 2, 3, 1]),
+        helper.make_node("ArgMax", [_ours("scores_of_pixels")], [_ours("channels")], axis=3, keepdims=0),
+        helper.make_node("Cast", [_ours("channels")], [MASK], to=TensorProto.UINT8),
     ]
+
+
+def _ours(name: str) -> str:
+    """A name that no value of the exporter's has: it names values after what makes them, as in `mean`."""
+    return f"linknet/{name}"
 
 
 def _constant(name: str, value: np.ndarray) -> onnx.TensorProto:

@@ -1,5 +1,6 @@
 """What a confusion matrix says: the formulas of all scores, in numpy, for training and for evaluation alike."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,11 @@ def scores_of(counts: np.ndarray) -> Scores:
         accuracy = hit / truth
         pixel_accuracy = np.divide(hit.sum(), truth.sum())
     return Scores(iou, accuracy, truth, _mean(iou), _mean(accuracy), float(pixel_accuracy))
+
+
+def number(value: float) -> float | None:
+    """The value, or None for nan, which JSON does not have."""
+    return None if math.isnan(value) else value
 
 
 def count_pixels(predicted: np.ndarray, labels: np.ndarray, n_classes: int) -> np.ndarray:

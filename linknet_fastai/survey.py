@@ -2,16 +2,14 @@
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from fastcore.basics import chunked
+import PIL
 from PIL import Image
 
 from linknet_fastai.dataset import Dataset, Frame, Progress, cache_folder, size_mismatch
@@ -20,6 +18,9 @@ from linknet_fastai.files import write_text
 from linknet_fastai.image_files import LabelReader, open_image
 from linknet_fastai.recipe import VOID
 from linknet_fastai.settings import format_size
+from linknet_fastai.threads import overlapped, usable_cores
+
+FORMAT = 1  # of what is made of files and kept: one more where other code makes other pixels or counts of them
 
 
 @dataclass(frozen=True)
@@ -81,21 +82,18 @@ def count_frames(
     """
     read_label, n_classes = dataset.read_label, len(dataset.recipe.classes)
     sizes: Counter[str] = Counter()
-    pixels, problems, done = np.zeros(256, np.int64), [], 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        # By the chunk: the results of thousands of frames must not pile up where the disk is slow.
-        for chunk in chunked(frames, 8 * (os.cpu_count() or 1)):
-            for size, counts, problem, prepared in pool.map(lambda frame: _look(frame, read_label, prepare), chunk):
-                if problem:
-                    problems.append(problem)
-                else:
-                    sizes[size] += 1
-                    pixels += counts
-                    if keep and not problems:
-                        keep(prepared)
-                done += 1
-                if progress:
-                    progress(what, done, len(frames))
+    pixels, problems = np.zeros(256, np.int64), []
+    looks = overlapped(lambda frame: _look(frame, read_label, prepare), frames, usable_cores())
+    for done, (size, counts, problem, prepared) in enumerate(looks, 1):
+        if problem:
+            problems.append(problem)
+        else:
+            sizes[size] += 1
+            pixels += counts
+            if keep and not problems:
+                keep(prepared)
+        if progress:
+            progress(what, done, len(frames))
     return Survey(
         frames=len(frames),
         sizes=dict(sizes),
@@ -122,10 +120,9 @@ def _look(
 
 
 def fingerprint(dataset: Dataset, frames: Sequence[Frame]) -> str:
-    """Changes with the recipe's mapping, and with any file's path, size or time of change."""
-    digest = hashlib.sha256(
-        json.dumps([dataset.layout.model_dump(mode="json"), dataset.recipe.model_dump(mode="json")]).encode()
-    )
+    """Changes with the recipe's mapping, any file's path, size or time of change, and with what decodes them."""
+    models = [model.model_dump(mode="json") for model in (dataset.layout, dataset.recipe)]
+    digest = hashlib.sha256(json.dumps([FORMAT, PIL.__version__, *models]).encode())
     for frame in frames:
         for path in (frame.image, frame.label):
             stat = path.stat()

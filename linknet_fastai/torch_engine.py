@@ -1,5 +1,6 @@
 """The engine that runs a network in torch: any device, any model file of ours but the exported graphs."""
 
+from threading import BoundedSemaphore
 from typing import ClassVar
 
 import numpy as np
@@ -8,9 +9,11 @@ from torch import nn
 
 from linknet_fastai.batch_norm import fold_batch_norms
 from linknet_fastai.callbacks import resample_logits
-from linknet_fastai.device import DTYPES, resolve_device, resolve_precision
+from linknet_fastai.device import DTYPES, resolve_device, resolve_precision, tune
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.prediction import Engine
+
+MOST_RESAMPLED = 2  # frames whose logits are brought to another size at a time
 
 
 class Predictor(Engine):
@@ -41,8 +44,11 @@ class Predictor(Engine):
     ) -> None:
         self.device = resolve_device(device)
         super().__init__(card, resolve_precision(precision, self.device), size, frames_at_once)
+        tune(self.device)
         self._dtype = DTYPES.get(self.precision, torch.float32)
         self.model = fold_batch_norms(model).to(self.device, self._dtype).to(memory_format=torch.channels_last)
+        # Logits of 34 classes at 2048x1024 are 285 MB: with many cores there must not be as many of them.
+        self._resampling = BoundedSemaphore(MOST_RESAMPLED)
         self._mean = torch.tensor(card.mean, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(card.std, device=self.device).view(1, 3, 1, 1)
 
@@ -54,7 +60,12 @@ class Predictor(Engine):
         # The very operations of fastai's IntToFloatTensor and Normalize, so that both give the same bits.
         batch = (batch.float().div_(255.0) - self._mean) / self._std
         logits = self.model(batch.to(self._dtype))
-        if tuple(logits.shape[-2:]) != tuple(size):
-            logits = resample_logits(logits.float(), size)
-        # `max` finds the same places as `argmax`, on a CPU twice to twenty times as fast.
-        return logits.max(1).indices[0].to(torch.uint8).cpu().numpy()
+        if tuple(logits.shape[-2:]) == tuple(size):
+            return _classes(logits)
+        with self._resampling:
+            return _classes(resample_logits(logits.float(), size))
+
+
+def _classes(logits: torch.Tensor) -> np.ndarray:
+    # `max` finds the same places as `argmax`, on a CPU twice to twenty times as fast.
+    return logits.max(1).indices[0].to(torch.uint8).cpu().numpy()

@@ -160,6 +160,14 @@ def test_each_frame_of_a_batch_follows_its_own_generator(labels: np.ndarray) -> 
     assert np.array_equal(images[1].permute(1, 2, 0).numpy(), alone)
 
 
+def test_a_loader_that_is_walked_twice_at_once_is_an_error_and_no_wrong_crop(labels: np.ndarray) -> None:
+    transform = AugmentBatch((64, 48))
+    for laid in ([], [[random.Random(1)] * 3]):
+        transform.generators = iter(laid)
+        with pytest.raises(RuntimeError, match=r"one loop at a time"):
+            transform(batch(labels, labels), split_idx=0)
+
+
 def test_a_crop_smaller_than_the_frame_keeps_the_scale(labels: np.ndarray) -> None:
     _, mask = augmented(labels, (48, 36), 1, scale=(1, 1), colour=0)
     both = np.stack([labels, labels[:, ::-1]])

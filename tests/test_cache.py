@@ -6,9 +6,11 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 import linknet_fastai.cache
 import linknet_fastai.survey
@@ -43,7 +45,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def build(dataset: Dataset, caches: Path, training: bool = True) -> list[CachedFrame]:
-    return cached_frames(dataset, "train", SIZE, training, caches)[1]
+    return cached_frames(dataset, dataset.frames("train"), "train", SIZE, training, caches)[1]
 
 
 def folders(caches: Path) -> list[Path]:
@@ -52,7 +54,7 @@ def folders(caches: Path) -> list[Path]:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_what_it_holds_is_what_decoding_gives(dataset: Dataset, caches: Path, training: bool) -> None:
-    found, frames = cached_frames(dataset, "train", SIZE, training, caches)
+    found, frames = cached_frames(dataset, dataset.frames("train"), "train", SIZE, training, caches)
     assert found == survey(dataset, dataset.frames("train"))
     assert [frame.image for frame in frames] == [frame.image for frame in dataset.frames("train")]
     for frame in frames:
@@ -74,7 +76,7 @@ def test_label_maps_of_several_sizes_keep_them(dataset: Dataset, caches: Path, s
 
 def test_frames_are_decoded_once(dataset: Dataset, caches: Path, decoded: list[str]) -> None:
     told: list[tuple] = []
-    cached_frames(dataset, "train", SIZE, True, caches, lambda *said: told.append(said))
+    cached_frames(dataset, dataset.frames("train"), "train", SIZE, True, caches, lambda *said: told.append(said))
     assert told == [("decoding frames", done, 6) for done in range(1, 7)]
     build(dataset, caches)
     assert len(decoded) == 6
@@ -160,6 +162,51 @@ def test_a_full_disk_is_said_with_the_mend_and_nothing_is_left(
     assert folders(caches) == []
 
 
+def test_a_disk_that_is_too_small_is_said_before_anything_is_decoded(
+    dataset: Dataset, caches: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=6 * 40 * 24 * 4 - 1))
+    with pytest.raises(UserError, match=r"No space left on device.*--no-cache"):
+        build(dataset, caches)
+    assert decoded == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=6 * 40 * 24 * 4))
+    build(dataset, caches)
+
+
+def test_another_way_of_decoding_rebuilds_it(
+    dataset: Dataset, caches: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(dataset, caches)
+    monkeypatch.setattr(linknet_fastai.survey, "FORMAT", 0)
+    build(dataset, caches)
+    assert len(decoded) == 12
+
+
+def test_a_cache_that_is_being_built_is_not_cleared(dataset: Dataset, caches: Path) -> None:
+    build(dataset, caches)
+    (lock,) = (caches / "frames").glob("*/*.lock")
+    with FileLock(lock), pytest.raises(UserError, match="another run builds this cache right now"):
+        clear_caches(dataset.recipe.name, caches)
+    assert folders(caches)
+
+
+def test_who_waits_for_another_run_is_told_so_until_that_is_over(dataset: Dataset, caches: Path) -> None:
+    build(dataset, caches)
+    (lock,), (built,) = (caches / "frames").glob("*/*.lock"), folders(caches)
+    built.rename(away := built.with_name("away"))
+    held, told = FileLock(lock), []
+    held.acquire()
+
+    def progress(what: str, done: int, total: int) -> None:
+        told.append((what.split()[0], done, total))
+        if done == 0:
+            away.rename(built)
+            held.release()
+
+    cached_frames(dataset, dataset.frames("train"), "train", SIZE, True, caches, progress)
+    assert told == [("waiting", 0, 1), ("waiting", 1, 1)]
+
+
 def test_a_cache_folder_that_cannot_be_made_is_said(dataset: Dataset, caches: Path) -> None:
     caches.write_text("a file", encoding="utf-8")
     with pytest.raises(UserError, match=r"cannot be written.*--cache-dir"):
@@ -179,7 +226,7 @@ def test_clearing_deletes_the_caches_of_one_recipe(dataset: Dataset, caches: Pat
     other = recipe_caches("other", caches)
     shutil.copytree(recipe_caches(dataset.recipe.name, caches), other)
     assert clear_caches(dataset.recipe.name, caches) > 6 * 40 * 24 * 4
-    assert not recipe_caches(dataset.recipe.name, caches).exists()
+    assert [path.suffix for path in recipe_caches(dataset.recipe.name, caches).iterdir()] == [".lock"]
     assert other.is_dir()
     assert clear_caches("nothing there", caches) == 0
 

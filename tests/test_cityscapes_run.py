@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from linknet_fastai import training
 from linknet_fastai.dataset import open_dataset
 from linknet_fastai.engines import open_engine
 from linknet_fastai.errors import UserError
-from linknet_fastai.evaluation import evaluate
+from linknet_fastai.evaluation import evaluate, official_label_ids
+from linknet_fastai.recipe import load_recipe
 
 SMALL = {"size": "96x48", "bs": 2, "workers": 0, "epochs": 1, "device": "cpu", "pretrained": False, "seed": 1}
 
@@ -82,6 +84,22 @@ def test_without_any_instances_there_is_no_iiou(run: Path, tmp_path: Path) -> No
     scores = evaluate(open_engine(run), open_dataset(run.name, tree)).as_json()
     assert scores["averageScoreInstClasses"] is None
     assert scores["averageScoreClasses"] is not None
+
+
+def test_a_recipe_built_on_cityscapes_with_classes_of_its_own_has_no_official_scores(
+    tree: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe("cityscapes")
+    own = recipe.model_copy(
+        update={"classes": tuple(e.model_copy(update={"name": f"my {e.name}"}) for e in recipe.classes)}
+    )
+    dataset = open_dataset("cityscapes", tree)
+    assert official_label_ids(dataset).tolist()[:2] == [7, 8]
+    assert official_label_ids(replace(dataset, recipe=own)) is None
+    trained_ids = dataset.layout.model_copy(
+        update={"labels": dataset.layout.labels.replace("labelIds", "labelTrainIds")}
+    )
+    assert official_label_ids(replace(dataset, layout=trained_ids)) is None
 
 
 def test_masks_of_another_data_set_are_no_cityscapes_masks(

@@ -108,6 +108,11 @@ def test_validation_holds_no_more_logits_than_training(street_data: Path, size: 
     assert max(len(y) for _, y in dls.valid) == expected
 
 
+def test_validation_of_whole_frames_holds_no_more_logits_than_training_on_crops(street_data: Path) -> None:
+    dls = street_dls(street_data, size="96x72", crop="48x36", bs=8)
+    assert max(len(y) for _, y in dls.valid) == 2
+
+
 def test_training_cuts_crops_and_validation_sees_all(street_data: Path) -> None:
     dls = street_dls(street_data, size="96x72", crop="48x40")
     assert {tuple(x.shape[2:]) for x, _ in epoch(dls)} == {(40, 48)}

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from linknet_fastai.errors import UsageError
 from linknet_fastai.options import (
     CacheDirOption,
     DataOption,
@@ -59,6 +60,8 @@ def data(
     from linknet_fastai.dataset import open_dataset
     from linknet_fastai.terminal import console, progress_bar, show_inspection
 
+    if cache_dir and not clear_cache:
+        raise UsageError("--cache-dir: goes with --clear-cache here; this command decodes frames anew")
     if clear_cache:
         from linknet_fastai.cache import clear_caches
         from linknet_fastai.recipe import load_recipe

@@ -97,7 +97,9 @@ def export(
             "openvino (.xml and .bin): from the frame to the class map, without torch.",
         ),
     ] = "pkl",
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", show_default="RUN/export.SUFFIX")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", show_default="RUN/export.SUFFIX, export-int8.xml for int8")
+    ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Quantise, for openvino; takes --calibrate.")] = False,
     calibrate: Annotated[
         Path | None, typer.Option("--calibrate", metavar="DIR", help="Up to 60 of these frames decide the scales.")
