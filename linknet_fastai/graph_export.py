@@ -112,8 +112,8 @@ def check_graph(model: LinkNet, card: ModelCard, file: Path, folder: Path | None
     check = Check(agreement, len(frames), source, engine.name, engine.precision)
     if check.precision == "fp32" and agreement < LEAST_AGREEMENT:
         raise UserError(
-            f"{file}: gives torch's class on {agreement:.2%} of the pixels of {source} only; do not use it, "
-            "and please report this with the encoder's name"
+            f"{file.name}: not written; the graph gives torch's class on {agreement:.2%} of the pixels of {source} "
+            "only. Please report this with the encoder's name"
         )
     return check
 

@@ -84,12 +84,17 @@ def test_logits_are_resampled_to_the_frames_size_in_the_graph(
         assert (mask == torch_engine(frame)).mean() >= 0.998  # edges move by a rounding
 
 
-def test_the_pixelshuffle_decoder_and_padding_encoders_are_exported_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "encoder",
+    ["convnext_atto", "mobilenetv3_small_050"],
+    ids=["pads its input", "has values named as ours might be"],  # squeeze and excite takes a `mean`
+)
+def test_the_pixelshuffle_decoder_and_other_encoders_are_exported_too(tmp_path: Path, encoder: str) -> None:
     torch.manual_seed(0)
-    model = LinkNet(3, "convnext_atto", "pixelshuffle", pretrained=False)
+    model = LinkNet(3, encoder, "pixelshuffle", pretrained=False)
     classes = [{"id": i, "name": f"c{i}", "color": (i, i, i)} for i in range(3)]
-    card = ModelCard(recipe="own", classes=classes, void={"id": 9}, size=(96, 64), encoder="convnext_atto",
-                     decoder="pixelshuffle")  # fmt: skip
+    made = {"encoder": encoder, "decoder": "pixelshuffle"}
+    card = ModelCard(recipe="own", classes=classes, void={"id": 9}, size=(96, 64), **made)
     save_model(model, card, tmp_path / "model.safetensors")
     engine = open_engine(export_run(tmp_path, "onnx").file, precision="fp32", size=NATIVE)
     frame = draw_scene(0, (131, 97))[0]
@@ -276,8 +281,13 @@ def test_a_file_that_does_not_give_what_torch_gives_is_an_error(
 
     model, card = load_model(run)
     monkeypatch.setattr(graph_export, "open_engine", lambda *arguments, **options: Wrong(card, "fp32"))
-    with pytest.raises(UserError, match=r"wrong\.onnx: gives torch's class on .* only"):
+    with pytest.raises(UserError, match=r"wrong\.onnx: not written; the graph gives torch's class on .* only"):
         graph_export.check_graph(model, card, tmp_path / "wrong.onnx", street_data / "val")
+    (earlier := tmp_path / "earlier.onnx").write_bytes(b"a good one")
+    with pytest.raises(UserError, match=r"earlier\.onnx: not written"):
+        export_run(run, "onnx", earlier)
+    assert [earlier] == list(tmp_path.iterdir())
+    assert earlier.read_bytes() == b"a good one"
 
 
 # Without torch
