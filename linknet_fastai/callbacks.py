@@ -28,7 +28,7 @@ class DevicePrecision(Callback):
         """Lay out the weights, make the loss scaler that fp16 needs, and tune the device."""
         self.learn.model.to(memory_format=torch.channels_last)
         device = next(self.learn.model.parameters()).device
-        tune(device)
+        tune(device, self.learn.dls.train.fake_l.num_workers)
         fp16 = resolve_precision(self.precision, device) == "fp16"
         self.scaler = torch.amp.GradScaler(device.type) if fp16 else None
 

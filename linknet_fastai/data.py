@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from fastai.data.block import DataBlock
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import IndexSplitter, Normalize, Transform
+from fastai.torch_core import default_device
 from fastai.vision.core import PILImage, PILMask, TensorImage, TensorMask, imagenet_stats
 from fastai.vision.data import ImageBlock, MaskBlock
 from fastcore.basics import chunked
@@ -222,7 +223,7 @@ def dls_from_settings(
         path=".",
         bs=min(settings.bs, len(train)),
         val_bs=_validation_bs(settings, validated),
-        num_workers=default_workers(settings.cache) if settings.workers is None else settings.workers,
+        num_workers=default_workers(settings.cache, device) if settings.workers is None else settings.workers,
         seed=settings.seed,
         device=device,
     )
@@ -243,6 +244,14 @@ def _validation_bs(settings: Settings, validated: Survey) -> int:
     return max(1, min(settings.bs, settings.bs * math.prod(settings.crop or settings.size) // largest))
 
 
-def default_workers(cached: bool) -> int:
-    """How many loader processes: none where frames lie decoded, else one for every two cores, at most 8."""
-    return 0 if cached else min(usable_cores() // 2, 8)
+def default_workers(cached: bool, device: str | torch.device | None = None) -> int:
+    """How many loader processes there are by default.
+
+    None where frames lie decoded. Else one for every two cores, at most 8, where a GPU computes. On a CPU they would
+    take the network's cores: one for every four, and none below that, where a loader process and two threads of the
+    network that wait for each other make a step longer than decoding does.
+    """
+    if cached:
+        return 0
+    on_cpu = torch.device(device or default_device()).type == "cpu"
+    return min(usable_cores() // (4 if on_cpu else 2), 8)

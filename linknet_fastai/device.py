@@ -9,6 +9,7 @@ import torch
 from fastai.torch_core import default_device
 
 from linknet_fastai.errors import UsageError
+from linknet_fastai.threads import usable_cores
 
 try:
     import resource
@@ -63,13 +64,20 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=DTYPES.get(precision), enabled=enabled)
 
 
-def tune(device: torch.device) -> None:
+def tune(device: torch.device, loaders: int = 0) -> None:
     """Have this process make the most of a device; asked for again, it changes nothing.
 
     On CUDA cuDNN measures its algorithms and takes the quickest for the sizes that come. On a CPU under glibc, memory
     that was freed is kept: by default every tensor over 32 MiB is fetched from the system anew and its pages are
-    zeroed one by one, which makes a training step a fifth slower.
+    zeroed one by one, which makes a training step a fifth slower. Loader processes get cores of their own: threads
+    that compute would wait for the one whose core is taken.
+
+    Args:
+        device: where the network runs.
+        loaders: how many loader processes run beside it.
     """
+    if device.type == "cpu" and loaders:
+        torch.set_num_threads(max(1, usable_cores() - loaders))
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     elif device.type == "cpu" and platform.libc_ver()[0] == "glibc":

@@ -53,7 +53,8 @@ def run_batch(
     callback: DevicePrecision, model: nn.Module, image: torch.Tensor, training: bool = False, loss: object = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the network gives, and what the loss gets."""
-    learn = SimpleNamespace(model=model, xb=(image,), yb=(), training=training, loss_func=loss)
+    dls = SimpleNamespace(train=SimpleNamespace(fake_l=SimpleNamespace(num_workers=0)))
+    learn = SimpleNamespace(model=model, xb=(image,), yb=(), training=training, loss_func=loss, dls=dls)
     callback.learn = learn
     callback.before_fit()
     callback.before_batch()
@@ -106,6 +107,17 @@ def test_only_a_batch_that_is_all_void_is_skipped(void):
             callback.before_batch()
     else:
         callback.before_batch()
+
+
+@pytest.mark.parametrize(("cores", "loaders", "threads"), [(8, 2, 6), (2, 2, 1), (1, 4, 1)])
+def test_loader_processes_and_threads_that_compute_have_cores_of_their_own(monkeypatch, cores, loaders, threads):
+    told = []
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    monkeypatch.setattr(device, "usable_cores", lambda: cores)
+    device.tune(torch.device("cpu"))
+    assert told == []
+    device.tune(torch.device("cpu"), loaders)
+    assert told == [threads]
 
 
 @pytest.mark.parametrize(("batches", "steps"), [(1, 4), (2, 2), (3, 2), (8, 1)])

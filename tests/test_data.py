@@ -201,11 +201,14 @@ def test_a_wrong_argument_is_refused_by_name(street_data: Path, argument: str, v
         street_dls(street_data, **{argument: value})
 
 
-@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 1), (4, 2), (64, 8)])
-def test_loader_processes_leave_cores_to_the_network(monkeypatch, cores: int, workers: int) -> None:
+@pytest.mark.parametrize(
+    ("device", "cores", "workers"),
+    [("cuda", 1, 0), ("cuda", 2, 1), ("cuda", 64, 8), ("cpu", 2, 0), ("cpu", 4, 1), ("cpu", 16, 4), ("cpu", 64, 8)],
+)
+def test_loader_processes_leave_cores_to_the_network(monkeypatch, device: str, cores: int, workers: int) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
-    assert default_workers(cached=False) == workers
-    assert default_workers(cached=True) == 0
+    assert default_workers(cached=False, device=device) == workers
+    assert default_workers(cached=True, device=device) == 0
 
 
 def test_training_turns_a_frame_upright_as_prediction_does(own_tree: Path) -> None:
