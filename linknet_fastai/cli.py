@@ -17,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Data set recipes: camvid, camvid32, cityscapes, cityscapes34, street, or the path of a TOML file.",
+    epilog="linknet-fastai recipes lists the data sets; a recipe of your own is the path of a TOML file.",
 )
 
 
@@ -40,6 +40,7 @@ COMMANDS = {
     "predict": use.predict,
     "export": use.export,
     "data": look.data,
+    "recipes": look.recipes,
     "benchmark": look.benchmark,
 }
 for _name, _command in COMMANDS.items():

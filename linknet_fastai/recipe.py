@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from linknet_fastai.errors import UsageError
+from linknet_fastai.files import write_text
 from linknet_fastai.settings import Size, check_training_table, explain
 
 VOID_LABEL = "void"
@@ -193,6 +194,33 @@ def find_recipe(name_or_path: str | Path) -> Path:
     near = difflib.get_close_matches(text, recipe_names(), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"shipped are {', '.join(recipe_names())};"
     raise UsageError(f"no recipe {text!r}: {hint} a recipe of your own is the path of a .toml file")
+
+
+def copy_recipe(name: str, file: Path) -> list[Path]:
+    """Start a recipe of one's own with a shipped one: its TOML file, and the lists of frames that it names.
+
+    Args:
+        name: the shipped recipe.
+        file: the .toml file to write; lists come to lie below its folder, where it looks for them.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UsageError: there is no such recipe, or a file is there already.
+        UserError: a file cannot be written.
+    """
+    if file.suffix != ".toml":
+        raise UsageError(f"--copy: {file}: a recipe is a .toml file")
+    source = find_recipe(name)
+    lists = [split.list for split in load_recipe(name).splits.values() if split.list]
+    copies = {source.parent / part: file.parent / part for part in lists} | {source: file}
+    for copy in copies.values():
+        if copy.exists():
+            raise UsageError(f"--copy: {copy} is there already; name another file, or delete it")
+    for original, copy in copies.items():  # the recipe last: it is never there without its lists
+        write_text(copy, original.read_text(encoding="utf-8"))
+    return list(copies.values())
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:

@@ -16,11 +16,11 @@ from PIL import Image
 import linknet_fastai
 from linknet_fastai import cli
 from linknet_fastai.errors import UsageError
-from linknet_fastai.recipe import load_recipe
+from linknet_fastai.recipe import load_recipe, recipe_folder
 from linknet_fastai.run_folder import write_run
 from linknet_fastai.settings import Settings
 
-COMMANDS = ["fit", "lr-find", "evaluate", "predict", "export", "data", "benchmark"]
+COMMANDS = ["fit", "lr-find", "evaluate", "predict", "export", "data", "recipes", "benchmark"]
 Command = Callable[..., int]
 
 
@@ -447,3 +447,35 @@ def test_options_of_the_command_line_go_before_the_recipes(
     assert (recipe, data, out) == ("street", street_data, Path("there"))
     said = {name: value for name, value in options.items() if value is not None}
     assert said == {"size": "64x48", "workers": 0, "device": "cpu", "lr": "auto", "pretrained": False}
+
+
+def test_recipes_lists_what_is_shipped(command: Command, capsys: pytest.CaptureFixture) -> None:
+    assert command("recipes") == 0
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]}
+    assert list(rows) == ["camvid", "camvid32", "cityscapes", "cityscapes34", "street"]
+    assert rows["cityscapes34"] == ["34", "1024x512", "--data", "DIR"]
+    assert rows["camvid"][0] == "11"
+    assert rows["street"][-1] == "drawn"
+
+
+def test_recipes_shows_one_as_it_lies_on_disk(command: Command, capsys: pytest.CaptureFixture) -> None:
+    assert command("recipes", "--show", "camvid32") == 0
+    assert capsys.readouterr().out == (recipe_folder() / "camvid32.toml").read_text(encoding="utf-8")
+    assert command("recipes", "--show", "camvod") == 2
+    assert "did you mean 'camvid'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["camvid", "camvid32", "cityscapes", "cityscapes34", "street"])
+def test_a_copied_recipe_is_the_shipped_one(command: Command, here: Path, name: str) -> None:
+    assert command("recipes", "--copy", name, "mine/own.toml") == 0
+    assert load_recipe(here / "mine" / "own.toml") == load_recipe(name)
+
+
+def test_copying_a_recipe_overwrites_nothing(command: Command, here: Path, capsys: pytest.CaptureFixture) -> None:
+    (here / "camvid").mkdir()
+    (mine := here / "camvid" / "val.txt").write_text("mine", encoding="utf-8")
+    assert command("recipes", "--copy", "camvid", "own.toml") == 2
+    assert "camvid/val.txt is there already" in capsys.readouterr().err
+    assert command("recipes", "--copy", "camvid", "own.txt") == 2
+    assert "a recipe is a .toml file" in capsys.readouterr().err
+    assert [path for path in here.rglob("*") if path.is_file()] == [mine]

@@ -1,4 +1,4 @@
-"""`data` and `benchmark`: what is on disk, and what this machine can do."""
+"""`data`, `recipes` and `benchmark`: what is on disk, what is shipped, and what this machine can do."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +15,33 @@ from linknet_fastai.options import (
     RecipeArgument,
     parse_size_option,
 )
+from linknet_fastai.settings import Settings, format_size
+
+
+def recipes(
+    show: Annotated[str | None, typer.Option("--show", metavar="NAME", help="Print a recipe's TOML file.")] = None,
+    copy: Annotated[
+        tuple[str, Path] | None,
+        typer.Option("--copy", metavar="NAME FILE", help="Start a recipe of your own with a shipped one."),
+    ] = None,
+) -> None:
+    """List the shipped recipes, print one, or copy one to edit."""
+    from linknet_fastai.recipe import copy_recipe, find_recipe, load_recipe, recipe_names
+    from linknet_fastai.terminal import console, show_table, table
+
+    if show:
+        print(find_recipe(show).read_text(encoding="utf-8"), end="")
+    elif copy:
+        written = copy_recipe(*copy)
+        console.print(f"{', '.join(map(str, written))}; check it with: linknet-fastai data {copy[1]} --data DIR")
+    else:
+        shown = table("recipe", "classes", "trains at", "data")
+        for recipe in map(load_recipe, recipe_names()):
+            usual = format_size(Settings(**recipe.training).size)
+            sizes = dict.fromkeys(format_size(layout.size) if layout.size else usual for layout in recipe.layouts)
+            comes = {None: "--data DIR", "street": "drawn"}.get(recipe.fetch, "fetched, or --data DIR")
+            shown.add_row(recipe.name, str(len(recipe.classes)), ", ".join(sizes), comes)
+        show_table(shown)
 
 
 def benchmark(
