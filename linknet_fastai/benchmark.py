@@ -45,7 +45,7 @@ class Speed:
         multiply_adds: of one frame, as torch counts convolutions.
         latency_ms: of a frame by itself, median.
         frames_per_second: with as many frames on their way as the engine takes at once.
-        peak_memory_mib: of the process (of the device on CUDA) up to this size, the smaller ones before it.
+        peak_memory_mib: of the process, torch loaded (of the device on CUDA), up to this size.
     """
 
     decoder: str

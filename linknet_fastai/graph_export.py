@@ -1,6 +1,8 @@
 """A model as an ONNX or OpenVINO file, in int8 where asked, checked against torch. What is in the graph is
 `onnx_graph`'s job."""
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +86,8 @@ def _quantised(nncf: Any, graph: Any, card: ModelCard, images: Sequence[Path]) -
         return {IMAGE: pixels, SIZE: np.array(card.size[::-1], np.int64)}
 
     frames = nncf.Dataset(images, seen)
-    return nncf.quantize(graph, frames, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images))
+    with contextlib.redirect_stdout(sys.stderr):  # where its progress bar belongs
+        return nncf.quantize(graph, frames, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images))
 
 
 def check_graph(model: LinkNet, card: ModelCard, file: Path, folder: Path | None = None) -> Check:

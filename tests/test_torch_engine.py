@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from linknet_fastai.batch_norm import fold_batch_norms
@@ -10,7 +11,7 @@ from linknet_fastai.model import LinkNet
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.recipe import load_recipe
 from linknet_fastai.street import draw_scene
-from linknet_fastai.torch_engine import Predictor
+from linknet_fastai.torch_engine import Predictor, best_classes
 
 SIZE = (96, 72)
 
@@ -112,3 +113,13 @@ def test_weights_are_cast_once(model: LinkNet, card: ModelCard) -> None:
     exact = Predictor(model, card, "cpu", "fp32")
     frame = draw_scene(0, SIZE)[0]
     assert (predictor(frame) == exact(frame)).mean() > 0.95
+
+
+@pytest.mark.parametrize("classes", [2, 12, 13, 34])
+def test_the_best_class_at_another_size_is_that_of_all_classes_together(classes: int) -> None:
+    logits = torch.randn(2, classes, 6, 9, generator=torch.Generator().manual_seed(0))
+    logits[:, -1] = logits[:, 0]  # of equal ones the first counts, also over two parts
+    expected = F.interpolate(logits, (13, 20), mode="bilinear").argmax(1)
+    assert torch.equal(best_classes(logits, (13, 20)), expected)
+    assert torch.equal(best_classes(logits, (6, 9)), logits.argmax(1))
+    assert classes - 1 not in best_classes(logits, (13, 20))
