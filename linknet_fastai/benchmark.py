@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -136,12 +135,14 @@ def _measure(
         open_one = partial(open_engine, file, engine, precision, device, size)
         alone = open_one(frames=1)
         latency = _latency(alone, size)
-        facts: dict[str, Any] = {"decoder": card.decoder, "engine": alone.name, "precision": alone.precision}
+        name, computed_in = alone.name, alone.precision
         memory = peak_memory_mib(torch.device("cpu") if device is None else resolve_device(device))
         del alone
         speeds.append(
             Speed(
-                **facts,
+                decoder=card.decoder,
+                engine=name,
+                precision=computed_in,
                 size=format_size(size),
                 parameters=parameters,
                 multiply_adds=work,

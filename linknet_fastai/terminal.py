@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from linknet_fastai.files import write_text
+
 if TYPE_CHECKING:  # these import torch, which --help must not wait for
     from fastai.learner import Learner
 
@@ -275,8 +277,6 @@ def write_json(content: Any, file: Path | None) -> bool:
         print(json.dumps(content, indent=2))
         return False
     if file:
-        from linknet_fastai.files import write_text
-
         write_text(file, json.dumps(content, indent=2) + "\n")
     return True
 

@@ -158,3 +158,15 @@ def _write_extras(folder: Path, stem: str, boxes: list[Box], size: tuple[int, in
 def _save(array: np.ndarray, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(file, compress_level=1)
+
+
+def label_files(tree: Path, split: str = "val") -> list[Path]:
+    """The label maps of a split, in the order of their names."""
+    return sorted(tree.glob(f"gtFine/{split}/*/*_gtFine_labelIds.png"))
+
+
+def save(array: np.ndarray, file: Path) -> Path:
+    """Write a PNG; its file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(file)
+    return file

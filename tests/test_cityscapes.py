@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cityscapes_tree import draw_ids, draw_scene, write_cityscapes
+from cityscapes_tree import draw_ids, draw_scene, label_files, save, write_cityscapes
 from cityscapesscripts.helpers import labels as official_labels
 from cityscapesscripts.helpers.annotation import Annotation
 from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
@@ -24,16 +24,6 @@ CAR = 26
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two cities to train on, two of three frames to validate on; read only."""
     return write_cityscapes(tmp_path_factory.mktemp("cityscapes"), SIZE, frames=3, extras=True)
-
-
-def label_files(tree: Path, split: str = "val") -> list[Path]:
-    return sorted(tree.glob(f"gtFine/{split}/*/*_gtFine_labelIds.png"))
-
-
-def save(array: np.ndarray, file: Path) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(file)
-    return file
 
 
 def test_the_table_of_labels_is_the_official_one() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cityscapes_tree import FULL_SIZE, write_cityscapes
+from cityscapes_tree import FULL_SIZE, label_files, save, write_cityscapes
 from official_cityscapes import assert_same, official, official_scores
 from PIL import Image
 
@@ -22,16 +22,6 @@ EGO_VEHICLE = 1
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two cities to train on, two of three frames to validate on; read only."""
     return write_cityscapes(tmp_path_factory.mktemp("cityscapes"), SIZE, frames=3, extras=True)
-
-
-def label_files(tree: Path, split: str = "val") -> list[Path]:
-    return sorted(tree.glob(f"gtFine/{split}/*/*_gtFine_labelIds.png"))
-
-
-def save(array: np.ndarray, file: Path) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(file)
-    return file
 
 
 def our_scores(predictions: list[Path], truth: list[Path]) -> CityscapesScores:
