@@ -53,17 +53,16 @@ def ours_uncached(setting: Setting) -> Callable[[], float]:
 
 
 def _ours(setting: Setting, options: dict) -> Callable[[], float]:
-    from linknet_fastai.data import recipe_settings
+    from linknet_fastai.data import settings_for
     from linknet_fastai.dataset import open_dataset
     from linknet_fastai.learner import learner_from_settings
-    from linknet_fastai.settings import resolve_settings
 
     valid = setting.cache / "valid.txt"
     valid.write_text(next((setting.camvid / "val").glob("*.png")).stem)
     dataset = open_dataset("camvid", setting.camvid)
     said = {"pretrained": False, "size": SIZE, "bs": BATCH, "cache_dir": setting.cache}
     splits = {"train_on": setting.list_frames("train", FRAMES), "validate_on": str(valid)}
-    settings, _ = resolve_settings(*recipe_settings(dataset), ("", said | splits | options))
+    settings, _ = settings_for(dataset, said | splits | options)
     learn = learner_from_settings(dataset, settings)
     return lambda: _train_seconds(learn) / FRAMES * 1e3
 

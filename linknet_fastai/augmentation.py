@@ -67,13 +67,20 @@ class AugmentBatch(ItemTransform):
         scale: the smallest and the largest zoom. What lies outside of the frame is mean colour in the image and
             void in the label map.
         colour: brightness, contrast and saturation vary by up to this share each.
+        flip: whether half of the frames are mirrored.
     """
 
     split_idx, order = 0, 5  # in front of IntToFloatTensor: bytes are quicker to move
 
-    def __init__(self, size: tuple[int, int], scale: tuple[float, float] = (0.75, 1.75), colour: float = 0.3) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int],
+        scale: tuple[float, float] = (0.75, 1.75),
+        colour: float = 0.3,
+        flip: bool = True,
+    ) -> None:
         super().__init__()
-        self.size, self.scale, self.colour = size, scale, colour
+        self.size, self.scale, self.colour, self.flip = size, scale, colour, flip
         self.generators: Iterator[Sequence[random.Random]] | None = None
 
     def encodes(self, batch):  # typed, fastai would dispatch on it and silently pass by
@@ -114,7 +121,7 @@ class AugmentBatch(ItemTransform):
         shown = F.interpolate(pixels, size, mode="bilinear", antialias=True)[0]
         shown_labels = F.interpolate(labels[None, None], size, mode="nearest-exact")[0, 0]
         canvas[:, lines, pillars], truth[lines, pillars] = shown.round(), shown_labels
-        if generator.random() < 0.5:
+        if self.flip and generator.random() < 0.5:
             canvas.copy_(canvas.flip(-1))
             truth.copy_(truth.flip(-1))
 

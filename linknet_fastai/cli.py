@@ -41,6 +41,7 @@ COMMANDS = {
     "export": use.export,
     "data": look.data,
     "recipes": look.recipes,
+    "compare": look.compare,
     "benchmark": look.benchmark,
 }
 for _name, _command in COMMANDS.items():

@@ -3,8 +3,9 @@
 import math
 import operator
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from linknet_fastai.cache import CachedFrame, cached_frames
 from linknet_fastai.dataset import Dataset, Frame, Progress, open_dataset
 from linknet_fastai.errors import UsageError
 from linknet_fastai.image_files import open_image
+from linknet_fastai.presets import load_preset
 from linknet_fastai.recipe import Recipe
 from linknet_fastai.settings import Settings, format_size, parse_size, resolve_settings
 from linknet_fastai.survey import Survey, survey
@@ -102,7 +104,7 @@ def segmentation_block(
     read_label: Callable[[Path], np.ndarray],
     size: tuple[int, int],
     n_train: int,
-    crop: tuple[int, int] | None = None,
+    augment: AugmentBatch | None = None,
 ) -> DataBlock:
     """The DataBlock for a list of frames, of which the first `n_train` train and the others validate.
 
@@ -111,7 +113,7 @@ def segmentation_block(
         read_label: gives the HxW uint8 channels of a frame's `label`, 255 for void.
         size: (width, height) that frames are brought to.
         n_train: how many of the items are for training.
-        crop: (width, height) that training cuts out of them; by default all of it.
+        augment: what happens to a training batch; by default `AugmentBatch(size)`.
     """
     blocks = (ImageBlock(), MaskBlock(codes=class_names))
     # The getters open images and masks. fastai's own openers can be pickled by value alone: an exported learner
@@ -124,7 +126,7 @@ def segmentation_block(
         get_y=FrameLabels(read_label),
         splitter=lambda frames: IndexSplitter(range(n_train, len(frames)))(frames),
         item_tfms=[ResizeFrame(size), ResizeImage(size)],
-        batch_tfms=[AugmentBatch(crop or size), Normalize.from_stats(*imagenet_stats)],
+        batch_tfms=[augment or AugmentBatch(size), Normalize.from_stats(*imagenet_stats)],
         dl_type=ReproducibleDL,
     )
 
@@ -142,6 +144,7 @@ def segmentation_dls(
     crop: tuple[int, int] | str | None = None,
     cache: bool | None = None,
     cache_dir: str | Path | None = None,
+    preset: str | Path | None = None,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> DataLoaders:
@@ -163,12 +166,13 @@ def segmentation_dls(
         crop: (width, height) that training cuts out of the frames at `size`, by default all of it.
         cache: whether frames are decoded once, into files that are mapped into memory, which is the default.
         cache_dir: where those files lie, by default in the user's cache folder.
+        preset: training settings by name, or a TOML file of them; of these the loaders take the augmentation.
         device: where batches go, by default fastai's default device.
         progress: told how far the check and the drawing are.
 
     Returns:
-        DataLoaders with, beside fastai's own, `recipe`, `size` (width, height) and `class_pixels` (C counts
-        over the training label maps), which `linknet_learner` reads.
+        DataLoaders with, beside fastai's own, `recipe`, `size` (width, height), `settings` (the resolved `Settings`)
+        and `class_pixels` (C counts over the training label maps), which `linknet_learner` reads.
 
     Raises:
         UsageError, UserError: a wrong argument; missing, damaged or unfitting files, named.
@@ -184,14 +188,33 @@ def segmentation_dls(
         "crop": crop,
         "cache": cache,
         "cache_dir": cache_dir,
+        "preset": None if preset is None else str(preset),
     }
-    settings, _ = resolve_settings(*recipe_settings(dataset), ("argument", said))
+    settings, _ = settings_for(dataset, said, "argument")
     return dls_from_settings(dataset, settings, device, progress)
 
 
-def recipe_settings(dataset: Dataset) -> list[tuple[str, dict]]:
-    """The layers of settings that a recipe and the layout found bring, the weaker first."""
-    return [("recipe", dataset.recipe.training), ("recipe's layout", {"size": dataset.layout.size})]
+def settings_for(
+    dataset: Dataset, said: Mapping[str, Any], origin: str = "command line"
+) -> tuple[Settings, dict[str, str]]:
+    """Settle the settings of a training: what is said, then the preset that is said, the recipe, the default preset.
+
+    Args:
+        dataset: the recipe and the layout found, which bring their own.
+        said: settings by name; None as a value says nothing.
+        origin: who says them.
+
+    Returns:
+        The settings, and the origin of each by name.
+
+    Raises:
+        UsageError: a value does not fit, or there is no such preset.
+    """
+    recipe = [("recipe", dataset.recipe.training), ("recipe's layout", {"size": dataset.layout.size})]
+    name = said.get("preset")
+    preset = load_preset(name or dataset.recipe.training.get("preset") or Settings().preset)
+    layer = (f"preset {preset.name}", preset.settings)
+    return resolve_settings(*([*recipe, layer] if name else [layer, *recipe]), (origin, said))
 
 
 def dls_from_settings(
@@ -215,9 +238,8 @@ def dls_from_settings(
         trained, validated = survey(dataset, train, progress), survey(dataset, valid, progress)
         trained.raise_problems()
         validated.raise_problems()
-    block = segmentation_block(
-        dataset.recipe.class_names, dataset.read_label, settings.size, len(train), settings.crop
-    )
+    augment = AugmentBatch(settings.crop or settings.size, settings.scale, settings.colour, settings.flip)
+    block = segmentation_block(dataset.recipe.class_names, dataset.read_label, settings.size, len(train), augment)
     dls = block.dataloaders(
         [*train, *valid],
         path=".",
@@ -227,7 +249,7 @@ def dls_from_settings(
         seed=settings.seed,
         device=device,
     )
-    dls.recipe, dls.size = dataset.recipe, settings.size
+    dls.recipe, dls.size, dls.settings = dataset.recipe, settings.size, settings
     dls.class_pixels = torch.tensor(trained.class_pixels)
     return dls
 

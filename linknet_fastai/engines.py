@@ -19,6 +19,7 @@ def open_engine(
     size: tuple[int, int] | str | None = None,
     trust_pickle: bool = False,
     frames: int | None = None,
+    tta: bool = False,
 ) -> Engine:
     """Open a model to predict with.
 
@@ -33,6 +34,7 @@ def open_engine(
         size: (width, height) that the network sees; None is the model's training size, "native" each frame's own.
         trust_pickle: whether a `.pkl` may be loaded.
         frames: how many frames are to come; there is no more at once. None is many.
+        tta: average over flips and scales, in torch alone: the graphs of the others end in classes.
 
     Raises:
         UsageError: an engine, device or precision that does not go with this file.
@@ -47,7 +49,9 @@ def open_engine(
                 f"--engine: {engine} runs exported files; first: linknet-fastai export {model} "
                 f"--format {'openvino' if engine == 'openvino' else 'onnx'}"
             )
-        return _open_torch(model, precision, device, size, trust_pickle, at_once)
+        return _open_torch(model, precision, device, size, trust_pickle, at_once, tta)
+    if tta:
+        raise UsageError(f"--tta: {model.name} gives classes alone; it takes the run folder or .safetensors")
     engine = _engine_for(model, ENGINES_OF[kind], engine)
     if device not in (None, "auto", "cpu"):
         raise UsageError(f"--device: {engine} runs on the CPU here; {device} takes the run folder or .safetensors")
@@ -77,6 +81,7 @@ def _open_torch(
     size: tuple[int, int] | str | None,
     trust_pickle: bool,
     at_once: int,
+    tta: bool,
 ) -> Engine:
     import torch
 
@@ -88,4 +93,4 @@ def _open_torch(
         at_once = 1
     else:
         torch.set_num_threads(max(1, usable_cores() // at_once))
-    return Predictor(*load_model(model, trust_pickle), device or "auto", precision, size, at_once)
+    return Predictor(*load_model(model, trust_pickle), device or "auto", precision, size, at_once, tta)

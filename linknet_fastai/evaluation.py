@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
@@ -13,7 +14,8 @@ from linknet_fastai.dataset import Dataset, Frame, Progress, size_mismatch
 from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.image_files import open_image
 from linknet_fastai.prediction import Engine, frame_threads
-from linknet_fastai.scores import Scores, count_pixels, number, scores_of
+from linknet_fastai.scores import Scores, count_pixels, frame_dice, number, scores_of
+from linknet_fastai.settings import format_size
 from linknet_fastai.threads import overlapped
 
 
@@ -21,15 +23,29 @@ from linknet_fastai.threads import overlapped
 class Evaluation:
     """Scores over a split, how long they took, and what ran the network.
 
-    `official` are those of the benchmark that the recipe names, where it names one.
+    Attributes:
+        recipe: its name; `split` and `size` (what the network saw) are what was scored, and how.
+        counts: the confusion matrix, CxC integers, rows the truth, columns the prediction.
+        official: the scores of the benchmark that the recipe names, where it names one.
+        course_dice: the mean of `frame_dice`, where it was asked for.
     """
 
+    recipe: str
+    split: str
+    size: str
     class_names: list[str]
-    scores: Scores
+    counts: np.ndarray
     frames: int
     seconds: float
     engine: str
+    tta: bool = False
     official: CityscapesScores | None = None
+    course_dice: float | None = None
+
+    @cached_property
+    def scores(self) -> Scores:
+        """What the confusion matrix says."""
+        return scores_of(self.counts)
 
     def as_json(self) -> dict[str, Any]:
         """The scores as plain values: fractions from 0 to 1, None where there is nothing to score.
@@ -42,6 +58,12 @@ class Evaluation:
             "miou": number(scores.miou),
             "mean_accuracy": number(scores.mean_accuracy),
             "pixel_accuracy": number(scores.pixel_accuracy),
+            **({} if self.course_dice is None else {"course_dice": self.course_dice}),
+            "recipe": self.recipe,
+            "split": self.split,
+            "size": self.size,
+            "engine": self.engine,
+            "tta": self.tta,
             "frames": self.frames,
             "classes": [
                 {"name": name, "iou": number(iou), "accuracy": number(accuracy), "pixels": pixels}
@@ -53,10 +75,17 @@ class Evaluation:
                     strict=True,
                 )
             ],
+            "confusion": self.counts.tolist(),
         }
 
 
-def evaluate(engine: Engine, dataset: Dataset, split: str = "val", progress: Progress | None = None) -> Evaluation:
+def evaluate(
+    engine: Engine,
+    dataset: Dataset,
+    split: str = "val",
+    progress: Progress | None = None,
+    course: bool = False,
+) -> Evaluation:
     """Predict every frame of a split at its label map's size and score the pixels that are not void.
 
     Args:
@@ -64,6 +93,7 @@ def evaluate(engine: Engine, dataset: Dataset, split: str = "val", progress: Pro
         dataset: the recipe's data; its classes must be the model's.
         split: the name of a split, or the path of a list of stems.
         progress: told how far it is.
+        course: whether to score as the course project does as well, see `frame_dice`.
 
     Raises:
         UsageError: the classes differ, or there is no such split.
@@ -74,7 +104,7 @@ def evaluate(engine: Engine, dataset: Dataset, split: str = "val", progress: Pro
 
     scorer, label_ids, counting = CityscapesScorer(), official_label_ids(dataset), Lock()
 
-    def count(frame: Frame) -> np.ndarray:
+    def count(frame: Frame) -> tuple[np.ndarray, float]:
         predicted = engine(open_image(frame.image))
         labels = read_label(frame.label)
         if labels.shape != predicted.shape:
@@ -86,18 +116,32 @@ def evaluate(engine: Engine, dataset: Dataset, split: str = "val", progress: Pro
                     scorer.update(label_ids[predicted], *truth)
             except ValueError as error:
                 raise UserError(f"{frame.label}: the official scores cannot be had ({error})") from None
-        return count_pixels(predicted, labels, n_classes)
+        dice = frame_dice(predicted, labels, n_classes) if course else 0.0
+        return count_pixels(predicted, labels, n_classes), dice
 
     frames = dataset.frames(split)
-    counts = np.zeros((n_classes, n_classes), np.int64)
+    counts, dice_sum = np.zeros((n_classes, n_classes), np.int64), 0.0
     begin = time.perf_counter()
-    for done, counted in enumerate(overlapped(count, frames, frame_threads(engine)), 1):
+    for done, (counted, dice) in enumerate(overlapped(count, frames, frame_threads(engine)), 1):
         counts += counted
+        dice_sum += dice
         if progress:
             progress(f"evaluating {split}", done, len(frames))
     seconds = time.perf_counter() - begin
     official = None if label_ids is None else scorer.scores()
-    return Evaluation(dataset.recipe.class_names, scores_of(counts), len(frames), seconds, str(engine), official)
+    return Evaluation(
+        dataset.recipe.name,
+        split,
+        engine.size if isinstance(engine.size, str) else format_size(engine.size),
+        dataset.recipe.class_names,
+        counts,
+        len(frames),
+        seconds,
+        str(engine),
+        engine.tta,
+        official,
+        dice_sum / len(frames) if course else None,
+    )
 
 
 def official_label_ids(dataset: Dataset) -> np.ndarray | None:

@@ -15,6 +15,7 @@ from linknet_fastai.errors import UsageError
 from linknet_fastai.files import written_whole
 from linknet_fastai.graph_export import Check, check_graph, export_graph
 from linknet_fastai.learner import wrap_model
+from linknet_fastai.loss import SegmentationLoss
 from linknet_fastai.model import LinkNet
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.model_file import load_model, save_model
@@ -113,7 +114,7 @@ def _export_pickle(model: LinkNet, card: ModelCard, file: Path) -> None:
     blank = Frame(np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8), "blank")
     block = segmentation_block(card.class_names, np.asarray, card.size, n_train=1)
     dls = block.dataloaders([blank, blank], bs=1, num_workers=0, device=torch.device("cpu"))
-    learn = wrap_model(dls, deepcopy(model).cpu().eval(), card, path=".")
+    learn = wrap_model(dls, deepcopy(model).cpu().eval(), card, SegmentationLoss(), path=".")
     # An absolute name goes past `learn.path`, which travels in the pickle.
     with written_whole(file) as partial:
         learn.export(partial.absolute())

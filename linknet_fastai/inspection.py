@@ -6,13 +6,12 @@ from pathlib import Path
 
 import torch
 
-from linknet_fastai.data import dls_from_settings, recipe_settings
+from linknet_fastai.data import dls_from_settings, settings_for
 from linknet_fastai.dataset import Dataset, EmptySplitError, Progress
 from linknet_fastai.errors import UserError
 from linknet_fastai.loss import class_weights
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.pictures import save_batch
-from linknet_fastai.settings import resolve_settings
 from linknet_fastai.survey import Survey, survey
 
 
@@ -58,7 +57,7 @@ def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = No
             absent[name] = str(error)
         except UserError as error:
             problems.append(str(error))
-    settings, _ = resolve_settings(*recipe_settings(dataset))
+    settings, _ = settings_for(dataset, {})
     train, valid = (surveys.get(name) for name in (settings.train_on, settings.validate_on))
     weights = class_weights(torch.tensor(train.class_pixels), settings.class_weights) if train else None
     problems += [problem for found in surveys.values() for problem in found.problems]

@@ -8,17 +8,19 @@ from pathlib import Path
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
-from fastai.callback.schedule import ParamScheduler
+from fastai.callback.schedule import ParamScheduler, SchedCos
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner, Metric
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import apply, set_seed
 from fastcore.basics import noop
-from torch import Tensor, nn
+from torch import nn
 
+from linknet_fastai import loss
 from linknet_fastai.callbacks import (
     AccumulateGradients,
+    AverageWeights,
     DevicePrecision,
     EpochSeed,
     ScoreAtLabelSize,
@@ -27,12 +29,13 @@ from linknet_fastai.callbacks import (
 from linknet_fastai.data import dls_from_settings
 from linknet_fastai.dataset import Dataset, Progress
 from linknet_fastai.device import autocast, resolve_device, resolve_precision
-from linknet_fastai.loss import SegmentationLoss, class_weights
+from linknet_fastai.loss import SegmentationLoss
 from linknet_fastai.metrics import segmentation_metrics
 from linknet_fastai.model import LinkNet
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.model_file import initialise_from
-from linknet_fastai.settings import Settings
+from linknet_fastai.muon import Muon
+from linknet_fastai.settings import Settings, resolve_settings
 
 # torch's own optimizers with torch's own defaults: fastai's Adam is AdamW with another epsilon, its SGD and
 # RMSProp have no momentum. Weight decay is 0.01 for AdamW and 0 for the others, as in torch; sgd gets the
@@ -42,6 +45,7 @@ OPTIMIZERS: dict[str, Callable] = {
     "adam": partial(torch.optim.Adam, fused=True),
     "rmsprop": torch.optim.RMSprop,
     "sgd": partial(torch.optim.SGD, momentum=0.9, fused=True),
+    "muon": Muon,
 }
 STEPS = (0.5, 0.75)  # the step schedule divides the learning rate by ten at these shares of the training
 
@@ -70,15 +74,17 @@ class LinkNetLearner(Learner):
 def linknet_learner(
     dls: DataLoaders,
     *,
-    encoder: str = "resnet18",
-    decoder: str = "deconv",
-    pretrained: bool = True,
+    encoder: str | None = None,
+    decoder: str | None = None,
+    pretrained: bool | None = None,
     encoder_weights: str | Path | None = None,
     init_from: str | Path | None = None,
-    class_weight_method: str = "log",
-    optimizer: str = "adamw",
-    precision: str = "auto",
-    lr: float = 2e-3,
+    class_weights: str | None = None,
+    optimizer: str | None = None,
+    weight_decay: float | None = None,
+    ema: float | None = None,
+    precision: str | None = None,
+    lr: float | None = None,
     metrics: Sequence[Metric] | None = None,
     cbs: Sequence[Callback] = (),
     path: str | Path = ".",
@@ -86,12 +92,16 @@ def linknet_learner(
 ) -> Learner:
     """Build a fastai Learner that trains LinkNet on `dls`.
 
+    What is None follows `dls.settings`: the recipe and the preset that the loaders were built with.
+
     Args:
         dls: what `segmentation_dls` gives.
         encoder: see `LinkNet`, as are `decoder`, `pretrained` and `encoder_weights`.
         init_from: a run folder or `.safetensors` to start from instead.
-        class_weight_method: "log", "median" or "none", see `linknet_fastai.loss.class_weights`.
+        class_weights: "log", "median" or "none", see `linknet_fastai.loss.class_weights`.
         optimizer: "adamw", "adam", "rmsprop" or "sgd", each torch's own.
+        weight_decay: the optimizer's.
+        ema: the decay of `AverageWeights`; 0 trains without.
         precision: "auto", "fp32", "bf16" or "fp16", see `linknet_fastai.device.resolve_precision`.
         lr: the learner's default learning rate.
         metrics: by default mIoU, mean accuracy and pixel accuracy.
@@ -105,25 +115,52 @@ def linknet_learner(
     Raises:
         UsageError, UserError: a wrong argument, weights that cannot be had or do not fit.
     """
+    said = {
+        "encoder": encoder,
+        "decoder": decoder,
+        "pretrained": pretrained,
+        "encoder_weights": encoder_weights,
+        "init_from": init_from,
+        "class_weights": class_weights,
+        "optimizer": optimizer,
+        "weight_decay": weight_decay,
+        "ema": ema,
+        "precision": precision,
+        "lr": lr,
+    }
+    settings, _ = resolve_settings(("loaders", dls.settings.model_dump()), ("argument", said))
     n_classes = len(dls.recipe.classes)
-    resolve_precision(precision, torch.device(dls.device))
-    pretrained = pretrained and init_from is None
-    model = LinkNet(n_classes, encoder, decoder, pretrained, encoder_weights)
-    card = ModelCard.of(dls.recipe, dls.size, encoder=encoder, decoder=decoder)
-    if init_from is not None:
-        initialise_from(model, card, init_from)
-    weights = class_weights(dls.class_pixels, class_weight_method)
-    return wrap_model(
-        dls, model, card, weights, optimizer, precision, lr=lr, metrics=metrics, cbs=cbs, path=path, **kwargs
+    resolve_precision(settings.precision, torch.device(dls.device))
+    model = LinkNet(
+        n_classes,
+        settings.encoder,
+        settings.decoder,
+        settings.pretrained and settings.init_from is None,
+        settings.encoder_weights,
     )
+    card = ModelCard.of(dls.recipe, dls.size, encoder=settings.encoder, decoder=settings.decoder)
+    if settings.init_from is not None:
+        initialise_from(model, card, settings.init_from)
+    loss_func = SegmentationLoss(loss.class_weights(dls.class_pixels, settings.class_weights))
+    if settings.ema:
+        cbs = [AverageWeights(settings.ema), *cbs]
+    if settings.lr != "auto":
+        kwargs["lr"] = settings.lr
+    optimizer = OPTIMIZERS[settings.optimizer]
+    if settings.weight_decay is not None:
+        optimizer = partial(optimizer, weight_decay=settings.weight_decay)
+    if settings.optimizer == "rmsprop":
+        kwargs["moms"] = (0.0, 0.0, 0.0)  # momentum cycles only where there is one: torch's RMSprop has none
+    learn = wrap_model(dls, model, card, loss_func, settings.precision, metrics=metrics, cbs=cbs, path=path, **kwargs)
+    learn.opt_func = partial(OptimWrapper, opt=optimizer)
+    return learn
 
 
 def wrap_model(
     dls: DataLoaders,
     model: LinkNet,
     card: ModelCard,
-    weights: Tensor | None = None,
-    optimizer: str = "adamw",
+    loss_func: SegmentationLoss,
     precision: str = "auto",
     *,
     metrics: Sequence[Metric] | None = None,
@@ -136,15 +173,13 @@ def wrap_model(
         dls: DataLoaders whose labels hold 255 for void.
         model: the network.
         card: its card, which the learner carries as `card`.
-        weights: class weights of the loss, C floats.
-        optimizer: a name in `OPTIMIZERS`.
+        loss_func: the loss.
         precision: see `linknet_learner`, as are `metrics`, `cbs` and `kwargs`.
     """
     learn = LinkNetLearner(
         dls,
         model,
-        SegmentationLoss(weights),
-        opt_func=partial(OptimWrapper, opt=OPTIMIZERS[optimizer]),
+        loss_func,
         splitter=encoder_and_rest,
         metrics=list(metrics) if metrics is not None else segmentation_metrics(model.n_classes),
         cbs=[
@@ -154,8 +189,6 @@ def wrap_model(
             EpochSeed(),
             *cbs,
         ],
-        # Momentum cycles only where there is one: torch's RMSprop has none unless told.
-        moms=(0.0, 0.0, 0.0) if optimizer == "rmsprop" else (0.95, 0.85, 0.95),
         **kwargs,
     )
     learn.card = card
@@ -167,17 +200,7 @@ def learner_from_settings(dataset: Dataset, settings: Settings, progress: Progre
     set_seed(settings.seed)
     device = resolve_device(settings.device)
     dls = dls_from_settings(dataset, settings, device, progress)
-    learn = linknet_learner(
-        dls,
-        encoder=settings.encoder,
-        decoder=settings.decoder,
-        pretrained=settings.pretrained,
-        encoder_weights=settings.encoder_weights,
-        init_from=settings.init_from,
-        class_weight_method=settings.class_weights,
-        optimizer=settings.optimizer,
-        precision=settings.precision,
-    )
+    learn = linknet_learner(dls)
     learn.remove_cb(ProgressCallback)
     learn.logger = noop
     learn.notes = []
@@ -236,8 +259,8 @@ def fit_schedule(
 
     Args:
         learn: the learner.
-        schedule: "one-cycle" and "flat-cos" are fastai's, "constant" keeps `lr`, "step" divides it by ten after
-            half and after three quarters of the training.
+        schedule: "one-cycle" and "flat-cos" are fastai's, "cosine" falls from `lr` to 0 by half a cosine, "constant"
+            keeps `lr`, "step" divides it by ten after half and after three quarters of the training.
         epochs: the whole length of the training.
         lr: the (highest) learning rate.
         start_epoch: how many epochs were done before, their callbacks' events are skipped by fastai.
@@ -250,11 +273,12 @@ def fit_schedule(
         learn.fit_flat_cos(epochs, lr, **shared)
     elif schedule == "constant":
         learn.fit(epochs, lr, **shared)
-    elif schedule == "step":
-        shared["cbs"].append(ParamScheduler({"lr": partial(_step_rate, lr)}))
+    elif schedule in ("cosine", "step"):
+        rate = SchedCos(lr, 0) if schedule == "cosine" else partial(_step_rate, lr)
+        shared["cbs"].append(ParamScheduler({"lr": rate}))
         learn.fit(epochs, lr, **shared)
     else:
-        raise ValueError(f"schedule {schedule!r}: use 'one-cycle', 'flat-cos', 'constant' or 'step'")
+        raise ValueError(f"schedule {schedule!r}: use 'one-cycle', 'flat-cos', 'cosine', 'constant' or 'step'")
 
 
 def _step_rate(lr: float, share: float) -> float:

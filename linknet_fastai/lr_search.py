@@ -13,13 +13,12 @@ from fastai.callback.core import Callback
 from fastai.callback.schedule import minimum, steep, valley
 from fastai.learner import Learner, replacing_yield
 
-from linknet_fastai.data import recipe_settings
+from linknet_fastai.data import settings_for
 from linknet_fastai.dataset import Progress, open_dataset
 from linknet_fastai.files import write_text
 from linknet_fastai.learner import learner_from_settings
 from linknet_fastai.pictures import save_lr_search
 from linknet_fastai.run_folder import refuse_used_folder
-from linknet_fastai.settings import resolve_settings
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def find_lr(
         What was found, and the folder.
     """
     dataset = open_dataset(recipe, data, progress)
-    settings, _ = resolve_settings(*recipe_settings(dataset), ("command line", options or {}))
+    settings, _ = settings_for(dataset, options or {})
     folder = out or Path("runs") / f"{dataset.recipe.name}-lr-find-{datetime.now():%Y%m%d-%H%M%S}"
     refuse_used_folder(folder)
     learn = learner_from_settings(dataset, settings, progress)

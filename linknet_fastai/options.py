@@ -1,12 +1,14 @@
 """The arguments and options that commands share, as typer reads them; what is left out is None."""
 
+import tomllib
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from linknet_fastai.errors import UsageError
-from linknet_fastai.settings import ClassWeights, Decoder, Optimizer, Precision, Schedule, parse_size
+from linknet_fastai.settings import ClassWeights, Decoder, Optimizer, Precision, Schedule, Settings, parse_size
 
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or the path of a TOML file.")
@@ -16,6 +18,18 @@ ModelArgument = Annotated[
     typer.Argument(
         metavar="MODEL", help="A run folder, .safetensors, .onnx, OpenVINO .xml, or .pkl with --trust-pickle."
     ),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="Training settings by name, see `linknet-fastai recipes`, or the path of a TOML file.",
+        show_default="best, behind the recipe's own",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any setting, as in ema=0; may be given several times."),
 ]
 DataOption = Annotated[
     Path | None,
@@ -119,3 +133,25 @@ def parse_size_option(text: str) -> tuple[int, int]:
         return parse_size(text)
     except ValueError as error:
         raise UsageError(f"--size: {error}") from None
+
+
+def parse_assignments(texts: list[str]) -> dict[str, Any]:
+    """Turn what `--set` was given, NAME=VALUE with values as in TOML, into settings by name.
+
+    Raises:
+        UsageError: a text is no assignment, or its name no setting.
+    """
+    said: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals:
+            raise UsageError(f"--set {text}: write NAME=VALUE, as in ema=0")
+        if name not in Settings.model_fields:
+            near = get_close_matches(name, Settings.model_fields, n=1)
+            raise UsageError(f"--set {text}: no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        try:
+            said[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            said[name] = value.strip()  # a word without quotes
+    return said

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,7 +16,12 @@ from linknet_fastai.model_card import ModelCard
 from linknet_fastai.prediction import colour_mask, overlay, save_image
 from linknet_fastai.recipe import VOID
 
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito: told apart by colour-blind readers too
+if TYPE_CHECKING:
+    from linknet_fastai.comparison import RunSummary
+
+# Okabe and Ito: told apart by colour-blind readers too
+SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+BLUE, ORANGE, GREEN, PURPLE = SERIES[:4]
 
 
 def save_figure(figure: Figure, file: Path) -> None:
@@ -86,6 +92,57 @@ def save_predictions(
     save_figure(grid.figure, file)
 
 
+def save_comparison(runs: Sequence["RunSummary"], file: Path) -> None:
+    """Draw runs side by side: mIoU over the epochs, and class IoU at the last one."""
+    classes = list(dict.fromkeys(name for run in runs for name in run.ious))
+    figure = Figure(figsize=(12, max(4.2, 0.05 * len(classes) * len(runs) + 3)), dpi=120, layout="constrained")
+    curves, bars = figure.subplots(1, 2, width_ratios=(1, 1.2))
+    height = 0.8 / len(runs)
+    for number, run in enumerate(runs):
+        colour = f"C{number}" if number >= len(SERIES) else SERIES[number]
+        epochs, mious = [row["epoch"] for row in run.rows], [row["miou"] for row in run.rows]
+        marker = "o" if len(epochs) < 3 else None
+        curves.plot(epochs, mious, color=colour, marker=marker, label=f"{run.name}  {mious[-1]:.3f}")
+        places = np.arange(len(classes)) + (number - (len(runs) - 1) / 2) * height
+        bars.barh(places, [run.ious.get(name, np.nan) for name in classes], height, color=colour)
+    curves.set(title="mIoU on validation; in the legend the last epoch's", xlabel="epoch", ylim=(0, None))
+    curves.xaxis.get_major_locator().set_params(integer=True)
+    curves.legend(frameon=False, fontsize=9)
+    bars.set_yticks(range(len(classes)), classes)
+    bars.invert_yaxis()
+    bars.set(title="class IoU at the last epoch", xlim=(0, 1))
+    for axes in (curves, bars):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, file)
+
+
+def save_confusion(counts: np.ndarray, class_names: Sequence[str], file: Path) -> None:
+    """Draw a confusion matrix, each row as shares of the class's pixels in the truth.
+
+    Args:
+        counts: CxC integers, rows the truth, columns the prediction.
+        class_names: the classes in that order.
+        file: the PNG to write.
+    """
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = 2.2 + 0.5 * len(class_names)
+    figure = Figure(figsize=(side, side), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    places = range(len(class_names))
+    axes.set_xticks(places, class_names, rotation=90)
+    axes.set_yticks(places, class_names)
+    axes.set(xlabel="prediction", ylabel="truth", title="confusion matrix, % of the truth's pixels")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for row, column in np.argwhere(shares >= 0.005):
+        share = shares[row, column]
+        colour = "white" if share > 0.6 else "black"
+        axes.text(column, row, f"{share:.0%}"[:-1], ha="center", va="center", fontsize=8, color=colour)
+    save_figure(figure, file)
+
+
 def save_batch(images: Tensor, labels: Tensor, card: ModelCard, file: Path, most: int = 8) -> None:
     """Draw what the network is given: images with their labels over them.
 
@@ -118,7 +175,7 @@ def save_lr_search(
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.plot(rates, losses, color=BLUE)
-    for (name, rate), colour in zip(suggestions.items(), (ORANGE, GREEN, "#CC79A7"), strict=False):
+    for (name, rate), colour in zip(suggestions.items(), (ORANGE, GREEN, PURPLE), strict=False):
         axes.axvline(rate, color=colour, linestyle="--", label=f"{name} {rate:.2g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed training loss")
     lowest, first = min(losses), losses[0]

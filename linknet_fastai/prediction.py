@@ -31,9 +31,11 @@ class Engine(ABC):
         precision: what it computes in: fp32, bf16, fp16 or int8.
         size: (width, height) that the network sees, or "native" for each frame's own.
         frames_at_once: how many frames it takes at a time; more calls wait.
+        tta: whether it averages over flips and scales.
     """
 
     name: ClassVar[str]
+    tta = False
 
     def __init__(
         self, card: ModelCard, precision: str, size: tuple[int, int] | str | None = None, frames_at_once: int = 1

@@ -175,7 +175,7 @@ def recipe_folder() -> Path:
 
 def recipe_names() -> list[str]:
     """The names of the shipped recipes."""
-    return sorted(file.stem for file in recipe_folder().glob("*.toml"))
+    return toml_names(recipe_folder())
 
 
 def find_recipe(name_or_path: str | Path) -> Path:
@@ -184,16 +184,38 @@ def find_recipe(name_or_path: str | Path) -> Path:
     Raises:
         UsageError: there is neither such a recipe nor such a file.
     """
-    text = str(name_or_path)
-    if text in recipe_names():
-        return recipe_folder() / f"{text}.toml"
+    return find_shipped(name_or_path, recipe_folder(), "recipe")
+
+
+def find_shipped(name_or_path: str | Path, folder: Path, what: str) -> Path:
+    """The TOML file behind a name that stands for one in `folder`, or behind a path.
+
+    Raises:
+        UsageError: there is neither; the message says `what` was looked for and what there is.
+    """
+    text, names = str(name_or_path), toml_names(folder)
+    if text in names:
+        return folder / f"{text}.toml"
     if (file := Path(text)).suffix == ".toml" or file.is_file():
         if not file.is_file():
-            raise UsageError(f"{file}: no such recipe file")
+            raise UsageError(f"{file}: no such {what} file")
         return file
-    near = difflib.get_close_matches(text, recipe_names(), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"shipped are {', '.join(recipe_names())};"
-    raise UsageError(f"no recipe {text!r}: {hint} a recipe of your own is the path of a .toml file")
+    near = difflib.get_close_matches(text, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"shipped are {', '.join(names)};"
+    raise UsageError(f"no {what} {text!r}: {hint} a {what} of your own is the path of a .toml file")
+
+
+def toml_names(folder: Path) -> list[str]:
+    """The names of the TOML files in a folder."""
+    return sorted(file.stem for file in folder.glob("*.toml"))
+
+
+def read_toml(file: Path, what: str) -> dict[str, Any]:
+    """Read a TOML file that somebody wrote; `what` says in the message what it should be."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{file}: cannot read this {what} ({error})") from None
 
 
 def copy_recipe(name: str, file: Path) -> list[Path]:
@@ -257,10 +279,7 @@ def read_stems(file: Path) -> list[str]:
 
 
 def _read_with_base(file: Path) -> dict[str, Any]:
-    try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{file}: cannot read this recipe ({error})") from None
+    table = read_toml(file, "recipe")
     if (base_name := table.pop("base", None)) is None:
         return table
     if base_name not in recipe_names() or base_name == file.stem:

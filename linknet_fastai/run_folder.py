@@ -79,6 +79,24 @@ def write_metrics(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
     write_text(folder / METRICS_FILE, text.getvalue())
 
 
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """Read metrics.csv, a row an epoch; an empty cell is nan.
+
+    Raises:
+        UserError: the file is missing, or no such table.
+    """
+    file = folder / METRICS_FILE
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            table = list(csv.DictReader(lines))
+        rows = [{name: float(value or "nan") for name, value in row.items()} for row in table]
+        return [{**row, "epoch": int(row["epoch"]), "miou": row["miou"], "seconds": row["seconds"]} for row in rows]
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no epoch of this run has ended ({METRICS_FILE} is missing)") from None
+    except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise UserError(f"{file}: damaged ({type(error).__name__}: {error})") from None
+
+
 def write_checkpoint(folder: Path, epochs_done: int, state: Mapping[str, Any]) -> None:
     """Write the state after an epoch; the one before it is kept, older ones go."""
     checkpoints = folder / CHECKPOINTS

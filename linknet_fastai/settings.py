@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, field_validator
 
 from linknet_fastai.errors import UsageError
 
+# What presets and `fit --set` alone change: few people ever do.
+WITHOUT_OPTION = frozenset({"weight_decay", "ema", "flip", "scale", "colour"})
 SMALLEST_SIDE = 33
 LARGEST_SIDE = 16384
 
@@ -35,8 +37,8 @@ def format_size(size: tuple[int, int]) -> str:
 Size = Annotated[tuple[int, int], BeforeValidator(parse_size), PlainSerializer(format_size)]
 Decoder = Literal["deconv", "pixelshuffle"]
 ClassWeights = Literal["log", "median", "none"]
-Optimizer = Literal["adamw", "adam", "rmsprop", "sgd"]
-Schedule = Literal["one-cycle", "flat-cos", "constant", "step"]
+Optimizer = Literal["muon", "adamw", "adam", "rmsprop", "sgd"]
+Schedule = Literal["one-cycle", "flat-cos", "cosine", "constant", "step"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -51,6 +53,7 @@ def _parse_lr(value: Any) -> float | str:
 
 
 LearningRate = Annotated[float | str, BeforeValidator(_parse_lr)]
+Scale = Annotated[float, Field(ge=0.1, le=10)]
 
 
 class Settings(BaseModel):
@@ -58,6 +61,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    preset: str = "best"
     epochs: int = Field(default=50, ge=1, le=100_000)
     size: Size = (480, 360)
     crop: Size | None = None
@@ -72,6 +76,11 @@ class Settings(BaseModel):
     class_weights: ClassWeights = "log"
     optimizer: Optimizer = "adamw"
     schedule: Schedule = "one-cycle"
+    weight_decay: float | None = Field(default=None, ge=0, le=10)
+    ema: float = Field(default=0, ge=0, lt=1)
+    flip: bool = True
+    scale: tuple[Scale, Scale] = (0.75, 1.75)
+    colour: float = Field(default=0.3, ge=0, lt=1)
     precision: Precision = "auto"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -81,6 +90,13 @@ class Settings(BaseModel):
     cache_dir: Path | None = None
     train_on: str = "train"
     validate_on: str = "val"
+
+    @field_validator("scale")
+    @classmethod
+    def _check_order(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError(f"{list(scale)} does not begin with the smaller one")
+        return scale
 
 
 def explain(error: ValidationError) -> str:
@@ -124,5 +140,5 @@ def resolve_settings(*layers: tuple[str, Mapping[str, Any]]) -> tuple[Settings, 
         return Settings(**values), origins
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
-        option = "--" + name.replace("_", "-")
+        option = f"--set {name}" if name in WITHOUT_OPTION else f"--{name.replace('_', '-')}"
         raise UsageError(f"{option} (from the {origins.get(name, 'settings')}): {explain(error)}") from None

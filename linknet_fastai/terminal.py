@@ -17,12 +17,7 @@ from linknet_fastai.files import write_text
 if TYPE_CHECKING:  # these import torch, which --help must not wait for
     from fastai.learner import Learner
 
-    from linknet_fastai.benchmark import Speed
-    from linknet_fastai.cityscapes_scores import CityscapesScores
-    from linknet_fastai.dataset import Dataset
     from linknet_fastai.dataset import Progress as ProgressReport
-    from linknet_fastai.evaluation import Evaluation
-    from linknet_fastai.inspection import Inspection
     from linknet_fastai.settings import Settings
 
 COLUMNS = (
@@ -56,11 +51,12 @@ def show_note(message: str) -> None:
     errors.print(Text("note: ", style="bold yellow") + Text(message, style="default"))
 
 
-def table(*columns: str) -> Table:
-    """A table in the house's look; all columns but the first are numbers."""
+def table(*columns: str, words: int = 1) -> Table:
+    """A table in the house's look: the first `words` columns are text, the others numbers."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for place, column in enumerate(columns):
-        made.add_column(column, justify="right" if place else "left", header_style="bold")
+        justify = "left" if place < words else "right"
+        made.add_column(column, justify=justify, header_style="bold", overflow="fold")
     return made
 
 
@@ -132,12 +128,11 @@ class TrainingDisplay:
 
         dls = learn.dls
         self.bs, self.valid_bs, self.epochs = dls.train.bs, dls.valid.bs, settings.epochs
-        parameters = sum(weight.numel() for weight in learn.model.parameters()) / 1e6
         precision = resolve_precision(settings.precision, dls.device)
         console.print(Text(f"{learn.card.recipe}: {len(learn.card.classes)} classes, {run['data']}", style="bold"))
         console.print(
-            f"LinkNet with {parameters:.2f} M parameters on {dls.device} in {precision}; "
-            f"{len(dls.train_ds)} frames train, {len(dls.valid_ds)} validate"
+            f"LinkNet with {run['parameters'] / 1e6:.2f} M parameters on {dls.device} in {precision}; "
+            f"{run['train_frames']} frames train, {run['validation_frames']} validate"
         )
         shown, defaults = table("setting", "value", "from"), []
         for name, value in settings.model_dump(mode="json", exclude_none=True).items():
@@ -176,99 +171,6 @@ class TrainingDisplay:
             f"{row['epoch']}/{self.epochs}" if key == "epoch" else f"{row[key]:{form}}" for _, key, _, form in COLUMNS
         ]
         console.print("".join(f"{cell:>{width}}" for cell, (_, _, width, _) in zip(cells, COLUMNS, strict=True)))
-
-
-def show_evaluation(result: "Evaluation", title: str) -> None:
-    """Print class IoU and class accuracy with their means, pixel accuracy and speed."""
-    scores = result.scores
-    console.print(Text(title, style="bold"))
-    shown = table("class", "IoU", "accuracy", "pixels")
-    rows = zip(result.class_names, scores.iou.tolist(), scores.accuracy.tolist(), scores.pixels.tolist(), strict=True)
-    for name, iou, accuracy, pixels in rows:
-        shown.add_row(name, percent(iou), percent(accuracy), f"{pixels:,}")
-    shown.add_section()
-    shown.add_row("mean", percent(scores.miou), percent(scores.mean_accuracy), "", style="bold")
-    show_table(shown)
-    if result.official:
-        _show_cityscapes(result.official)
-    console.print(
-        f"pixel accuracy {percent(scores.pixel_accuracy)}; {result.frames} frames in {result.seconds:.1f} s, "
-        f"{result.frames / result.seconds:.1f} images a second with reading, by {result.engine}"
-    )
-
-
-def _show_cityscapes(scores: "CityscapesScores") -> None:
-    """Print what the official script prints."""
-    console.print(Text("\nas the official Cityscapes script scores", style="bold"))
-    for what, iou, iiou, means in (
-        ("class", scores.class_iou, scores.class_iiou, (scores.mean_class_iou, scores.mean_class_iiou)),
-        (
-            "category",
-            scores.category_iou,
-            scores.category_iiou,
-            (scores.mean_category_iou, scores.mean_category_iiou),
-        ),
-    ):
-        shown = table(what, "IoU", "iIoU")
-        for name, value in iou.items():
-            shown.add_row(name, percent(value), percent(iiou[name]) if name in iiou else "")
-        shown.add_section()
-        shown.add_row("mean", *map(percent, means), style="bold")
-        show_table(shown)
-        console.print()
-
-
-def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
-    """Print what of a recipe is on disk."""
-    recipe = dataset.recipe
-    console.print(Text(f"{recipe.title}: layout {dataset.layout.name} in {dataset.folder}", style="bold"))
-    shown = table("split", "frames", "sizes", "void", "damaged")
-    for name, found in result.surveys.items():
-        sizes = ", ".join(
-            f"{size} ({count})" if len(found.sizes) > 1 else size for size, count in found.sizes.items()
-        )
-        void = found.void_pixels / max(found.void_pixels + sum(found.class_pixels), 1)
-        shown.add_row(name, str(found.frames), sizes or "-", f"{void:.2%}", str(len(found.problems)))
-    for name in result.absent:
-        shown.add_row(name, "-", "not here", "-", "-")
-    show_table(shown)
-    for name, folders in result.folders.items():
-        console.print(f"{name}: " + ", ".join(f"{folder} {count}" for folder, count in folders.items()))
-    console.print()
-    shown = table("class", "id", *(f"{name} share" for name in result.surveys), "weight")
-    for channel, entry in enumerate(recipe.classes):
-        shares = [
-            f"{found.class_pixels[channel] / max(sum(found.class_pixels), 1):.4f}"
-            for found in result.surveys.values()
-        ]
-        weight = f"{result.weights[channel]:.2f}" if result.weights else "-"
-        shown.add_row(entry.name, str(entry.id), *shares, weight)
-    show_table(shown)
-    if result.picture:
-        console.print(f"\na batch as the network gets it: {result.picture}")
-    show_lines(list(result.absent.values()) + result.notes, show_note)
-    show_lines(result.problems, show_error)
-
-
-def show_speeds(speeds: Sequence["Speed"]) -> None:
-    """Print a table like the paper's: a block for each network, a row for each engine and size."""
-    for decoder in dict.fromkeys(speed.decoder for speed in speeds):
-        shown = table("engine", "size", "ms", "fps", "fps, batch", "G mult-adds", "MiB")
-        of_decoder = [speed for speed in speeds if speed.decoder == decoder]
-        for speed in of_decoder:
-            memory = "-" if speed.peak_memory_mib is None else str(speed.peak_memory_mib)
-            shown.add_row(
-                f"{speed.engine} {speed.precision}",
-                speed.size,
-                f"{speed.latency_ms:.1f}",
-                f"{1e3 / speed.latency_ms:.1f}",
-                f"{speed.frames_per_second:.1f}",
-                f"{speed.multiply_adds / 1e9:.2f}",
-                memory,
-            )
-        parameters = of_decoder[0].parameters / 1e6
-        console.print(Text(f"{decoder} decoder, {parameters:.2f} M parameters", style="bold"))
-        show_table(shown)
 
 
 def write_json(content: Any, file: Path | None) -> bool:

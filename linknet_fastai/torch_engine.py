@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linknet_fastai.batch_norm import fold_batch_norms
@@ -11,7 +12,9 @@ from linknet_fastai.callbacks import resample_logits
 from linknet_fastai.device import DTYPES, resolve_device, resolve_precision, tune
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.prediction import Engine
+from linknet_fastai.settings import SMALLEST_SIDE
 
+TTA_SCALES = (0.75, 1.0, 1.25)
 CLASSES_AT_ONCE = 12  # of a frame whose logits are brought to another size
 
 
@@ -28,6 +31,8 @@ class Predictor(Engine):
         precision: see `linknet_fastai.device.resolve_precision`.
         size: (width, height) that the network sees; None is the model's training size, "native" each frame's own.
         frames_at_once: how many threads may be in the network.
+        tta: test-time augmentation: each frame is seen at `TTA_SCALES`, mirrored too, and the mean of the softmaxes
+            decides. As many times as slow, and no speed or score of LinkNet as it is.
     """
 
     name: ClassVar[str] = "torch"
@@ -40,11 +45,13 @@ class Predictor(Engine):
         precision: str = "auto",
         size: tuple[int, int] | str | None = None,
         frames_at_once: int = 1,
+        tta: bool = False,
     ) -> None:
         self.device = resolve_device(device)
         super().__init__(card, resolve_precision(precision, self.device), size, frames_at_once)
         if self.device.type == "cuda":  # on a CPU, without a backward pass, keeping freed memory gains nothing
             tune(self.device)
+        self.tta = tta
         self._dtype = DTYPES.get(self.precision, torch.float32)
         self.model = fold_batch_norms(model).to(self.device, self._dtype).to(memory_format=torch.channels_last)
         self._mean = torch.tensor(card.mean, device=self.device).view(1, 3, 1, 1)
@@ -57,8 +64,26 @@ class Predictor(Engine):
         batch = torch.from_numpy(pixels.copy()).to(self.device).permute(2, 0, 1)[None]
         # The very operations of fastai's IntToFloatTensor and Normalize, so that both give the same bits.
         batch = (batch.float().div_(255.0) - self._mean) / self._std
+        if self.tta:
+            return self._averaged(batch, size)[0].argmax(0).to(torch.uint8).cpu().numpy()
         logits = self.model(batch.to(self._dtype))
         return best_classes(logits, size)[0].to(torch.uint8).cpu().numpy()
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, flips and scales averaged" if self.tta else super().__str__()
+
+    def _averaged(self, batch: Tensor, size: tuple[int, int]) -> Tensor:
+        """The sum of the softmaxes, BxCxheightxwidth fp32, over scales and flips."""
+        total = torch.zeros((), device=self.device)
+        for scale in TTA_SCALES:
+            seen = tuple(max(round(side * scale), SMALLEST_SIDE) for side in batch.shape[-2:])
+            scaled = F.interpolate(batch, seen, mode="bilinear", antialias=True) if scale != 1 else batch
+            for mirrored in (False, True):
+                image = scaled.flip(-1) if mirrored else scaled
+                logits = self.model(image.to(self._dtype, memory_format=torch.channels_last))
+                scores = resample_logits(logits.float(), size).softmax(1)
+                total = total + (scores.flip(-1) if mirrored else scores)
+        return total
 
 
 def best_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:

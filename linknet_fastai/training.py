@@ -9,7 +9,7 @@ from typing import Any
 
 from fastai.learner import Learner
 
-from linknet_fastai.data import recipe_settings
+from linknet_fastai.data import settings_for
 from linknet_fastai.dataset import Dataset, open_dataset
 from linknet_fastai.device import peak_memory_mib, resolve_precision
 from linknet_fastai.errors import UsageError, UserError
@@ -60,7 +60,7 @@ def fit(
     """
     progress = observer and observer.progress
     dataset = open_dataset(recipe, data, progress)
-    settings, origins = resolve_settings(*recipe_settings(dataset), ("command line", options or {}))
+    settings, origins = settings_for(dataset, options or {})
     settings = _pin_files(settings, dataset)
     folder = out or Path("runs") / f"{dataset.recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
     refuse_used_folder(folder)
@@ -77,6 +77,9 @@ def fit(
         "device": str(learn.dls.device),
         "precision": resolve_precision(settings.precision, learn.dls.device),
         "workers": learn.dls.train.fake_l.num_workers,
+        "parameters": sum(weight.numel() for weight in learn.model.parameters()),
+        "train_frames": len(learn.dls.train_ds),
+        "validation_frames": len(learn.dls.valid_ds),
         "notes": _notes(learn, dataset, settings),
     }
     write_run(folder, settings, origins, run)

@@ -386,7 +386,9 @@ def test_evaluate_and_predict_agree_to_the_pixel(
     shown = capsys.readouterr().out
     assert command("predict", model, street_data / "val/images", "--out", "out", "--masks-only") == 0
     scores = json.loads(Path("scores/val.json").read_text())
-    assert set(scores) == {"miou", "mean_accuracy", "pixel_accuracy", "frames", "classes"}
+    assert {"miou", "mean_accuracy", "pixel_accuracy", "frames", "classes", "confusion"} <= set(scores)
+    told = {name: scores[name] for name in ("recipe", "split", "size", "tta")}
+    assert told == {"recipe": "street", "split": "val", "size": "64x48", "tta": False}
     assert scores["frames"] == 3
     truth = np.stack([Image.open(file) for file in sorted((street_data / "val/labels").iterdir())])
     masks = np.stack([Image.open(file) for file in sorted(Path("out/masks").iterdir())])
@@ -451,16 +453,20 @@ def test_options_of_the_command_line_go_before_the_recipes(
 
 def test_recipes_lists_what_is_shipped(command: Command, capsys: pytest.CaptureFixture) -> None:
     assert command("recipes") == 0
-    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]}
+    recipes, presets = capsys.readouterr().out.split("\n\n")
+    rows = {line.split()[0]: line.split()[1:] for line in recipes.splitlines()[1:]}
     assert list(rows) == ["camvid", "camvid32", "cityscapes", "cityscapes34", "street"]
     assert rows["cityscapes34"] == ["34", "1024x512", "--data", "DIR"]
     assert rows["camvid"][0] == "11"
     assert rows["street"][-1] == "drawn"
+    assert [line.split()[0] for line in presets.splitlines()[1:]] == ["best", "course", "course-modified", "paper"]
 
 
 def test_recipes_shows_one_as_it_lies_on_disk(command: Command, capsys: pytest.CaptureFixture) -> None:
     assert command("recipes", "--show", "camvid32") == 0
     assert capsys.readouterr().out == (recipe_folder() / "camvid32.toml").read_text(encoding="utf-8")
+    assert command("recipes", "--show", "paper") == 0
+    assert 'optimizer = "rmsprop"' in capsys.readouterr().out
     assert command("recipes", "--show", "camvod") == 2
     assert "did you mean 'camvid'?" in capsys.readouterr().err
 

@@ -17,6 +17,7 @@ from linknet_fastai.dataset import open_dataset
 from linknet_fastai.learner import OPTIMIZERS, fit_schedule, learner_from_settings
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.model_file import save_model
+from linknet_fastai.muon import Muon
 from linknet_fastai.recipe import VOID
 from linknet_fastai.settings import Settings
 
@@ -85,7 +86,7 @@ def test_class_weights_come_from_the_training_label_maps(dls):
     share = dls.class_pixels / dls.class_pixels.sum()
     expected = (1 / torch.log(1.02 + share.double())).float()
     torch.testing.assert_close(learn.loss_func.func.weight, expected)
-    assert linknet_learner(dls, pretrained=False, class_weight_method="none").loss_func.func.weight is None
+    assert linknet_learner(dls, pretrained=False, class_weights="none").loss_func.func.weight is None
 
 
 @pytest.mark.parametrize(
@@ -95,9 +96,10 @@ def test_class_weights_come_from_the_training_label_maps(dls):
         ("adam", torch.optim.Adam, 0),
         ("rmsprop", torch.optim.RMSprop, 0),
         ("sgd", torch.optim.SGD, 0),
+        ("muon", Muon, 0.01),
     ],
 )
-def test_each_optimizer_is_torchs_own_of_that_name(dls, name, kind, decay):
+def test_each_optimizer_is_what_its_name_says(dls, name, kind, decay):
     learn = linknet_learner(dls, pretrained=False, optimizer=name)
     learn.create_opt()
     assert type(learn.opt.opt) is kind
@@ -105,7 +107,7 @@ def test_each_optimizer_is_torchs_own_of_that_name(dls, name, kind, decay):
     with learn.no_bar():
         fit_schedule(learn, "one-cycle", 1, 1e-3)
     assert all(group["weight_decay"] == decay for group in learn.opt.opt.param_groups)
-    assert set(OPTIMIZERS) == {"adamw", "adam", "rmsprop", "sgd"}
+    assert set(OPTIMIZERS) == {"muon", "adamw", "adam", "rmsprop", "sgd"}
 
 
 def test_step_schedule_divides_by_ten_after_half_and_three_quarters(dls):
@@ -184,7 +186,7 @@ def test_accumulated_batches_make_one_step_like_one_large_batch(street_data):
     def trained(bs: int, batches: int) -> torch.Tensor:
         dls = segmentation_dls("street", street_data, size="64x48", bs=bs, workers=0, device="cpu")
         torch.manual_seed(0)
-        learn = linknet_learner(dls, pretrained=False, precision="fp32", optimizer="sgd", class_weight_method="none")
+        learn = linknet_learner(dls, pretrained=False, precision="fp32", optimizer="sgd", class_weights="none")
         learn.add_cb(AccumulateGradients(batches, bs))
         learn.add_cb(Callback(before_batch=lambda callback: callback.learn.model.eval()))
         with learn.no_bar(), learn.no_logging():

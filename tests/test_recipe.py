@@ -93,7 +93,7 @@ def test_a_shipped_recipe_is_complete(name: str, classes: int) -> None:
     assert recipe.name == name
     assert len(recipe.classes) == len(set(recipe.class_names)) == classes
     assert set(recipe.splits) == {"train", "val", "test"}
-    assert {"size", "lr", "epochs", "bs"} <= set(recipe.training)
+    assert {"size", "epochs"} <= set(recipe.training)
     for layout in recipe.layouts:  # every raw value or colour leads to a class or to void
         assert set((layout.values or {}).values()) | set(layout.colors or ()) <= set(recipe.channel_of_label)
 

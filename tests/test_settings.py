@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from linknet_fastai.data import recipe_settings
+from linknet_fastai.data import settings_for
 from linknet_fastai.dataset import open_dataset
 from linknet_fastai.errors import UsageError
 from linknet_fastai.settings import Settings, check_training_table, format_size, parse_size, resolve_settings
@@ -59,7 +59,7 @@ def test_none_says_nothing_but_false_and_zero_do() -> None:
 def test_the_size_of_the_layout_found_goes_before_the_recipes(segnet_tree: Path, fastai_tree: Path) -> None:
     sizes = {}
     for tree in (segnet_tree, fastai_tree):
-        settings, origins = resolve_settings(*recipe_settings(open_dataset("camvid", tree)))
+        settings, origins = settings_for(open_dataset("camvid", tree), {})
         sizes[tree.name] = (settings.size, origins["size"])
     assert sizes == {"segnet": ((480, 360), "recipe's layout"), "camvid": ((768, 576), "recipe")}
 
@@ -79,7 +79,7 @@ def test_the_size_of_the_layout_found_goes_before_the_recipes(segnet_tree: Path,
         ("decoder", "bilinear", "--decoder"),
         ("class_weights", "all", "--class-weights"),
         ("optimizer", "lion", "--optimizer"),
-        ("schedule", "cosine", "--schedule"),
+        ("schedule", "linear", "--schedule"),
         ("precision", "fp8", "--precision"),
         ("device", "tpu", "--device"),
         ("device", "cuda:", "--device"),

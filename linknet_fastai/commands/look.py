@@ -1,4 +1,4 @@
-"""`data`, `recipes` and `benchmark`: what is on disk, what is shipped, and what this machine can do."""
+"""`data`, `recipes`, `compare` and `benchmark`: what is on disk, what is shipped, what came out, what it can do."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -19,18 +19,22 @@ from linknet_fastai.settings import Settings, format_size
 
 
 def recipes(
-    show: Annotated[str | None, typer.Option("--show", metavar="NAME", help="Print a recipe's TOML file.")] = None,
+    show: Annotated[
+        str | None, typer.Option("--show", metavar="NAME", help="Print a recipe's or preset's TOML file.")
+    ] = None,
     copy: Annotated[
         tuple[str, Path] | None,
         typer.Option("--copy", metavar="NAME FILE", help="Start a recipe of your own with a shipped one."),
     ] = None,
 ) -> None:
-    """List the shipped recipes, print one, or copy one to edit."""
-    from linknet_fastai.recipe import copy_recipe, find_recipe, load_recipe, recipe_names
+    """List the shipped recipes and presets, print one, or copy a recipe to edit."""
+    from linknet_fastai.presets import load_preset, preset_folder, preset_names
+    from linknet_fastai.recipe import copy_recipe, find_shipped, load_recipe, recipe_folder, recipe_names
     from linknet_fastai.terminal import console, show_table, table
 
     if show:
-        print(find_recipe(show).read_text(encoding="utf-8"), end="")
+        folder = preset_folder() if show in preset_names() else recipe_folder()
+        print(find_shipped(show, folder, "recipe").read_text(encoding="utf-8"), end="")
     elif copy:
         written = copy_recipe(*copy)
         console.print(f"{', '.join(map(str, written))}; check it with: linknet-fastai data {copy[1]} --data DIR")
@@ -41,6 +45,11 @@ def recipes(
             sizes = dict.fromkeys(format_size(layout.size) if layout.size else usual for layout in recipe.layouts)
             comes = {None: "--data DIR", "street": "drawn"}.get(recipe.fetch, "fetched, or --data DIR")
             shown.add_row(recipe.name, str(len(recipe.classes)), ", ".join(sizes), comes)
+        show_table(shown)
+        console.print()
+        shown = table("preset", "what it is", words=2)
+        for preset in map(load_preset, preset_names()):
+            shown.add_row(preset.name, preset.title)
         show_table(shown)
 
 
@@ -62,13 +71,35 @@ def benchmark(
 ) -> None:
     """Measure speed, multiply-adds and memory on this machine, by every engine that is installed."""
     from linknet_fastai import benchmark as speed
-    from linknet_fastai.terminal import progress_bar, show_speeds, write_json
+    from linknet_fastai.tables import show_speeds
+    from linknet_fastai.terminal import progress_bar, write_json
 
     sizes = [parse_size_option(text) for text in size] if size else speed.SIZES
     with progress_bar() as progress:
         speeds = speed.benchmark(model, sizes, device or "auto", progress)
     if write_json([asdict(speed) for speed in speeds], json_file):
         show_speeds(speeds)
+
+
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row a run.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE", help="Draw curves and class IoU into a PNG.")
+    ] = None,
+) -> None:
+    """Put runs side by side, and beside what others published, like with like."""
+    from linknet_fastai.comparison import summarise, write_table
+    from linknet_fastai.tables import show_comparison
+
+    runs = [summarise(folder) for folder in folders]
+    show_comparison(runs)
+    if csv:
+        write_table(runs, csv)
+    if picture:
+        from linknet_fastai.pictures import save_comparison
+
+        save_comparison(runs, picture)
 
 
 def data(
@@ -85,7 +116,8 @@ def data(
 ) -> None:
     """Check what is on disk: counts, sizes, class shares and weights, damaged files, a picture of a batch."""
     from linknet_fastai.dataset import open_dataset
-    from linknet_fastai.terminal import console, progress_bar, show_inspection
+    from linknet_fastai.tables import show_inspection
+    from linknet_fastai.terminal import console, progress_bar
 
     if cache_dir and not clear_cache:
         raise UsageError("--cache-dir: goes with --clear-cache here; this command decodes frames anew")

@@ -24,14 +24,17 @@ from linknet_fastai.options import (
     LrOption,
     OptimizerOption,
     PrecisionOption,
+    PresetOption,
     PretrainedOption,
     RecipeArgument,
     ScheduleOption,
     SeedOption,
+    SetOption,
     SizeOption,
     TrainOnOption,
     ValidateOnOption,
     WorkersOption,
+    parse_assignments,
 )
 from linknet_fastai.settings import Settings
 
@@ -42,6 +45,7 @@ def fit(
         typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or the path of a TOML file."),
     ] = None,
     data: DataOption = None,
+    preset: PresetOption = None,
     epochs: EpochsOption = None,
     size: SizeOption = None,
     crop: CropOption = None,
@@ -65,6 +69,7 @@ def fit(
     cache_dir: CacheDirOption = None,
     train_on: TrainOnOption = None,
     validate_on: ValidateOnOption = None,
+    assignments: SetOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="The run folder.", show_default="runs/RECIPE-DATE-TIME")
     ] = None,
@@ -73,7 +78,7 @@ def fit(
     ] = None,
 ) -> None:
     """Train LinkNet on a recipe and keep the run in a folder."""
-    options = _said(locals())
+    options = _said(locals(), assignments)
     if resume is None and recipe is None:
         raise UsageError("RECIPE is missing: fit RECIPE, or fit --resume RUN")
     if resume is not None and out is not None:
@@ -104,6 +109,7 @@ def fit(
 def lr_find(
     recipe: RecipeArgument,
     data: DataOption = None,
+    preset: PresetOption = None,
     size: SizeOption = None,
     crop: CropOption = None,
     bs: BsOption = None,
@@ -121,6 +127,7 @@ def lr_find(
     cache: CacheOption = None,
     cache_dir: CacheDirOption = None,
     train_on: TrainOnOption = None,
+    assignments: SetOption = None,
     steps: Annotated[int, typer.Option("--steps", min=20, max=10_000, help="How many batches to try.")] = 100,
     out: Annotated[
         Path | None,
@@ -128,7 +135,7 @@ def lr_find(
     ] = None,
 ) -> None:
     """Look for a learning rate with fastai's finder."""
-    options = _said(locals())
+    options = _said(locals(), assignments)
     from linknet_fastai.lr_search import find_lr
     from linknet_fastai.terminal import console, progress_bar, show_table, table
 
@@ -142,6 +149,10 @@ def lr_find(
     console.print(f"train with: linknet-fastai fit {recipe} --lr {found.suggestions['valley']:.2g}")
 
 
-def _said(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Those of a command's arguments that are settings of a training."""
-    return {name: value for name, value in arguments.items() if name in Settings.model_fields}
+def _said(arguments: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:
+    """Those of a command's arguments that are settings of a training, and what `--set` says."""
+    said = {name: value for name, value in arguments.items() if name in Settings.model_fields}
+    assigned = parse_assignments(assignments or [])
+    if doubled := {name for name in assigned if said.get(name) is not None}:
+        raise UsageError(f"--set {min(doubled)}=...: there is --{min(doubled).replace('_', '-')} already")
+    return said | assigned

@@ -28,18 +28,33 @@ def evaluate(
     engine: EngineOption = "auto",
     precision: PrecisionOption = None,
     device: DeviceOption = None,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Average over flips and three scales: six times the work, torch alone.")
+    ] = False,
+    protocol: Annotated[
+        Literal["confusion", "course"],
+        typer.Option("--protocol", help="course: the course project's per-image Dice, void scored, as well."),
+    ] = "confusion",
     json_file: JsonOption = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE", help="Draw the confusion matrix into a PNG.")
+    ] = None,
     trust_pickle: TrustOption = False,
 ) -> None:
     """Score a model over a split: class IoU and class accuracy from one confusion matrix."""
     from linknet_fastai import evaluation
     from linknet_fastai.dataset import open_dataset
-    from linknet_fastai.terminal import progress_bar, show_evaluation, show_note, write_json
+    from linknet_fastai.tables import show_evaluation
+    from linknet_fastai.terminal import progress_bar, show_note, write_json
 
-    opened = _open_engine(model, engine, precision, device, size, trust_pickle)
+    opened = _open_engine(model, engine, precision, device, size, trust_pickle, tta=tta)
     with progress_bar() as progress:
         dataset = open_dataset(recipe, data, progress)
-        result = evaluation.evaluate(opened, dataset, split, progress)
+        result = evaluation.evaluate(opened, dataset, split, progress, protocol == "course")
+    if picture:
+        from linknet_fastai.pictures import save_confusion
+
+        save_confusion(result.counts, result.class_names, picture)
     if note := dataset.note(split):
         show_note(note)
     if write_json(result.as_json(), json_file):
@@ -135,9 +150,10 @@ def _open_engine(
     size: str | None,
     trust_pickle: bool,
     frames: int | None = None,
+    tta: bool = False,
 ) -> Any:
     from linknet_fastai.engines import open_engine
     from linknet_fastai.prediction import NATIVE
 
     seen = size if size in (None, NATIVE) else parse_size_option(size)
-    return open_engine(model, engine, precision or "auto", device, seen, trust_pickle, frames)
+    return open_engine(model, engine, precision or "auto", device, seen, trust_pickle, frames, tta)
