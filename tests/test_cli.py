@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -485,3 +486,60 @@ def test_copying_a_recipe_overwrites_nothing(command: Command, here: Path, capsy
     assert command("recipes", "--copy", "camvid", "own.txt") == 2
     assert "a recipe is a .toml file" in capsys.readouterr().err
     assert [path for path in here.rglob("*") if path.is_file()] == [mine]
+
+
+def test_evaluate_gives_the_courses_dice_and_a_picture_where_asked(
+    command: Command, here: Path, street_data: Path, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    plain = ("evaluate", model, "street", "--data", street_data, "--json")
+    assert command(*plain, "plain.json") == 0
+    assert command(*plain, "course.json", "--protocol", "course", "--picture", "confusion.png") == 0
+    assert "per-image Dice with void scored" in capsys.readouterr().out
+    scores, course = (json.loads(Path(name).read_text()) for name in ("plain.json", "course.json"))
+    assert "course_dice" not in scores
+    assert 0 < course.pop("course_dice") < 1
+    assert scores == course
+    assert np.sum(scores["confusion"]) == sum(row["pixels"] for row in scores["classes"])
+    assert min(Image.open("confusion.png").size) > 600
+
+
+def test_evaluate_with_tta_is_told_apart_and_torchs_alone(
+    command: Command, here: Path, street_data: Path, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert command("evaluate", model, "street", "--data", street_data, "--tta", "--json", "tta.json") == 0
+    assert "flips and scales averaged" in capsys.readouterr().out
+    assert json.loads(Path("tta.json").read_text())["tta"] is True
+    Path("model.onnx").touch()
+    assert command("evaluate", "model.onnx", "street", "--data", street_data, "--tta") == 2
+    assert "--tta" in capsys.readouterr().err
+
+
+def test_any_setting_is_set_by_name_as_in_toml(
+    command: Command, here: Path, street_data: Path, capsys: pytest.CaptureFixture
+) -> None:
+    said = ("--set", "scale=[0.5, 2]", "--set", "flip=false", "--set", "weight-decay=0.5", "--set", "optimizer=sgd")
+    fit = ("fit", "street", "--data", street_data, "--size", "64x48", "--epochs", "1", "--out", "run")
+    assert command(*fit, *said) == 0
+    settings = tomllib.loads(Path("run/run.toml").read_text())
+    told = {name: settings["settings"][name] for name in ("scale", "flip", "weight_decay", "optimizer")}
+    assert told == {"scale": [0.5, 2.0], "flip": False, "weight_decay": 0.5, "optimizer": "sgd"}
+    assert settings["origins"]["scale"] == "command line"
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (("--set", "scale"), "write NAME=VALUE"),
+        (("--set", "scales=1"), "did you mean 'scale'?"),
+        (("--set", "scale=[2, 1]"), "--set scale (from the command line)"),
+        (("--set", "lr=0.1", "--lr", "0.2"), "there is --lr already"),
+        (("--set", "lr=-1"), "--lr (from the command line)"),
+        (("--preset", "cours"), "did you mean 'course'?"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(
+    said: tuple[str, ...], message: str, command: Command, here: Path, street_data: Path, capsys
+) -> None:
+    assert command("fit", "street", "--data", street_data, *said) == 2
+    assert message in one_error(capsys)
+    assert list(here.iterdir()) == []

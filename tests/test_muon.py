@@ -19,8 +19,8 @@ def test_singular_values_come_near_to_1_and_vectors_stay(shape: tuple[int, int])
     assert made.shape == shape
     assert made.dtype == torch.float32
     assert found.diagonal().min() > 0.15
-    assert found.diagonal().max() < 1.95
-    assert 0.8 < found.diagonal().mean() < 1.5
+    assert found.diagonal().max() < 2.1
+    assert 0.7 < found.diagonal().mean() < 1.6
     assert (found - torch.diag(found.diagonal())).abs().max() < 0.1
 
 

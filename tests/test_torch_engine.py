@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from linknet_fastai.batch_norm import fold_batch_norms
@@ -122,3 +123,38 @@ def test_the_best_class_at_another_size_is_that_of_all_classes_together(classes:
     assert torch.equal(best_classes(logits, (13, 20)), expected)
     assert torch.equal(best_classes(logits, (6, 9)), logits.argmax(1))
     assert not best_classes(torch.zeros(1, classes, 3, 4), (7, 9)).any()  # of equal ones the first
+
+
+def test_tta_averages_the_softmax_over_flips_and_scales(model: LinkNet, card: ModelCard) -> None:
+    image = draw_scene(3, SIZE)[0]
+    engine = Predictor(model, card, "cpu", "fp32", tta=True)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (card.mean, card.std))
+    batch = (torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255 - mean) / std
+    total = 0
+    with torch.no_grad():
+        for width, height in ((72, 54), (96, 72), (120, 90)):
+            scaled = F.interpolate(batch, (height, width), mode="bilinear", antialias=True)
+            for flip in (False, True):
+                logits = model(scaled.flip(-1) if flip else scaled)
+                scores = F.interpolate(logits, SIZE[::-1], mode="bilinear").softmax(1)
+                total = total + (scores.flip(-1) if flip else scores)
+    best = total.topk(2, 1).values[0]
+    sure = ((best[0] - best[1]) > 1e-4).numpy()
+    predicted = engine(image)
+    assert sure.mean() > 0.9
+    assert np.array_equal(predicted[sure], total.argmax(1)[0].numpy()[sure])
+    assert not np.array_equal(predicted, Predictor(model, card, "cpu", "fp32")(image))
+    assert "flips and scales" in str(engine)
+
+
+def test_a_mirrored_frame_gives_the_mirrored_classes_with_tta(model: LinkNet, card: ModelCard) -> None:
+    image = draw_scene(4, SIZE)[0]
+    engine = Predictor(model, card, "cpu", "fp32", tta=True)
+    mirrored = engine(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    assert (engine(image)[:, ::-1] == mirrored).mean() > 0.999
+
+
+@pytest.mark.parametrize("size", [(33, 33), (301, 203)])
+def test_tta_takes_any_size(size: tuple[int, int], model: LinkNet, card: ModelCard) -> None:
+    engine = Predictor(model, card, "cpu", size="native", tta=True)
+    assert engine(draw_scene(5, size)[0]).shape == size[::-1]
