@@ -5,6 +5,7 @@ from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
@@ -254,6 +255,7 @@ def fit_schedule(
     lr: float,
     start_epoch: int = 0,
     cbs: Sequence[Callback] = (),
+    encoder_lr: float = 1.0,
 ) -> None:
     """Train by one of the schedules, from `start_epoch` on.
 
@@ -265,21 +267,24 @@ def fit_schedule(
         lr: the (highest) learning rate.
         start_epoch: how many epochs were done before, their callbacks' events are skipped by fastai.
         cbs: callbacks for this training.
+        encoder_lr: the encoder's share of the learning rate: a trained one is spoilt by the rate that a new decoder
+            needs.
     """
     shared = {"cbs": list(cbs), "start_epoch": start_epoch}
+    rates = np.array([lr * encoder_lr, lr])  # of the groups of `encoder_and_rest`
     if schedule == "one-cycle":
-        learn.fit_one_cycle(epochs, lr, **shared)
+        learn.fit_one_cycle(epochs, rates, **shared)
     elif schedule == "flat-cos":
-        learn.fit_flat_cos(epochs, lr, **shared)
+        learn.fit_flat_cos(epochs, rates, **shared)
     elif schedule == "constant":
-        learn.fit(epochs, lr, **shared)
+        learn.fit(epochs, rates, **shared)
     elif schedule in ("cosine", "step"):
-        rate = SchedCos(lr, 0) if schedule == "cosine" else partial(_step_rate, lr)
-        shared["cbs"].append(ParamScheduler({"lr": rate}))
-        learn.fit(epochs, lr, **shared)
+        scheduled = SchedCos(rates, 0) if schedule == "cosine" else partial(_step_rate, rates)
+        shared["cbs"].append(ParamScheduler({"lr": scheduled}))
+        learn.fit(epochs, rates, **shared)
     else:
         raise ValueError(f"schedule {schedule!r}: use 'one-cycle', 'flat-cos', 'cosine', 'constant' or 'step'")
 
 
-def _step_rate(lr: float, share: float) -> float:
-    return lr * 0.1 ** sum(share >= step for step in STEPS)
+def _step_rate(rates: np.ndarray, share: float) -> np.ndarray:
+    return rates * 0.1 ** sum(share >= step for step in STEPS)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from linknet_fastai.errors import UsageError
 
 # What presets and `fit --set` alone change: few people ever do.
-WITHOUT_OPTION = frozenset({"weight_decay", "ema", "flip", "scale", "colour"})
+WITHOUT_OPTION = frozenset({"weight_decay", "encoder_lr", "ema", "flip", "scale", "colour"})
 SMALLEST_SIDE = 33
 LARGEST_SIDE = 16384
 
@@ -77,6 +77,7 @@ class Settings(BaseModel):
     optimizer: Optimizer = "adamw"
     schedule: Schedule = "one-cycle"
     weight_decay: float | None = Field(default=None, ge=0, le=10)
+    encoder_lr: float = Field(default=1, gt=0, le=1)  # of the learning rate, for an encoder that is trained already
     ema: float = Field(default=0, ge=0, lt=1)
     flip: bool = True
     scale: tuple[Scale, Scale] = (0.75, 1.75)
@@ -97,6 +98,11 @@ class Settings(BaseModel):
         if scale[0] > scale[1]:
             raise ValueError(f"{list(scale)} does not begin with the smaller one")
         return scale
+
+    @property
+    def encoder_is_trained(self) -> bool:
+        """Whether the encoder does not start from scratch."""
+        return self.pretrained or self.encoder_weights is not None or self.init_from is not None
 
 
 def explain(error: ValidationError) -> str:

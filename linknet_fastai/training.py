@@ -168,7 +168,8 @@ def _notes(learn: Learner, dataset: Dataset, settings: Settings) -> list[str]:
 def _train(learn: Learner, dataset: Dataset, settings: Settings, record: RunRecord) -> FitResult:
     finished = True
     try:
-        fit_schedule(learn, settings.schedule, settings.epochs, settings.lr, record.start_epoch, [record])
+        encoder_lr = settings.encoder_lr if settings.encoder_is_trained else 1
+        fit_schedule(learn, settings.schedule, settings.epochs, settings.lr, record.start_epoch, [record], encoder_lr)
     except KeyboardInterrupt:
         finished = False
     result = FitResult(record.folder, record.rows, finished)
