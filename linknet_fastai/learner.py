@@ -99,8 +99,8 @@ def linknet_learner(
         dls: what `segmentation_dls` gives.
         encoder: see `LinkNet`, as are `decoder`, `pretrained` and `encoder_weights`.
         init_from: a run folder or `.safetensors` to start from instead.
-        class_weights: "log", "median" or "none", see `linknet_fastai.loss.class_weights`.
-        optimizer: "adamw", "adam", "rmsprop" or "sgd", each torch's own.
+        class_weights: "log", "sqrt", "median" or "none", see `linknet_fastai.loss.class_weights`.
+        optimizer: "muon", ours, or "adamw", "adam", "rmsprop" or "sgd", each torch's own.
         weight_decay: the optimizer's.
         ema: the decay of `AverageWeights`; 0 trains without.
         precision: "auto", "fp32", "bf16" or "fp16", see `linknet_fastai.device.resolve_precision`.

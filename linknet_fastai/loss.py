@@ -14,9 +14,9 @@ def class_weights(pixels: Tensor, method: str = "log") -> Tensor | None:
     Args:
         pixels: C counts of training pixels, one a class, void left out.
         method: "log" is 1 / ln(1.02 + p) with p the class's share of all counted pixels (ENet, Paszke et al.,
-            2016; LinkNet uses the same); "median" is median frequency balancing, median(p) / p (Eigen and
-            Fergus, 2015; here p is over all pixels, not over the frames that hold the class); "none" weighs all
-            classes alike.
+            2016; LinkNet uses the same); "sqrt" is its square root, which lifts them less; "median" is median
+            frequency balancing, median(p) / p (Eigen and Fergus, 2015; here p is over all pixels, not over the
+            frames that hold the class); "none" weighs all classes alike.
 
     Returns:
         C float32 weights, or None for "none". A class without a pixel gets the largest weight of the others:
@@ -26,10 +26,11 @@ def class_weights(pixels: Tensor, method: str = "log") -> Tensor | None:
         return None
     pixels = pixels.double()
     share = pixels / pixels.sum().clamp(min=1)
-    if method == "log":
-        return (1 / torch.log(1.02 + share)).float()
+    if method in ("log", "sqrt"):
+        weights = 1 / torch.log(1.02 + share)
+        return (weights if method == "log" else weights.sqrt()).float()
     if method != "median":
-        raise ValueError(f"class weights {method!r}: use 'log', 'median' or 'none'")
+        raise ValueError(f"class weights {method!r}: use 'log', 'sqrt', 'median' or 'none'")
     present = share > 0
     weights = torch.where(present, share[present].median() / share, torch.zeros_like(share))
     return torch.where(present, weights, weights.max()).float()

@@ -77,7 +77,7 @@ SeedOption = Annotated[int | None, typer.Option("--seed", help="Weights, order a
 WorkersOption = Annotated[int | None, typer.Option("--workers", help="Loader processes; 0 is none.")]
 DecoderOption = Annotated[
     Decoder | None,
-    typer.Option("--decoder", help="Upsampling by full or by sub-pixel convolution.", show_default="deconv"),
+    typer.Option("--decoder", help="Upsampling by full or by sub-pixel convolution."),
 ]
 EncoderOption = Annotated[
     str | None, typer.Option("--encoder", help="A timm model, as in resnet34.", show_default="resnet18")
@@ -97,13 +97,11 @@ InitFromOption = Annotated[
 ]
 ClassWeightsOption = Annotated[
     ClassWeights | None,
-    typer.Option("--class-weights", help="log is 1/ln(1.02 + share), median median frequency.", show_default="log"),
+    typer.Option("--class-weights", help="log is 1/ln(1.02 + share), sqrt its root, median median frequency."),
 ]
 OptimizerOption = Annotated[
     Optimizer | None,
-    typer.Option(
-        "--optimizer", help="torch's own, with its defaults; one-cycle moves momentum.", show_default="adamw"
-    ),
+    typer.Option("--optimizer", help="muon, or torch's own with its defaults; one-cycle moves momentum."),
 ]
 TrainOnOption = Annotated[
     str | None,
@@ -112,7 +110,7 @@ TrainOnOption = Annotated[
 ValidateOnOption = Annotated[str | None, typer.Option("--validate-on", help="Likewise.", show_default="val")]
 ScheduleOption = Annotated[
     Schedule | None,
-    typer.Option("--schedule", help="step divides by ten at 1/2 and 3/4.", show_default="one-cycle"),
+    typer.Option("--schedule", help="step divides by ten at 1/2 and 3/4."),
 ]
 EpochsOption = Annotated[int | None, typer.Option("--epochs", help="How long to train.")]
 LrOption = Annotated[

@@ -36,7 +36,7 @@ def format_size(size: tuple[int, int]) -> str:
 
 Size = Annotated[tuple[int, int], BeforeValidator(parse_size), PlainSerializer(format_size)]
 Decoder = Literal["deconv", "pixelshuffle"]
-ClassWeights = Literal["log", "median", "none"]
+ClassWeights = Literal["log", "sqrt", "median", "none"]
 Optimizer = Literal["muon", "adamw", "adam", "rmsprop", "sgd"]
 Schedule = Literal["one-cycle", "flat-cos", "cosine", "constant", "step"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]

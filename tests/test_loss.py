@@ -26,6 +26,11 @@ def test_log_weights_follow_the_formula():
     assert class_weights(torch.tensor([3, 1]))[1].item() == pytest.approx(1 / math.log(1.02 + 0.25))
 
 
+def test_sqrt_weights_are_the_roots_of_the_logs():
+    pixels = torch.tensor([60, 30, 10, 0])
+    assert torch.allclose(class_weights(pixels, "sqrt") ** 2, class_weights(pixels, "log"))
+
+
 def test_median_weights_follow_the_formula_and_an_absent_class_stays_finite():
     weights = class_weights(torch.tensor([60, 30, 10, 0]), "median")
     assert weights.tolist() == pytest.approx([0.5, 1.0, 3.0, 3.0])

@@ -272,7 +272,7 @@ def test_a_user_trains_on_lists_of_stems(street_data, tmp_path):
 
 @pytest.mark.parametrize(("start", "share"), [({}, 1), ({"init_from": "run"}, 0.25)])
 def test_only_an_encoder_that_is_trained_already_has_a_rate_of_its_own(run, street_data, tmp_path, start, share):
-    start = {name: run for name in start}
+    start = dict.fromkeys(start, run)
     training.fit("street", street_data, SMALL | {"epochs": 1, "encoder_lr": 0.25} | start, tmp_path / "next")
     groups = read_checkpoint(tmp_path / "next")["optimizer"]["param_groups"]
     assert groups[0]["lr"] == pytest.approx(share * groups[1]["lr"])
