@@ -210,7 +210,7 @@ def create_encoder(name: str, pretrained: bool, weights: str | Path | None = Non
         _check_encoder_weights(name, Path(weights))
         pretrained, overlay = True, {"file": str(weights)}
     try:
-        return timm.create_model(name, features_only=True, pretrained=pretrained, pretrained_cfg_overlay=overlay)
+        encoder = timm.create_model(name, features_only=True, pretrained=pretrained, pretrained_cfg_overlay=overlay)
     except Exception as error:  # the hub, the network and timm raise a dozen kinds
         if not pretrained or overlay:
             raise _misfit(name, str(error).split("\n")[0]) from error
@@ -219,6 +219,19 @@ def create_encoder(name: str, pretrained: bool, weights: str | Path | None = Non
             f"({type(error).__name__}); go online, name a local checkpoint with --encoder-weights FILE, "
             "or train from scratch with --no-pretrained"
         ) from error
+    if not pretrained:
+        _open_residual_branches(encoder)
+    return encoder
+
+
+def _open_residual_branches(encoder: nn.Module) -> None:
+    """Set batch norms that timm starts at 0, the last of each residual branch, to 1.
+
+    A branch at 0 keeps very deep networks stable. A shallow one with few frames to learn from only loses steps by it.
+    """
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+            nn.init.ones_(module.weight)
 
 
 def _check_encoder_weights(name: str, weights: Path) -> None:

@@ -246,3 +246,15 @@ def test_encoder_weights_of_another_network_are_refused(tmp_path):
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(UserError, match=r"text\.pth"):
         LinkNet(3, encoder_weights=tmp_path / "text.pth")
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "resnet50"])
+def test_from_scratch_every_residual_branch_is_open(encoder: str) -> None:
+    model = LinkNet(3, encoder, pretrained=False)
+    assert all((module.weight == 1).all() for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+def test_a_checkpoints_batch_norms_stay_as_they_are(tmp_path) -> None:
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "resnet18.pth")
+    model = LinkNet(3, pretrained=False, encoder_weights=tmp_path / "resnet18.pth")
+    assert not model.encoder.state_dict()["layer1.0.bn2.weight"].any()  # as timm starts it
