@@ -38,8 +38,16 @@ class Setting(NamedTuple):
 
 
 def ours(setting: Setting) -> Callable[[], float]:
-    """`linknet-fastai fit camvid --no-pretrained`: the same function builds its learner."""
+    """`linknet-fastai fit camvid --no-pretrained --optimizer adamw`: the same function builds its learner.
+
+    The others step by Adam or AdamW too.
+    """
     return _ours(setting, {})
+
+
+def ours_best(setting: Setting) -> Callable[[], float]:
+    """The same with the optimizer of the preset `best`, Muon."""
+    return _ours(setting, {"optimizer": None})
 
 
 def ours_compiled(setting: Setting) -> Callable[[], float]:
@@ -60,7 +68,7 @@ def _ours(setting: Setting, options: dict) -> Callable[[], float]:
     valid = setting.cache / "valid.txt"
     valid.write_text(next((setting.camvid / "val").glob("*.png")).stem)
     dataset = open_dataset("camvid", setting.camvid)
-    said = {"pretrained": False, "size": SIZE, "bs": BATCH, "cache_dir": setting.cache}
+    said = {"pretrained": False, "size": SIZE, "bs": BATCH, "cache_dir": setting.cache, "optimizer": "adamw"}
     splits = {"train_on": setting.list_frames("train", FRAMES), "validate_on": str(valid)}
     settings, _ = settings_for(dataset, said | splits | options)
     learn = learner_from_settings(dataset, settings)
@@ -181,6 +189,7 @@ def unet(setting: Setting) -> Callable[[], float]:
 
 CONTESTANTS = {
     "linknet-fastai": ours,
+    "linknet-fastai, Muon": ours_best,
     "linknet-fastai --compile": ours_compiled,
     "linknet-fastai --no-cache": ours_uncached,
     "bare loop, batches in memory": bare,

@@ -67,6 +67,8 @@ class AugmentBatch(ItemTransform):
         scale: the smallest and the largest zoom. What lies outside of the frame is mean colour in the image and
             void in the label map.
         colour: brightness, contrast and saturation vary by up to this share each.
+        relight: how often a frame takes over, by a random part, the mean and the spread of each colour channel of
+            another frame of its batch (Reinhard et al., 2001, in RGB): the light of another place and hour.
         flip: whether half of the frames are mirrored.
     """
 
@@ -78,9 +80,10 @@ class AugmentBatch(ItemTransform):
         scale: tuple[float, float] = (0.75, 1.75),
         colour: float = 0.3,
         flip: bool = True,
+        relight: float = 0,
     ) -> None:
         super().__init__()
-        self.size, self.scale, self.colour, self.flip = size, scale, colour, flip
+        self.size, self.scale, self.colour, self.flip, self.relight = size, scale, colour, flip, relight
         self.generators: Iterator[Sequence[random.Random]] | None = None
 
     def encodes(self, batch):  # typed, fastai would dispatch on it and silently pass by
@@ -126,15 +129,32 @@ class AugmentBatch(ItemTransform):
             truth.copy_(truth.flip(-1))
 
     def _recolour(self, images: Tensor, generators: Sequence[random.Random]) -> Tensor:
-        """Change brightness, contrast (about mid-grey) and saturation: one 3x3 matrix and an offset a frame."""
-        if not self.colour:
+        """Change light, brightness, contrast (about mid-grey), saturation: one 3x3 matrix and an offset a frame."""
+        if not (self.colour or self.relight):
             return images
         draws = [[1 + generator.uniform(-self.colour, self.colour) for _ in range(3)] for generator in generators]
         brightness, contrast, saturation = images.new_tensor(draws).T.view(3, -1, 1, 1)
         matrix = saturation * torch.eye(3, device=images.device) + (1 - saturation) * images.new_tensor(LUMA)
+        matrix = brightness * contrast * matrix
         offset = 127.5 * brightness * (1 - contrast)
-        mixed = torch.baddbmm(offset, brightness * contrast * matrix, images.flatten(2))
-        return mixed.clamp_(0, 255).view_as(images)
+        pixels = images.flatten(2)
+        if self.relight:
+            gain, lift = self._light_of_others(pixels, generators)
+            offset = offset + matrix @ lift
+            matrix = matrix * gain.mT
+        return torch.baddbmm(offset, matrix, pixels).clamp_(0, 255).view_as(images)
+
+    def _light_of_others(self, pixels: Tensor, generators: Sequence[random.Random]) -> tuple[Tensor, Tensor]:
+        """What makes the light of each frame that of another, in part: gain and lift of its channels, Bx3x1 each."""
+        others, shares = [], []
+        for generator in generators:
+            others.append(generator.randrange(len(generators)))
+            shares.append(generator.random() if generator.random() < self.relight else 0.0)
+        share = pixels.new_tensor(shares).view(-1, 1, 1)
+        spread, mean = torch.std_mean(pixels, 2, keepdim=True)
+        spread = spread + 1  # a frame of one colour has none
+        gain = spread.lerp(spread[others], share) / spread
+        return gain, mean.lerp(mean[others], share) - gain * mean
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "generators": None}  # a running epoch's generators cannot be pickled

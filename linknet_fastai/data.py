@@ -238,7 +238,9 @@ def dls_from_settings(
         trained, validated = survey(dataset, train, progress), survey(dataset, valid, progress)
         trained.raise_problems()
         validated.raise_problems()
-    augment = AugmentBatch(settings.crop or settings.size, settings.scale, settings.colour, settings.flip)
+    augment = AugmentBatch(
+        settings.crop or settings.size, settings.scale, settings.colour, settings.flip, settings.relight
+    )
     block = segmentation_block(dataset.recipe.class_names, dataset.read_label, settings.size, len(train), augment)
     dls = block.dataloaders(
         [*train, *valid],

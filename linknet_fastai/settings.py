@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from linknet_fastai.errors import UsageError
 
 # What presets and `fit --set` alone change: few people ever do.
-WITHOUT_OPTION = frozenset({"weight_decay", "encoder_lr", "ema", "flip", "scale", "colour"})
+WITHOUT_OPTION = frozenset({"weight_decay", "encoder_lr", "ema", "flip", "scale", "colour", "relight"})
 SMALLEST_SIDE = 33
 LARGEST_SIDE = 16384
 
@@ -82,6 +82,7 @@ class Settings(BaseModel):
     flip: bool = True
     scale: tuple[Scale, Scale] = (0.75, 1.75)
     colour: float = Field(default=0.3, ge=0, lt=1)
+    relight: float = Field(default=0, ge=0, le=1)
     precision: Precision = "auto"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     seed: int = Field(default=0, ge=0, lt=2**32)
