@@ -207,3 +207,37 @@ def test_shrinking_averages_and_the_right_size_is_untouched() -> None:
     small = np.asarray(resize_image(stripes, (16, 8)))
     assert np.abs(small[:, 2:-2].astype(int) - 100).max() <= 2  # without antialiasing: 0 or 200
     assert resize_image(stripes, stripes.size) is stripes
+
+
+def test_relight_gives_frames_the_mean_and_spread_of_others_of_their_batch() -> None:
+    rng = np.random.default_rng(0)
+    dark = rng.integers(20, 60, (3, 48, 64)).astype(np.uint8)
+    light = rng.integers(120, 240, (3, 48, 64)).astype(np.uint8)
+    images = TensorImage(torch.from_numpy(np.stack([dark, light] * 8)))
+    labels = TensorMask(torch.zeros(16, 48, 64, dtype=torch.uint8))
+    transform = AugmentBatch((64, 48), scale=(1, 1), colour=0, flip=False, relight=1)
+    transform.generators = iter([[random.Random(frame) for frame in range(16)]])
+    relit, masks = transform((images, labels), split_idx=0)
+    assert torch.equal(masks, labels)
+    means, spreads = relit.mean((2, 3)), relit.std((2, 3))
+    assert means.min() > 38
+    assert means.max() < 182
+    darks, lights = means[0::2, 0], means[1::2, 0]
+    assert darks.max() > 80  # some dark frames have become lighter
+    assert lights.min() < 140
+    # Light and spread come together, as in the frame that they are of: both lie as far along the way.
+    share = (darks - 39.5) / (179.5 - 39.5)
+    assert torch.allclose(spreads[0::2, 0], 11.5 + share * (34.9 - 11.5), atol=2)
+    # What is in a frame stays: the pixels' order of brightness in each channel.
+    for before, after in zip(images.float(), relit, strict=True):
+        assert np.corrcoef(before.flatten(), after.flatten())[0, 1] > 0.999
+
+
+def test_relight_of_0_and_of_a_single_frame_change_nothing() -> None:
+    images = TensorImage(torch.randint(0, 256, (2, 3, 48, 64), dtype=torch.uint8))
+    labels = TensorMask(torch.zeros(2, 48, 64, dtype=torch.uint8))
+    plain = AugmentBatch((64, 48), scale=(1, 1), colour=0, flip=False)
+    assert torch.equal(plain((images, labels), split_idx=0)[0], images.float())
+    alone = AugmentBatch((64, 48), scale=(1, 1), colour=0, flip=False, relight=1)
+    relit, _ = alone((images[:1], labels[:1]), split_idx=0)
+    assert torch.allclose(relit, images[:1].float(), atol=0.01)
