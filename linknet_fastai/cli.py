@@ -41,6 +41,7 @@ COMMANDS = {
     "export": use.export,
     "data": look.data,
     "recipes": look.recipes,
+    "report": look.report,
     "compare": look.compare,
     "benchmark": look.benchmark,
 }

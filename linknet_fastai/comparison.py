@@ -10,12 +10,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from linknet_fastai.errors import UserError
 from linknet_fastai.files import write_text
 from linknet_fastai.recipe import recipe_folder
-from linknet_fastai.run_folder import read_metrics, read_result, read_run
+from linknet_fastai.run_folder import read_evaluations, read_metrics, read_run
 
-EVALUATIONS = "evaluation*.json"
 NOT_TOLD_APART = {"seed", "device", "workers", "cache", "cache_dir"}  # two runs that differ in these alone are alike
 
 
@@ -25,16 +23,17 @@ class RunSummary:
 
     Attributes:
         name: the folder's.
-        run: the table `run` of run.toml.
-        settings: the run's settings by name, as run.toml writes them.
+        run: the table `run` of run.toml, as are `versions` and `result`.
+        settings: the run's settings by name, as run.toml writes them; `origins` says where each came from.
         rows: those of metrics.csv.
-        result: the table `result` of run.toml.
         evaluations: what `evaluate --json RUN/evaluation-SPLIT.json` left in the folder.
     """
 
     name: str
     run: dict[str, Any]
     settings: dict[str, Any]
+    origins: dict[str, str]
+    versions: dict[str, str]
     rows: list[dict[str, float]]
     result: dict[str, Any]
     evaluations: list[dict[str, Any]]
@@ -98,15 +97,18 @@ def summarise(folder: Path) -> RunSummary:
     Raises:
         UserError: there is no run, or not one epoch of it has ended, or a file in it is damaged.
     """
-    settings, _, run = read_run(folder)
-    evaluations = []
-    for file in sorted(folder.glob(EVALUATIONS)):
-        try:
-            evaluations.append(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file}: cannot be read ({error})") from None
-    said = settings.model_dump(mode="json", exclude_none=True)
-    return RunSummary(folder.resolve().name, run, said, read_metrics(folder), read_result(folder), evaluations)
+    file = read_run(folder)
+    said = file.settings.model_dump(mode="json", exclude_none=True)
+    return RunSummary(
+        folder.resolve().name,
+        file.run,
+        said,
+        file.origins,
+        file.versions,
+        read_metrics(folder),
+        file.result,
+        read_evaluations(folder),
+    )
 
 
 def differing_settings(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:

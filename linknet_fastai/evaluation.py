@@ -26,6 +26,7 @@ class Evaluation:
     Attributes:
         recipe: its name; `split` and `size` (what the network saw) are what was scored, and how.
         counts: the confusion matrix, CxC integers, rows the truth, columns the prediction.
+        frame_mious: the mIoU of each frame for itself, by its stem.
         official: the scores of the benchmark that the recipe names, where it names one.
         course_dice: the mean of `frame_dice`, where it was asked for.
     """
@@ -35,7 +36,7 @@ class Evaluation:
     size: str
     class_names: list[str]
     counts: np.ndarray
-    frames: int
+    frame_mious: dict[str, float]
     seconds: float
     engine: str
     tta: bool = False
@@ -46,6 +47,11 @@ class Evaluation:
     def scores(self) -> Scores:
         """What the confusion matrix says."""
         return scores_of(self.counts)
+
+    @property
+    def frames(self) -> int:
+        """How many frames were scored."""
+        return len(self.frame_mious)
 
     def as_json(self) -> dict[str, Any]:
         """The scores as plain values: fractions from 0 to 1, None where there is nothing to score.
@@ -76,6 +82,7 @@ class Evaluation:
                 )
             ],
             "confusion": self.counts.tolist(),
+            "frame_miou": {stem: number(miou) for stem, miou in self.frame_mious.items()},
         }
 
 
@@ -121,10 +128,13 @@ def evaluate(
 
     frames = dataset.frames(split)
     counts, dice_sum = np.zeros((n_classes, n_classes), np.int64), 0.0
+    frame_mious: dict[str, float] = {}
     begin = time.perf_counter()
-    for done, (counted, dice) in enumerate(overlapped(count, frames, frame_threads(engine)), 1):
+    counted_frames = zip(frames, overlapped(count, frames, frame_threads(engine)), strict=True)
+    for done, (frame, (counted, dice)) in enumerate(counted_frames, 1):
         counts += counted
         dice_sum += dice
+        frame_mious[frame.stem] = scores_of(counted).miou
         if progress:
             progress(f"evaluating {split}", done, len(frames))
     seconds = time.perf_counter() - begin
@@ -135,7 +145,7 @@ def evaluate(
         engine.size if isinstance(engine.size, str) else format_size(engine.size),
         dataset.recipe.class_names,
         counts,
-        len(frames),
+        frame_mious,
         seconds,
         str(engine),
         engine.tta,

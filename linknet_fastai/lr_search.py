@@ -13,11 +13,11 @@ from fastai.callback.core import Callback
 from fastai.callback.schedule import minimum, steep, valley
 from fastai.learner import Learner, replacing_yield
 
+from linknet_fastai.charts import lr_search_curve, save_figure
 from linknet_fastai.data import settings_for
 from linknet_fastai.dataset import Progress, open_dataset
 from linknet_fastai.files import write_text
 from linknet_fastai.learner import learner_from_settings
-from linknet_fastai.pictures import save_lr_search
 from linknet_fastai.run_folder import refuse_used_folder
 
 
@@ -79,7 +79,7 @@ def find_lr(
     refuse_used_folder(folder)
     learn = learner_from_settings(dataset, settings, progress)
     found = search_lr(learn, steps, progress)
-    save_lr_search(found.rates, found.losses, found.suggestions, folder / "lr-find.png")
+    save_figure(lr_search_curve(found.rates, found.losses, found.suggestions), folder / "lr-find.png")
     points = "".join(f"{rate:.6g},{loss:.6g}\n" for rate, loss in zip(found.rates, found.losses, strict=True))
     write_text(folder / "lr-find.csv", "lr,loss\n" + points)
     return found, folder

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import pickle
 import platform
@@ -9,7 +10,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tomli_w
 import torch
@@ -50,24 +51,50 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> None:
     write_text(folder / RUN_FILE, tomli_w.dumps(tables | {"result": known}))
 
 
-def read_run(folder: Path) -> tuple[Settings, dict[str, str], dict[str, Any]]:
-    """Read run.toml: settings, their origins, and the table `run`.
+class RunFile(NamedTuple):
+    """What run.toml holds; `result` is empty where the run has not come to its end."""
+
+    settings: Settings
+    origins: dict[str, str]
+    run: dict[str, Any]
+    versions: dict[str, str]
+    result: dict[str, Any]
+
+
+def read_run(folder: Path) -> RunFile:
+    """Read run.toml.
 
     Raises:
         UserError: there is no run in this folder, or its run.toml does not fit.
     """
     tables = _read_toml(folder / RUN_FILE)
     try:
-        return Settings(**tables["settings"]), tables["origins"], tables["run"]
+        settings = Settings(**tables["settings"])
+        return RunFile(settings, tables["origins"], tables["run"], tables["versions"], tables.get("result", {}))
     except ValidationError as error:
         raise UserError(f"{folder / RUN_FILE}: settings: {explain(error)}") from None
     except KeyError as error:
         raise UserError(f"{folder / RUN_FILE}: the table {error} is missing") from None
 
 
-def read_result(folder: Path) -> dict[str, Any]:
-    """Read the table `result` of run.toml; empty where the run has not come to its end."""
-    return _read_toml(folder / RUN_FILE).get("result", {})
+def write_evaluation(folder: Path, scores: Mapping[str, Any]) -> None:
+    """Write the scores of `evaluate` as evaluation-SPLIT.json."""
+    write_text(folder / f"evaluation-{Path(scores['split']).stem}.json", json.dumps(scores, indent=2) + "\n")
+
+
+def read_evaluations(folder: Path) -> list[dict[str, Any]]:
+    """Read all that `evaluate` left in the folder, by name.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    evaluations = []
+    for file in sorted(folder.glob("evaluation*.json")):
+        try:
+            evaluations.append(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: cannot be read ({error})") from None
+    return evaluations
 
 
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:

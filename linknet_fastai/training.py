@@ -9,22 +9,24 @@ from typing import Any
 
 from fastai.learner import Learner
 
+from linknet_fastai.charts import confusion_matrix, save_figure, training_curves
 from linknet_fastai.data import settings_for
-from linknet_fastai.dataset import Dataset, open_dataset
+from linknet_fastai.dataset import Dataset, Progress, open_dataset
 from linknet_fastai.device import peak_memory_mib, resolve_precision
 from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.evaluation import evaluate
 from linknet_fastai.export import export_model
-from linknet_fastai.image_files import open_image
 from linknet_fastai.learner import fit_schedule, learner_from_settings
 from linknet_fastai.lr_search import search_lr
 from linknet_fastai.model_file import load_model
-from linknet_fastai.pictures import save_batch, save_curves, save_predictions
+from linknet_fastai.pictures import save_batch, save_predictions
 from linknet_fastai.recipe import recipe_names
+from linknet_fastai.report import telling_frames, write_report
 from linknet_fastai.run_folder import (
     read_checkpoint,
-    read_result,
     read_run,
     refuse_used_folder,
+    write_evaluation,
     write_result,
     write_run,
 )
@@ -32,7 +34,6 @@ from linknet_fastai.run_record import FitResult, Observer, RunRecord
 from linknet_fastai.settings import Settings, resolve_settings
 from linknet_fastai.torch_engine import Predictor
 
-SHOWN_FRAMES = 4
 FREE_ON_RESUME = {"device", "workers", "cache", "cache_dir"}
 
 
@@ -110,7 +111,7 @@ def resume(
         UsageError: the run is complete, or an option would make it another run.
         UserError: no run here, a damaged checkpoint, or the data is gone.
     """
-    settings, origins, run = read_run(folder)
+    settings, origins, run, _, earlier = read_run(folder)
     if recipe is not None and _pin_recipe(recipe) != run["recipe"]:
         raise UsageError(f"--resume: {folder} trains on {run['recipe']}, not on {recipe}; leave RECIPE out")
     said = {name: value for name, value in (options or {}).items() if value is not None}
@@ -125,9 +126,9 @@ def resume(
     if checkpoint and checkpoint["classes"] != dataset.recipe.class_names:
         raise UserError(f"--resume: {run['recipe']} has other classes now than when {folder} was started")
     if checkpoint and checkpoint["epochs_done"] >= settings.epochs:
-        if read_result(folder).get("finished"):
+        if earlier.get("finished"):
             raise UsageError(f"--resume: {folder} is complete, all {settings.epochs} epochs are done")
-        return _finish(dataset, settings, FitResult(folder, checkpoint["rows"]))
+        return _finish(dataset, settings, FitResult(folder, checkpoint["rows"]), progress)
     start = settings.model_copy(update={"pretrained": False, "encoder_weights": None, "init_from": None})
     learn = learner_from_settings(dataset, start if checkpoint else settings, progress)
     if observer:
@@ -173,20 +174,26 @@ def _train(learn: Learner, dataset: Dataset, settings: Settings, record: RunReco
     except KeyboardInterrupt:
         finished = False
     result = FitResult(record.folder, record.rows, finished)
-    return _finish(dataset, settings, result) if result.rows else result
+    progress = record.observer and record.observer.progress
+    return _finish(dataset, settings, result, progress) if result.rows else result
 
 
-def _finish(dataset: Dataset, settings: Settings, result: FitResult) -> FitResult:
-    """Write what is made of the best weights: the exported learner, pictures, the result in run.toml."""
-    model, card = load_model(result.folder)
-    save_curves(result.rows, result.folder / "curves.png")
+def _finish(dataset: Dataset, settings: Settings, result: FitResult, progress: Progress | None = None) -> FitResult:
+    """Write what is made of the best weights: scores, pictures, the exported learner, the result, the report."""
+    folder = result.folder
+    model, card = load_model(folder)
+    save_figure(training_curves(result.rows), folder / "curves.png")
     predictor = Predictor(model, card, settings.device, settings.precision)
-    shown = _shown_predictions(predictor, dataset, settings.validate_on)
-    save_predictions(shown, card, result.folder / "predictions.png")
-    export_model(model, card, result.folder / "export.pkl")
+    scored = evaluate(predictor, dataset, settings.validate_on, progress)
+    write_evaluation(folder, scored.as_json())
+    save_figure(confusion_matrix(scored.counts, scored.class_names), folder / "confusion.png")
+    shown = telling_frames(scored.frame_mious, dataset, settings.validate_on, predictor)
+    if shown:
+        save_predictions(shown, card, folder / "predictions.png")
+    export_model(model, card, folder / "export.pkl")
     last = result.rows[-1]
     write_result(
-        result.folder,
+        folder,
         {
             "epochs_done": last["epoch"],
             "finished": result.finished,
@@ -197,14 +204,5 @@ def _finish(dataset: Dataset, settings: Settings, result: FitResult) -> FitResul
             "peak_memory_mib": peak_memory_mib(predictor.device),
         },
     )
+    write_report(folder, shown, card)
     return result
-
-
-def _shown_predictions(predictor: Predictor, dataset: Dataset, split: str) -> list[tuple]:
-    frames = dataset.frames(split)
-    step = max(len(frames) // SHOWN_FRAMES, 1)
-    shown = []
-    for frame in frames[step // 2 :: step][:SHOWN_FRAMES]:
-        image = open_image(frame.image)
-        shown.append((frame.stem, image, dataset.read_label(frame.label), predictor(image)))
-    return shown

@@ -52,6 +52,9 @@ def test_the_run_folder_is_complete(run):
         "batch.png",
         "curves.png",
         "predictions.png",
+        "confusion.png",
+        "evaluation-val.json",
+        "report.html",
     }
     for picture in run.glob("*.png"):
         assert Image.open(picture).size[0] > 400

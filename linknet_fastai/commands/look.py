@@ -1,4 +1,4 @@
-"""`data`, `recipes`, `compare` and `benchmark`: what is on disk, what is shipped, what came out, what it can do."""
+"""`data`, `recipes`, `report`, `compare`, `benchmark`: what is on disk and shipped, what came out, how fast it is."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -97,9 +97,24 @@ def compare(
     if csv:
         write_table(runs, csv)
     if picture:
-        from linknet_fastai.pictures import save_comparison
+        from linknet_fastai.charts import run_comparison, save_figure
 
-        save_comparison(runs, picture)
+        save_figure(run_comparison(runs), picture)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    data: DataOption = None,
+) -> None:
+    """Write a run's report, one HTML file, anew; every `fit` writes it too."""
+    from linknet_fastai import report as reports
+    from linknet_fastai.terminal import console, progress_bar, show_note
+
+    with progress_bar() as progress:
+        file, why_no_frames = reports.report(run, data, progress)
+    if why_no_frames:
+        show_note(f"no frames are shown: {why_no_frames}")
+    console.print(file)
 
 
 def data(

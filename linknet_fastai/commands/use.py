@@ -52,9 +52,9 @@ def evaluate(
         dataset = open_dataset(recipe, data, progress)
         result = evaluation.evaluate(opened, dataset, split, progress, protocol == "course")
     if picture:
-        from linknet_fastai.pictures import save_confusion
+        from linknet_fastai.charts import confusion_matrix, save_figure
 
-        save_confusion(result.counts, result.class_names, picture)
+        save_figure(confusion_matrix(result.counts, result.class_names), picture)
     if note := dataset.note(split):
         show_note(note)
     if write_json(result.as_json(), json_file):

@@ -1,0 +1,151 @@
+"""A run as one page: settings, curves, scores, and the frames that tell most, in a file that needs nothing else."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from linknet_fastai.charts import CURVES, class_bars, confusion_matrix, svg, training_curves
+from linknet_fastai.comparison import RunSummary, summarise
+from linknet_fastai.dataset import Dataset, Progress, open_dataset
+from linknet_fastai.errors import UserError
+from linknet_fastai.files import write_text
+from linknet_fastai.image_files import open_image
+from linknet_fastai.model_card import ModelCard
+from linknet_fastai.model_file import load_model
+from linknet_fastai.pictures import ShownFrame
+from linknet_fastai.prediction import Engine, colour_mask
+from linknet_fastai.torch_engine import Predictor
+
+REPORT = "report.html"
+SHOWN_WIDTH = 640  # of the frames on the page
+
+
+def telling_frames(mious: Mapping[str, float], dataset: Dataset, split: str, engine: Engine) -> list[ShownFrame]:
+    """The best, the middle and the worst frame of a split, by their own mIoU, predicted.
+
+    Args:
+        mious: the mIoU of each frame, by its stem.
+        dataset: the frames.
+        split: the split that they are of.
+        engine: what predicts them.
+    """
+    ranked = sorted((stem for stem in mious if mious[stem] == mious[stem]), key=mious.__getitem__, reverse=True)
+    if not ranked:
+        return []
+    chosen = {ranked[0]: "best", ranked[len(ranked) // 2]: "median", ranked[-1]: "worst"}
+    of_stem = {frame.stem: frame for frame in dataset.frames(split)}
+    shown = []
+    for stem, rank in chosen.items():
+        image = open_image(of_stem[stem].image)
+        truth = dataset.read_label(of_stem[stem].label)
+        shown.append(ShownFrame(stem, rank, mious[stem], image, truth, engine(image)))
+    return shown
+
+
+def report(folder: Path, data: Path | None = None, progress: Progress | None = None) -> tuple[Path, str | None]:
+    """Write the report of a run anew.
+
+    Args:
+        folder: the run folder.
+        data: where its data lies now, if it has moved.
+        progress: told how far it is.
+
+    Returns:
+        The file, and why it shows no frames, where it does not.
+
+    Raises:
+        UserError: there is no run, or not one epoch of it has ended.
+    """
+    run = summarise(folder)
+    model, card = load_model(folder)
+    shown: list[ShownFrame] = []
+    why_not = None
+    try:
+        dataset = open_dataset(run.run["recipe"], data or Path(run.run["data"]), progress)
+        if scored := _scored_split(run):
+            engine = Predictor(model, card)
+            shown = telling_frames(scored["frame_miou"], dataset, run.settings["validate_on"], engine)
+    except UserError as error:
+        if data is not None:
+            raise
+        why_not = f"{error}; --data DIR says where the data lies now"
+    return write_report(folder, shown, card), why_not
+
+
+def write_report(folder: Path, shown: Sequence[ShownFrame], card: ModelCard) -> Path:
+    """Write `report.html` into a run folder.
+
+    Args:
+        folder: the run folder, with run.toml, metrics.csv and what `evaluate` left.
+        shown: frames to show.
+        card: the model's card, for names and colours.
+
+    Returns:
+        The file.
+    """
+    run = summarise(folder)
+    scored = _scored_split(run)
+    charts = {title: partial(training_curves, run.rows, [title]) for title in CURVES}
+    if scored:
+        ious = {row["name"]: float("nan") if row["iou"] is None else row["iou"] for row in scored["classes"]}
+        charts["bars"] = partial(class_bars, ious)
+        charts["confusion"] = partial(confusion_matrix, np.array(scored["confusion"]), list(ious))
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string(files("linknet_fastai").joinpath("templates", REPORT).read_text("utf-8"))
+    page = template.render(
+        run=run,
+        scored=scored,
+        # Drawn here, not text from elsewhere: matplotlib escapes what it writes.
+        charts={
+            name: {theme: jinja2.filters.Markup(svg(draw, theme == "dark")) for theme in ("light", "dark")}
+            for name, draw in charts.items()
+        },
+        curves=list(CURVES),
+        changed={
+            name: (run.settings.get(name), origin)
+            for name, origin in run.origins.items()
+            if origin not in ("default", "preset best")
+        },
+        frames=[_pictures(frame, card) for frame in shown],
+        legend=[(entry.name, "#{:02x}{:02x}{:02x}".format(*entry.color)) for entry in card.classes],
+    )
+    write_text(folder / REPORT, page)
+    return folder / REPORT
+
+
+def _scored_split(run: RunSummary) -> dict[str, Any] | None:
+    """The scores of the best weights on the split that the run was validated on."""
+    return next((e for e in run.evaluations if e["split"] == run.settings["validate_on"] and not e["tta"]), None)
+
+
+def _pictures(frame: ShownFrame, card: ModelCard) -> dict[str, str]:
+    """A frame, its masks and its errors as data URLs."""
+    red = np.zeros((*frame.truth.shape, 4), np.uint8)
+    red[frame.wrong] = (213, 0, 0, 255)
+    size = frame.image.size
+    if size[0] > SHOWN_WIDTH:
+        size = (SHOWN_WIDTH, max(round(size[1] * SHOWN_WIDTH / size[0]), 1))
+    masks = {
+        "truth": Image.fromarray(colour_mask(frame.truth, card)),
+        "predicted": Image.fromarray(colour_mask(frame.predicted, card)),
+        "errors": Image.fromarray(red),
+    }
+    return {
+        "title": f"{frame.rank}: {frame.stem}, mIoU {frame.miou:.3f}",
+        "image": _data_url(frame.image.resize(size, Image.Resampling.BOX), "JPEG", quality=88),
+        **{name: _data_url(mask.resize(size, Image.Resampling.NEAREST), "PNG") for name, mask in masks.items()},
+    }
+
+
+def _data_url(image: Image.Image, kind: str, **options: Any) -> str:
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
