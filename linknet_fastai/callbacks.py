@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from fastai.callback.core import Callback, CancelBatchException, CancelStepException
 from fastai.callback.training import GradientAccumulation
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from linknet_fastai.device import autocast, resolve_precision, tune
 from linknet_fastai.loss import SegmentationLoss
@@ -129,74 +128,6 @@ class AccumulateGradients(GradientAccumulation):
         if self.iter == self.n_iter - 1:
             self.count = self.n_acc
         super().before_step()
-
-
-class AverageWeights(Callback):
-    """Keeps an exponential moving average of weights and batch-norm statistics: it validates, and it is what is kept.
-
-    After step t the average moves towards the network by 1 - d with d = min(decay, (1 + t) / (10 + t)), as in
-    TensorFlow's ExponentialMovingAverage: the first weights, which have learned nothing, are soon forgotten. After a
-    fit the network holds the average.
-
-    Args:
-        decay: how much of the average each step keeps, as in 0.99.
-    """
-
-    order = 12  # behind DevicePrecision, which lays out the weights
-
-    def __init__(self, decay: float) -> None:
-        self.decay, self.steps = decay, 0
-        self.average: dict[str, Tensor] = {}
-
-    def before_fit(self) -> None:
-        """Start with the network as it is; the learning rate finder and predictions are left alone."""
-        self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
-        if self.run:
-            self.restore({"steps": 0, "average": self.learn.model.state_dict()})
-
-    def after_step(self) -> None:
-        """Take a step of the network into the average."""
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        network = self.learn.model.state_dict()
-        floats = [name for name, value in network.items() if value.is_floating_point()]
-        update = get_ema_multi_avg_fn(decay)
-        update([self.average[name] for name in floats], [network[name] for name in floats], self.steps)
-        for name in network.keys() - floats:  # batch norm counts batches
-            self.average[name].copy_(network[name])
-
-    def before_validate(self) -> None:
-        """Validate the average."""
-        self.swap()
-
-    def after_validate(self) -> None:
-        """Go on with the network."""
-        self.swap()
-
-    def after_fit(self) -> None:
-        """Leave the average in the network."""
-        self.swap()
-
-    @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange the network's weights with the average."""
-        for name, value in self.learn.model.state_dict().items():
-            kept = value.clone()
-            value.copy_(self.average[name])
-            self.average[name] = kept
-
-    def state(self) -> dict:
-        """What a checkpoint needs."""
-        return {"steps": self.steps, "average": self.average}
-
-    def restore(self, state: dict) -> None:
-        """Go on with a checkpoint's state, on the network's device."""
-        network = self.learn.model.state_dict()
-        self.steps = state["steps"]
-        self.average = {name: value.to(network[name].device, copy=True) for name, value in state["average"].items()}
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "average": {}}
 
 
 class EpochSeed(Callback):

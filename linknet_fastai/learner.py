@@ -21,7 +21,6 @@ from torch import nn
 from linknet_fastai import loss
 from linknet_fastai.callbacks import (
     AccumulateGradients,
-    AverageWeights,
     DevicePrecision,
     EpochSeed,
     ScoreAtLabelSize,
@@ -83,7 +82,6 @@ def linknet_learner(
     class_weights: str | None = None,
     optimizer: str | None = None,
     weight_decay: float | None = None,
-    ema: float | None = None,
     precision: str | None = None,
     lr: float | None = None,
     metrics: Sequence[Metric] | None = None,
@@ -102,7 +100,6 @@ def linknet_learner(
         class_weights: "log", "sqrt", "median" or "none", see `linknet_fastai.loss.class_weights`.
         optimizer: "muon", ours, or "adamw", "adam", "rmsprop" or "sgd", each torch's own.
         weight_decay: the optimizer's.
-        ema: the decay of `AverageWeights`; 0 trains without.
         precision: "auto", "fp32", "bf16" or "fp16", see `linknet_fastai.device.resolve_precision`.
         lr: the learner's default learning rate.
         metrics: by default mIoU, mean accuracy and pixel accuracy.
@@ -125,7 +122,6 @@ def linknet_learner(
         "class_weights": class_weights,
         "optimizer": optimizer,
         "weight_decay": weight_decay,
-        "ema": ema,
         "precision": precision,
         "lr": lr,
     }
@@ -143,18 +139,21 @@ def linknet_learner(
     if settings.init_from is not None:
         initialise_from(model, card, settings.init_from)
     loss_func = SegmentationLoss(loss.class_weights(dls.class_pixels, settings.class_weights))
-    if settings.ema:
-        cbs = [AverageWeights(settings.ema), *cbs]
     if settings.lr != "auto":
         kwargs["lr"] = settings.lr
-    optimizer = OPTIMIZERS[settings.optimizer]
-    if settings.weight_decay is not None:
-        optimizer = partial(optimizer, weight_decay=settings.weight_decay)
-    if settings.optimizer == "rmsprop":
-        kwargs["moms"] = (0.0, 0.0, 0.0)  # momentum cycles only where there is one: torch's RMSprop has none
-    learn = wrap_model(dls, model, card, loss_func, settings.precision, metrics=metrics, cbs=cbs, path=path, **kwargs)
-    learn.opt_func = partial(OptimWrapper, opt=optimizer)
-    return learn
+    return wrap_model(
+        dls,
+        model,
+        card,
+        loss_func,
+        settings.optimizer,
+        settings.weight_decay,
+        settings.precision,
+        metrics=metrics,
+        cbs=cbs,
+        path=path,
+        **kwargs,
+    )
 
 
 def wrap_model(
@@ -162,6 +161,8 @@ def wrap_model(
     model: LinkNet,
     card: ModelCard,
     loss_func: SegmentationLoss,
+    optimizer: str = "adamw",
+    weight_decay: float | None = None,
     precision: str = "auto",
     *,
     metrics: Sequence[Metric] | None = None,
@@ -175,12 +176,16 @@ def wrap_model(
         model: the network.
         card: its card, which the learner carries as `card`.
         loss_func: the loss.
+        optimizer: a name in `OPTIMIZERS`.
+        weight_decay: the optimizer's; None is its own default.
         precision: see `linknet_learner`, as are `metrics`, `cbs` and `kwargs`.
     """
+    opt = OPTIMIZERS[optimizer]
     learn = LinkNetLearner(
         dls,
         model,
         loss_func,
+        opt_func=partial(OptimWrapper, opt=opt if weight_decay is None else partial(opt, weight_decay=weight_decay)),
         splitter=encoder_and_rest,
         metrics=list(metrics) if metrics is not None else segmentation_metrics(model.n_classes),
         cbs=[
@@ -190,6 +195,8 @@ def wrap_model(
             EpochSeed(),
             *cbs,
         ],
+        # Momentum cycles only where there is one: torch's RMSprop has none unless told.
+        moms=(0.0, 0.0, 0.0) if optimizer == "rmsprop" else (0.95, 0.85, 0.95),
         **kwargs,
     )
     learn.card = card

@@ -29,7 +29,7 @@ PresetOption = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Any setting, as in ema=0; may be given several times."),
+    typer.Option("--set", metavar="NAME=VALUE", help="Any setting, as in flip=false; may be given several times."),
 ]
 DataOption = Annotated[
     Path | None,
@@ -144,7 +144,7 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         name = name.strip().replace("-", "_")
         if not equals:
-            raise UsageError(f"--set {text}: write NAME=VALUE, as in ema=0")
+            raise UsageError(f"--set {text}: write NAME=VALUE, as in flip=false")
         if name not in Settings.model_fields:
             near = get_close_matches(name, Settings.model_fields, n=1)
             raise UsageError(f"--set {text}: no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))

@@ -10,7 +10,6 @@ import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 
-from linknet_fastai.callbacks import AverageWeights
 from linknet_fastai.dataset import Progress
 from linknet_fastai.metrics import ForegroundIoU
 from linknet_fastai.model_file import RUN_MODEL, save_model
@@ -79,8 +78,6 @@ class RunRecord(Callback):
             scaler, state = self.learn.device_precision.scaler, self.checkpoint["scaler"]
             if scaler and state:  # a run may go on on a device that trains in another precision
                 scaler.load_state_dict(state)
-            if average := _average(self.learn):
-                average.restore(self.checkpoint["average"])
             torch.set_rng_state(self.checkpoint["torch_rng"])
 
     def before_epoch(self) -> None:
@@ -103,13 +100,8 @@ class RunRecord(Callback):
         if self.epoch < self.start_epoch:
             return
         row = self._row()
-        average = _average(self.learn)
         if not self.rows or _rank(row) > max(map(_rank, self.rows)):
-            if average:
-                average.swap()
             save_model(self.learn.model, self.learn.card, self.folder / RUN_MODEL)
-            if average:
-                average.swap()
         self.rows.append(row)
         scaler, smooth_loss = self.learn.device_precision.scaler, self.learn.recorder.smooth_loss
         state = {
@@ -117,7 +109,6 @@ class RunRecord(Callback):
             "optimizer": plain_numbers(self.opt.state_dict()),
             "rows": self.rows,
             "classes": self.learn.card.class_names,
-            "average": average.state() if average else None,
             "smooth_loss": (smooth_loss.count, smooth_loss.val),
             "scaler": scaler.state_dict() if scaler else None,
             "torch_rng": torch.get_rng_state(),
@@ -141,10 +132,6 @@ class RunRecord(Callback):
             "lr": float(self.opt.hypers[-1]["lr"]),
             "seconds": time.perf_counter() - self.begun,
         }
-
-
-def _average(learn: Learner) -> AverageWeights | None:
-    return next((callback for callback in learn.cbs if isinstance(callback, AverageWeights)), None)
 
 
 def _counted(learn: Learner) -> ForegroundIoU:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from linknet_fastai.errors import UsageError
 
 # What presets and `fit --set` alone change: few people ever do.
-WITHOUT_OPTION = frozenset({"weight_decay", "encoder_lr", "ema", "flip", "scale", "colour", "relight"})
+WITHOUT_OPTION = frozenset({"weight_decay", "encoder_lr", "flip", "scale", "colour", "relight"})
 SMALLEST_SIDE = 33
 LARGEST_SIDE = 16384
 
@@ -78,7 +78,6 @@ class Settings(BaseModel):
     schedule: Schedule = "one-cycle"
     weight_decay: float | None = Field(default=None, ge=0, le=10)
     encoder_lr: float = Field(default=1, gt=0, le=1)  # of the learning rate, for an encoder that is trained already
-    ema: float = Field(default=0, ge=0, lt=1)
     flip: bool = True
     scale: tuple[Scale, Scale] = (0.75, 1.75)
     colour: float = Field(default=0.3, ge=0, lt=1)
