@@ -40,7 +40,7 @@ def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = No
         progress: told how far it is.
 
     Returns:
-        What was found; `weights` are those of the training split by the recipe's method, empty where there are none.
+        What was found; `weights` are the training split's by method log, empty where there are none.
     """
     surveys: dict[str, Survey] = {}
     absent: dict[str, str] = {}
@@ -59,7 +59,7 @@ def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = No
             problems.append(str(error))
     settings, _ = settings_for(dataset, {})
     train, valid = (surveys.get(name) for name in (settings.train_on, settings.validate_on))
-    weights = class_weights(torch.tensor(train.class_pixels), settings.class_weights) if train else None
+    weights = class_weights(torch.tensor(train.class_pixels), "log") if train else None
     problems += [problem for found in surveys.values() for problem in found.problems]
     drawn = None
     if train and valid and not (train.problems or valid.problems):

@@ -75,7 +75,7 @@ def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
     for name, folders in result.folders.items():
         console.print(f"{name}: " + ", ".join(f"{folder} {count}" for folder, count in folders.items()))
     console.print()
-    shown = table("class", "id", *(f"{name} share" for name in result.surveys), "weight")
+    shown = table("class", "id", *(f"{name} share" for name in result.surveys), "log weight")
     for channel, entry in enumerate(recipe.classes):
         shares = [
             f"{found.class_pixels[channel] / max(sum(found.class_pixels), 1):.4f}"

@@ -82,7 +82,7 @@ def test_validation_scores_at_the_label_maps_own_size(dls):
 
 
 def test_class_weights_come_from_the_training_label_maps(dls):
-    learn = linknet_learner(dls, pretrained=False)
+    learn = linknet_learner(dls, pretrained=False, class_weights="log")
     share = dls.class_pixels / dls.class_pixels.sum()
     expected = (1 / torch.log(1.02 + share.double())).float()
     torch.testing.assert_close(learn.loss_func.func.weight, expected)
