@@ -64,7 +64,8 @@ def test_run_toml_says_every_setting_and_where_it_came_from(run):
     tables = tomllib.loads((run / "run.toml").read_text())
     assert tables["settings"]["size"] == "64x48"
     assert tables["origins"]["size"] == "command line"
-    assert tables["origins"]["lr"] == "recipe"
+    assert tables["origins"]["pretrained"] == "recipe"
+    assert tables["origins"]["lr"] == "preset best"
     assert tables["origins"]["decoder"] == "default"
     assert tables["versions"]["torch"] == version("torch")
     assert tables["run"]["precision"] in ("fp32", "bf16")
