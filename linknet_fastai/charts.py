@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from linknet_fastai.prediction import save_image
+from linknet_fastai.scores import best_row
 
 if TYPE_CHECKING:
     from linknet_fastai.comparison import RunSummary
@@ -56,7 +57,7 @@ def training_curves(rows: Sequence[Mapping[str, float]], titles: Sequence[str] =
     """
     figure = Figure(figsize=(4 * len(titles), 3.6), dpi=120, layout="constrained")
     epochs = [row["epoch"] for row in rows]
-    best = max(rows, key=lambda row: row["miou"] if row["miou"] == row["miou"] else -1)
+    best = best_row(rows)
     for axes, title in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles, strict=True):
         for (column, label), colour in zip(CURVES[title].items(), SERIES, strict=False):
             marker = "o" if len(rows) < 3 else None

@@ -13,6 +13,7 @@ from typing import Any
 from linknet_fastai.files import write_text
 from linknet_fastai.recipe import recipe_folder
 from linknet_fastai.run_folder import read_evaluations, read_metrics, read_run
+from linknet_fastai.scores import best_row
 
 NOT_TOLD_APART = {"seed", "device", "workers", "cache", "cache_dir"}  # two runs that differ in these alone are alike
 
@@ -41,7 +42,7 @@ class RunSummary:
     @property
     def best(self) -> dict[str, float]:
         """The row of the epoch with the best mIoU."""
-        return max(self.rows, key=lambda row: row["miou"] if row["miou"] == row["miou"] else -1)
+        return best_row(self.rows)
 
     @property
     def last(self) -> dict[str, float]:
@@ -142,7 +143,7 @@ def published_figures(recipe: str) -> list[Published]:
 
 def measured_alike(run: RunSummary, split: str) -> dict[str, Any] | None:
     """A run's scores on a split, without test-time augmentation; None where nobody evaluated it there."""
-    return next((e for e in run.evaluations if e["split"] == split and not e.get("tta")), None)
+    return next((e for e in run.evaluations if e.get("split") == split and not e.get("tta")), None)
 
 
 def write_table(runs: Sequence[RunSummary], file: Path) -> None:

@@ -43,6 +43,10 @@ class Dataset:
         """Reads this data set's label maps."""
         return LabelReader(self.recipe, self.layout)
 
+    def name_of(self, frame: Frame) -> str:
+        """The path of a frame's image below the data folder: no two have the same, as stems may."""
+        return frame.image.relative_to(self.folder).as_posix()
+
     def frames(self, selection: str) -> list[Frame]:
         """The frames of a split, or those that a list names.
 

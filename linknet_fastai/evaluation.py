@@ -26,7 +26,7 @@ class Evaluation:
     Attributes:
         recipe: its name; `split` and `size` (what the network saw) are what was scored, and how.
         counts: the confusion matrix, CxC integers, rows the truth, columns the prediction.
-        frame_mious: the mIoU of each frame for itself, by its stem.
+        frame_mious: the mIoU of each frame for itself, by its image's path below the data folder.
         official: the scores of the benchmark that the recipe names, where it names one.
         course_dice: the mean of `frame_dice`, where it was asked for.
     """
@@ -82,7 +82,7 @@ class Evaluation:
                 )
             ],
             "confusion": self.counts.tolist(),
-            "frame_miou": {stem: number(miou) for stem, miou in self.frame_mious.items()},
+            "frame_miou": {name: number(miou) for name, miou in self.frame_mious.items()},
         }
 
 
@@ -134,7 +134,7 @@ def evaluate(
     for done, (frame, (counted, dice)) in enumerate(counted_frames, 1):
         counts += counted
         dice_sum += dice
-        frame_mious[frame.stem] = scores_of(counted).miou
+        frame_mious[dataset.name_of(frame)] = scores_of(counted).miou
         if progress:
             progress(f"evaluating {split}", done, len(frames))
     seconds = time.perf_counter() - begin

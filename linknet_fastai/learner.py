@@ -37,9 +37,9 @@ from linknet_fastai.model_file import initialise_from
 from linknet_fastai.muon import Muon
 from linknet_fastai.settings import Settings, resolve_settings
 
-# torch's own optimizers with torch's own defaults: fastai's Adam is AdamW with another epsilon, its SGD and
-# RMSProp have no momentum. Weight decay is 0.01 for AdamW and 0 for the others, as in torch; sgd gets the
-# momentum of 0.9 that the word means in this field. Fused: one pass over the weights a step.
+# Our Muon, and torch's own optimizers with torch's own defaults: fastai's Adam is AdamW with another epsilon, its SGD
+# and RMSProp have no momentum. Weight decay is 0.01 for AdamW and Muon and 0 for the others, as in torch; sgd gets
+# the momentum of 0.9 that the word means in this field. Fused: one pass over the weights a step.
 OPTIMIZERS: dict[str, Callable] = {
     "adamw": partial(torch.optim.AdamW, fused=True),
     "adam": partial(torch.optim.Adam, fused=True),

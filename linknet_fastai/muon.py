@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from linknet_fastai.device import resolve_precision
+
 # The first polynomials of Polar Express (Amsel, Persson, Musco and Gower, 2025): each brings the singular values of a
 # matrix nearer to 1. Three of them train as well here as the five of Muon's own.
 POLYNOMIALS = (
@@ -91,8 +93,9 @@ def orthogonalize(matrix: Tensor) -> Tensor:
         1.87, smaller ones grow up to 134 times. All zeros stay so.
     """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    # Products in bf16 are several times as quick and sum in fp32; what they round off the next step mends.
-    x = (wide / (1.01 * wide.norm() + 1e-7)).bfloat16()
+    # Products in bf16 sum in fp32, and are several times as quick where the hardware has it, elsewhere slower.
+    quick = torch.bfloat16 if resolve_precision("auto", matrix.device) == "bf16" else torch.float32
+    x = (wide / (1.01 * wide.norm() + 1e-7)).to(quick)
     for linear, cubic, quintic in POLYNOMIALS:
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic), x, beta=linear)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from linknet_fastai.charts import CURVES, class_bars, confusion_matrix, svg, training_curves
-from linknet_fastai.comparison import RunSummary, summarise
+from linknet_fastai.comparison import measured_alike, summarise
 from linknet_fastai.dataset import Dataset, Progress, open_dataset
 from linknet_fastai.errors import UserError
 from linknet_fastai.files import write_text
@@ -28,25 +28,29 @@ REPORT = "report.html"
 SHOWN_WIDTH = 640  # of the frames on the page
 
 
-def telling_frames(mious: Mapping[str, float], dataset: Dataset, split: str, engine: Engine) -> list[ShownFrame]:
+def telling_frames(
+    mious: Mapping[str, float | None], dataset: Dataset, split: str, engine: Engine
+) -> list[ShownFrame]:
     """The best, the middle and the worst frame of a split, by their own mIoU, predicted.
 
     Args:
-        mious: the mIoU of each frame, by its stem.
+        mious: the mIoU of each frame, as `Evaluation.frame_mious` has it; None and nan are passed by.
         dataset: the frames.
         split: the split that they are of.
         engine: what predicts them.
     """
-    ranked = sorted((stem for stem in mious if mious[stem] == mious[stem]), key=mious.__getitem__, reverse=True)
+    here = {dataset.name_of(frame): frame for frame in dataset.frames(split)}
+    scored = {name: miou for name, miou in mious.items() if name in here and miou is not None and miou == miou}
+    ranked = sorted(scored, key=scored.__getitem__, reverse=True)
     if not ranked:
         return []
-    chosen = {ranked[0]: "best", ranked[len(ranked) // 2]: "median", ranked[-1]: "worst"}
-    of_stem = {frame.stem: frame for frame in dataset.frames(split)}
     shown = []
-    for stem, rank in chosen.items():
-        image = open_image(of_stem[stem].image)
-        truth = dataset.read_label(of_stem[stem].label)
-        shown.append(ShownFrame(stem, rank, mious[stem], image, truth, engine(image)))
+    for name, rank in {ranked[0]: "best", ranked[len(ranked) // 2]: "median", ranked[-1]: "worst"}.items():
+        frame = here[name]
+        image = open_image(frame.image)
+        shown.append(
+            ShownFrame(frame.stem, rank, scored[name], image, dataset.read_label(frame.label), engine(image))
+        )
     return shown
 
 
@@ -70,7 +74,7 @@ def report(folder: Path, data: Path | None = None, progress: Progress | None = N
     why_not = None
     try:
         dataset = open_dataset(run.run["recipe"], data or Path(run.run["data"]), progress)
-        if scored := _scored_split(run):
+        if scored := measured_alike(run, run.settings["validate_on"]):
             engine = Predictor(model, card)
             shown = telling_frames(scored["frame_miou"], dataset, run.settings["validate_on"], engine)
     except UserError as error:
@@ -92,7 +96,7 @@ def write_report(folder: Path, shown: Sequence[ShownFrame], card: ModelCard) -> 
         The file.
     """
     run = summarise(folder)
-    scored = _scored_split(run)
+    scored = measured_alike(run, run.settings["validate_on"])
     charts = {title: partial(training_curves, run.rows, [title]) for title in CURVES}
     if scored:
         ious = {row["name"]: float("nan") if row["iou"] is None else row["iou"] for row in scored["classes"]}
@@ -119,11 +123,6 @@ def write_report(folder: Path, shown: Sequence[ShownFrame], card: ModelCard) -> 
     )
     write_text(folder / REPORT, page)
     return folder / REPORT
-
-
-def _scored_split(run: RunSummary) -> dict[str, Any] | None:
-    """The scores of the best weights on the split that the run was validated on."""
-    return next((e for e in run.evaluations if e["split"] == run.settings["validate_on"] and not e["tta"]), None)
 
 
 def _pictures(frame: ShownFrame, card: ModelCard) -> dict[str, str]:

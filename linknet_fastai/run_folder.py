@@ -117,10 +117,12 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         with file.open(newline="", encoding="utf-8") as lines:
             table = list(csv.DictReader(lines))
         rows = [{name: float(value or "nan") for name, value in row.items()} for row in table]
-        return [{**row, "epoch": int(row["epoch"]), "miou": row["miou"], "seconds": row["seconds"]} for row in rows]
+        if missing := {"epoch", "miou", "seconds"} - rows[0].keys():
+            raise KeyError(min(missing))
+        return [{**row, "epoch": int(row["epoch"])} for row in rows]
     except FileNotFoundError:
         raise UserError(f"{folder}: no epoch of this run has ended ({METRICS_FILE} is missing)") from None
-    except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, ValueError, TypeError, LookupError, csv.Error) as error:
         raise UserError(f"{file}: damaged ({type(error).__name__}: {error})") from None
 
 

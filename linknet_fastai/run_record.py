@@ -14,6 +14,7 @@ from linknet_fastai.dataset import Progress
 from linknet_fastai.metrics import ForegroundIoU
 from linknet_fastai.model_file import RUN_MODEL, save_model
 from linknet_fastai.run_folder import plain_numbers, write_checkpoint, write_metrics
+from linknet_fastai.scores import best_row
 from linknet_fastai.settings import Settings
 
 Row = dict[str, float]
@@ -45,11 +46,7 @@ class FitResult:
     @property
     def best(self) -> Row:
         """The row of the epoch whose weights were kept."""
-        return max(self.rows, key=_rank)
-
-
-def _rank(row: Row) -> float:
-    return row["miou"] if row["miou"] == row["miou"] else -1.0
+        return best_row(self.rows)
 
 
 class RunRecord(Callback):
@@ -100,9 +97,9 @@ class RunRecord(Callback):
         if self.epoch < self.start_epoch:
             return
         row = self._row()
-        if not self.rows or _rank(row) > max(map(_rank, self.rows)):
-            save_model(self.learn.model, self.learn.card, self.folder / RUN_MODEL)
         self.rows.append(row)
+        if best_row(self.rows) is row:
+            save_model(self.learn.model, self.learn.card, self.folder / RUN_MODEL)
         scaler, smooth_loss = self.learn.device_precision.scaler, self.learn.recorder.smooth_loss
         state = {
             "model": self.learn.model.state_dict(),

@@ -182,6 +182,7 @@ def _finish(dataset: Dataset, settings: Settings, result: FitResult, progress: P
     """Write what is made of the best weights: scores, pictures, the exported learner, the result, the report."""
     folder = result.folder
     model, card = load_model(folder)
+    export_model(model, card, folder / "export.pkl")  # first: it needs no data
     save_figure(training_curves(result.rows), folder / "curves.png")
     predictor = Predictor(model, card, settings.device, settings.precision)
     scored = evaluate(predictor, dataset, settings.validate_on, progress)
@@ -190,7 +191,6 @@ def _finish(dataset: Dataset, settings: Settings, result: FitResult, progress: P
     shown = telling_frames(scored.frame_mious, dataset, settings.validate_on, predictor)
     if shown:
         save_predictions(shown, card, folder / "predictions.png")
-    export_model(model, card, folder / "export.pkl")
     last = result.rows[-1]
     write_result(
         folder,

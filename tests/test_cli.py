@@ -1,5 +1,6 @@
 """The command line: one line an error and its exit status, nothing left behind, help at once, what is shown."""
 
+import inspect
 import json
 import math
 import os
@@ -16,10 +17,11 @@ from PIL import Image
 
 import linknet_fastai
 from linknet_fastai import cli
+from linknet_fastai.commands import train
 from linknet_fastai.errors import UsageError
 from linknet_fastai.recipe import load_recipe, recipe_folder
 from linknet_fastai.run_folder import write_run
-from linknet_fastai.settings import Settings
+from linknet_fastai.settings import WITHOUT_OPTION, Settings
 
 COMMANDS = ["fit", "lr-find", "evaluate", "predict", "export", "data", "recipes", "benchmark"]
 Command = Callable[..., int]
@@ -543,3 +545,7 @@ def test_a_setting_that_cannot_be_is_refused(
     assert command("fit", "street", "--data", street_data, *said) == 2
     assert message in one_error(capsys)
     assert list(here.iterdir()) == []
+
+
+def test_settings_without_an_option_of_their_own_are_those_that_fit_does_not_take() -> None:
+    assert set(Settings.model_fields) - set(inspect.signature(train.fit).parameters) == WITHOUT_OPTION

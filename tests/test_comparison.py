@@ -80,6 +80,13 @@ def test_published_figures_carry_split_and_source_and_each_measure_its_name() ->
     assert published_figures("street") == []
 
 
+def test_the_readme_has_every_published_figure() -> None:
+    lines = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").splitlines()
+    for figure in published_figures("camvid"):
+        scores = [f"{100 * score:.1f}" for score in (figure.mean_accuracy, figure.miou) if score is not None]
+        assert any(figure.network in line and all(f" {score} " in line for score in scores) for line in lines)
+
+
 def test_only_scores_on_the_same_split_without_tta_stand_beside_published_ones(
     runs: list[Path], tmp_path: Path
 ) -> None:
