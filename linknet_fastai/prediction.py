@@ -1,7 +1,7 @@
 """From frames to masks and overlays, whichever engine runs the network. Imports no torch: not all of them do."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -15,7 +15,6 @@ from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.files import written_whole
 from linknet_fastai.image_files import open_image, resize_image
 from linknet_fastai.model_card import ModelCard
-from linknet_fastai.recipe import VOID
 from linknet_fastai.threads import MOST_THREADS, overlapped, usable_cores
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
@@ -93,11 +92,34 @@ def colour_mask(channels: np.ndarray, card: ModelCard) -> np.ndarray:
     return colours[channels]
 
 
-def overlay(image: Image.Image, channels: np.ndarray, card: ModelCard, opacity: float = 0.5) -> Image.Image:
-    """Lay the classes' colours over an RGB frame of the same size; void stays clear."""
-    coloured = Image.blend(image, Image.fromarray(colour_mask(channels, card)), opacity)
-    clear = Image.fromarray((channels == VOID).astype(np.uint8) * 255)
-    return Image.composite(image, coloured, clear)
+def overlay(
+    image: Image.Image,
+    channels: np.ndarray,
+    card: ModelCard,
+    opacity: float = 0.5,
+    shown: Collection[int] | None = None,
+) -> Image.Image:
+    """Lay the classes' colours over a frame.
+
+    Where two classes meet the colour is twice as strong: poles and signs, which are little but border, stand out.
+
+    Args:
+        image: RGB, of the class map's size.
+        channels: HxW uint8, 255 for void, which stays clear.
+        card: the model's card, for the colours.
+        opacity: of the colours, 0 to 1.
+        shown: the channels that are coloured; None is all.
+    """
+    strength = np.zeros(256, np.uint8)
+    strength[list(range(len(card.classes)) if shown is None else shown)] = round(255 * opacity)
+    border = np.zeros(channels.shape, bool)
+    for here, beyond in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
+        differs = channels[here] != channels[beyond]
+        border[here] |= differs
+        border[beyond] |= differs
+    alpha = strength[channels]
+    alpha[border] = np.minimum(2 * alpha[border].astype(np.uint16), 255)
+    return Image.composite(Image.fromarray(colour_mask(channels, card)), image, Image.fromarray(alpha))
 
 
 @dataclass(frozen=True)

@@ -153,14 +153,23 @@ def test_the_network_gets_what_the_validation_loader_gives(street_data: Path) ->
         assert torch.equal(seen[place][0], images[place].as_subclass(Tensor))
 
 
-def test_void_has_its_own_id_and_stays_clear_in_an_overlay(card: ModelCard) -> None:
+def test_void_has_its_own_id(card: ModelCard) -> None:
     channels = np.array([[0, 1], [2, 255]], np.uint8)
     assert id_mask(channels, card).tolist() == [[7, 40], [200, 9]]
     assert colour_mask(channels, card)[0, 1].tolist() == [0, 250, 0]
-    frame = Image.fromarray(np.full((2, 2, 3), 100, np.uint8))
-    drawn = np.asarray(overlay(frame, channels, card, opacity=0.5))
-    assert drawn[1, 1].tolist() == [100, 100, 100]
-    assert drawn[0, 0].tolist() == [175, 50, 50]
+
+
+def test_an_overlay_is_stronger_along_borders_and_clear_where_void_or_not_shown(card: ModelCard) -> None:
+    channels = np.repeat(np.array([[0, 0, 0, 1, 2, 2, 2, 255, 255]], np.uint8), 3, axis=0)
+    frame = Image.fromarray(np.full((3, 9, 3), 100, np.uint8))
+    drawn = np.asarray(overlay(frame, channels, card, opacity=0.4))[1]
+    assert drawn[[0, 5, 8]].tolist() == [[160, 60, 60], [60, 60, 160], [100, 100, 100]]
+    assert drawn[[2, 3, 4]].tolist() == [[220, 20, 20], [20, 220, 20], [20, 20, 220]]  # one pixel of green is seen
+    assert drawn[7].tolist() == [100, 100, 100]
+    some = np.asarray(overlay(frame, channels, card, opacity=0.4, shown=[1]))[1]
+    assert some[3].tolist() == [20, 220, 20]
+    assert (np.delete(some, 3, axis=0) == 100).all()
+    assert overlay(frame, channels, card, opacity=0).tobytes() == frame.tobytes()
 
 
 def test_masks_only_writes_no_overlays(predictor: Predictor, save_array: SaveArray, tmp_path: Path) -> None:
