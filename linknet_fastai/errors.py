@@ -1,5 +1,8 @@
 """What a user can mend: every message is one line that names the file or option and the mend."""
 
+import importlib
+from types import ModuleType
+
 
 class UserError(Exception):
     """Something on the user's side is off; the command line prints the message and exits with `exit_code`."""
@@ -18,3 +21,17 @@ class UsageError(UserError):
     """A wrong argument, option or recipe."""
 
     exit_code = 2
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """Import an optional package.
+
+    Raises:
+        UserError: it is not installed; `extra` is what brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"{module} is needed and cannot be imported ({error}): pip install 'linknet-fastai[{extra}]'"
+        ) from None

@@ -1,9 +1,7 @@
 """What exported graphs and the engines that run them agree on: names, metadata, what a class map must be."""
 
-import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from pydantic import ValidationError
@@ -15,20 +13,6 @@ from linknet_fastai.settings import explain
 # The graph's inputs, its output, and the node that brings the logits to the frame's size.
 IMAGE, SIZE, MASK, RESAMPLED = "image", "size", "mask", "linknet/resampled"
 LONGEST_METADATA = 1 << 20  # 254 classes take a tenth of that
-
-
-def need(module: str, extra: str) -> ModuleType:
-    """Import an optional package.
-
-    Raises:
-        UserError: it is not installed; `extra` is what brings it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"{module} is needed and cannot be imported ({error}): pip install 'linknet-fastai[{extra}]'"
-        ) from None
 
 
 def parse_card(text: str | None, file: Path) -> ModelCard:

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from linknet_fastai.engines import open_engine
-from linknet_fastai.errors import UserError
-from linknet_fastai.exported import IMAGE, SIZE, need
+from linknet_fastai.errors import UserError, need
+from linknet_fastai.exported import IMAGE, SIZE
 from linknet_fastai.files import written_whole
 from linknet_fastai.image_files import open_image, resize_image
 from linknet_fastai.model import LinkNet

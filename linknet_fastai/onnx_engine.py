@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from linknet_fastai.errors import UsageError, UserError
-from linknet_fastai.exported import IMAGE, SIZE, checked_mask, need, parse_card
+from linknet_fastai.errors import UsageError, UserError, need
+from linknet_fastai.exported import IMAGE, SIZE, checked_mask, parse_card
 from linknet_fastai.model_card import METADATA_KEY
 from linknet_fastai.prediction import Engine
 
