@@ -5,6 +5,7 @@ from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
+import fastai.vision.learner  # noqa: F401 - teaches show_results images and masks
 import numpy as np
 import torch
 from fastai.callback.core import Callback

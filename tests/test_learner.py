@@ -3,6 +3,7 @@
 from unittest.mock import Mock
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -52,7 +53,9 @@ def test_a_notebook_session_works_from_data_to_export(dls, street_data, tmp_path
         "time",
     ]
     assert len(learn.recorder.values) == 2
+    plt.close("all")
     learn.show_results(max_n=2)
+    assert [len(plt.figure(number).axes) for number in plt.get_fignums()] == [4]  # two frames, truth and prediction
     dls.show_batch(max_n=2)
     learn.export()
     loaded = load_learner(tmp_path / "export.pkl")
