@@ -55,7 +55,7 @@ def test_a_notebook_session_works_from_data_to_export(dls, street_data, tmp_path
     assert len(learn.recorder.values) == 2
     plt.close("all")
     learn.show_results(max_n=2)
-    assert [len(plt.figure(number).axes) for number in plt.get_fignums()] == [4]  # two frames, truth and prediction
+    assert [len(plt.figure(number).axes) for number in plt.get_fignums()] == [2]  # truth and prediction
     dls.show_batch(max_n=2)
     learn.export()
     loaded = load_learner(tmp_path / "export.pkl")
