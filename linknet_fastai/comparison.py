@@ -11,9 +11,9 @@ from statistics import fmean
 from typing import Any
 
 from linknet_fastai.files import write_text
-from linknet_fastai.recipe import recipe_folder
 from linknet_fastai.run_folder import read_evaluations, read_metrics, read_run
 from linknet_fastai.scores import best_row
+from linknet_fastai.shipped import recipe_folder
 
 NOT_TOLD_APART = {"seed", "device", "workers", "cache", "cache_dir"}  # two runs that differ in these alone are alike
 

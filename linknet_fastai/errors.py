@@ -18,3 +18,9 @@ class UsageError(UserError):
     """A wrong argument, option or recipe."""
 
     exit_code = 2
+
+
+def reason(error: Exception) -> str:
+    """What an error of some library says, in one line of bounded length."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(said.split())[:200]
