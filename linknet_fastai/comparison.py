@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ def spreads(runs: Sequence[RunSummary]) -> list[Spread]:
 def published_figures(recipe: str) -> list[Published]:
     """What others published on a shipped recipe; nothing where no file says."""
     file = recipe_folder() / recipe / "published.toml"
-    if not file.is_file():
+    if not os.path.isfile(file):
         return []
     return [Published(**figure) for figure in tomllib.loads(file.read_text(encoding="utf-8"))["figures"]]
 

@@ -46,7 +46,7 @@ def opened_image(path: Path, what: str) -> Iterator[Image.Image]:
 def open_image(path: Path) -> Image.Image:
     """Open an image as RGB, turned upright by its EXIF orientation; for training as for prediction.
 
-    Of 16 bits the upper 8 are kept, whatever has an alpha channel loses it, and of an animation the first frame counts.
+    Of 16 bits the upper 8 are kept, an alpha channel is left out, and of an animation the first frame counts.
 
     Raises:
         UserError: the file cannot be read as an image.

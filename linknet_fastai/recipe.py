@@ -128,9 +128,13 @@ def _check_wildcards(pattern: str, key: str) -> None:
         raise ValueError(f"{key}: {pattern!r}: a field is a name in braces, as in {{stem}}")
     plain = FIELD.sub("*", pattern)
     if "**" in plain:
-        raise ValueError(f"{key}: {pattern!r}: fields and '*' need something between them; each is one folder or name")
+        raise ValueError(
+            f"{key}: {pattern!r}: fields and '*' need something between them; each is one folder or name"
+        )
     if max(part.count("*") for part in plain.split("/")) > MOST_WILDCARDS:
-        raise ValueError(f"{key}: {pattern!r}: more than {MOST_WILDCARDS} fields and '*' in one folder's or file's name")
+        raise ValueError(
+            f"{key}: {pattern!r}: more than {MOST_WILDCARDS} fields and '*' in one folder's or file's name"
+        )
 
 
 class Recipe(_Checked):

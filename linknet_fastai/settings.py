@@ -16,6 +16,7 @@ WITHOUT_OPTION = frozenset({"weight_decay", "encoder_lr", "flip", "scale", "colo
 SMALLEST_SIDE = 33
 LARGEST_SIDE = 16384
 MOST_PIXELS = 1 << 25
+MOST_EPOCHS = 100_000
 # Files of this machine are named on the command line: a recipe or preset may come from another, or from anybody.
 PATHS = ("cache_dir", "encoder_weights", "init_from")
 
@@ -71,7 +72,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     preset: Text = "best"
-    epochs: int = Field(default=50, ge=1, le=100_000)
+    epochs: int = Field(default=50, ge=1, le=MOST_EPOCHS)
     size: Size = (480, 360)
     crop: Size | None = None
     bs: int = Field(default=8, ge=2, le=4096)
@@ -125,7 +126,7 @@ def explain(error: ValidationError) -> str:
 
 
 def check_training_table(table: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the table of a recipe or preset holds known settings with values that fit, and no path."""
+    """Raise ValueError unless a recipe's or preset's table holds known settings with values that fit, and no path."""
     if named := [name for name in PATHS if name in table]:
         raise ValueError(f"{named[0]}: a file names no paths of a machine; --{named[0].replace('_', '-')} does")
     try:

@@ -1,4 +1,4 @@
-"""The TOML files that come with the program, and those of users: found by name or path, and read. Not what they say."""
+"""The TOML files that come with the program, and those of users: found by name or path, and read."""
 
 import difflib
 import os

@@ -1,4 +1,4 @@
-"""Text that others may have written: how much of it is read, and what may stand in it. Opens no images and no models."""
+"""Text that others may have written: how much of it is read, and what may stand in it."""
 
 import errno
 import json

@@ -116,7 +116,7 @@ def report(
         file, why_no_frames = reports.report(run, data, progress)
     if why_no_frames:
         show_note(f"no frames are shown: {why_no_frames}")
-    console.print(file)
+    console.print(str(file))
 
 
 def data(
