@@ -1,6 +1,7 @@
 """What exported graphs and the engines that run them agree on: names, metadata, what a class map must be."""
 
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -25,6 +26,12 @@ def need(module: str, extra: str) -> ModuleType:
         raise UserError(
             f"{module} is needed and cannot be imported ({error}): pip install 'linknet-fastai[{extra}]'"
         ) from None
+
+
+def check_interface(inputs: Iterable[str], outputs: int, file: Path) -> None:
+    """Raise UserError unless a graph takes a frame and a size, and gives one thing."""
+    if (sorted(inputs), outputs) != (sorted((IMAGE, SIZE)), 1):
+        raise UserError(f"{file}: its graph takes no frame and size and gives no class map; was it exported here?")
 
 
 def checked_mask(mask: np.ndarray, size: tuple[int, int], card: ModelCard, file: Path) -> np.ndarray:
