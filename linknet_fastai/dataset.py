@@ -207,7 +207,7 @@ def open_dataset(
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     root = Path(folder) if folder is not None else _fetch(recipe, progress)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f"{root}: no such data folder; {recipe.name}: {recipe.source}")
     try:
         for candidate in (root, *sorted(path for path in root.iterdir() if path.is_dir())):

@@ -49,7 +49,7 @@ def telling_frames(
         frame = here[name]
         image, predicted = predict_file(engine, frame.image)
         labels = dataset.read_label(frame.label)
-        shown.append(ShownFrame(printable(frame.stem), rank, scored[name], image, labels, predicted))
+        shown.append(ShownFrame(frame.stem, rank, scored[name], image, labels, predicted))
     return shown
 
 
@@ -137,7 +137,7 @@ def _pictures(frame: ShownFrame, card: ModelCard) -> dict[str, str]:
         "errors": Image.fromarray(red),
     }
     return {
-        "title": f"{frame.rank}: {frame.stem}, mIoU {frame.miou:.3f}",
+        "title": f"{frame.rank}: {printable(frame.stem)}, mIoU {frame.miou:.3f}",
         "image": _data_url(frame.image.resize(size, Image.Resampling.BOX), "JPEG", quality=88),
         **{name: _data_url(mask.resize(size, Image.Resampling.NEAREST), "PNG") for name, mask in masks.items()},
     }
