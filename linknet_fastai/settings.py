@@ -25,7 +25,7 @@ def parse_size(text: Any) -> tuple[int, int]:
     """Turn "480x360" into (480, 360), a size in pixels as (width, height)."""
     if isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(side, int) for side in text):
         width, height = text
-    elif isinstance(text, str) and (match := re.fullmatch(r"(\d{1,6})x(\d{1,6})", text)):
+    elif isinstance(text, str) and (match := re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)):
         width, height = int(match[1]), int(match[2])
     else:
         raise ValueError(f"{reprlib.repr(text)} is no size: write WIDTHxHEIGHT, as in 480x360")

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import stat
 import tomllib
 from pathlib import Path
@@ -12,6 +13,8 @@ from pydantic import AfterValidator, Field
 LARGEST_TABLES = 1 << 20  # bytes of a recipe, a preset, a run.toml
 LARGEST_LIST = 1 << 26  # bytes of a list of frames, of scores with one for each frame
 DEEPEST = 32  # levels of lists and tables within each other
+# A key of so many parts, as in a.b."c": tomllib takes time by the square of their number, hours for a file of a MiB.
+DEEP_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){32}""", re.ASCII)
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -73,7 +76,10 @@ def read_text(file: Path, most: int = LARGEST_TABLES) -> str:
 
 def read_tables(file: Path) -> dict[str, Any]:
     """Read a TOML file; raises as `read_text` does, ValueError also where it is no TOML or too deep."""
-    return _parsed(tomllib.loads, read_text(file))
+    text = read_text(file)
+    if DEEP_KEY.search(text):
+        raise ValueError("nested too deeply")
+    return _parsed(tomllib.loads, text)
 
 
 def parse_json(text: str) -> Any:
