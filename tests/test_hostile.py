@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from linknet_fastai import model_file
+from linknet_fastai.charts import class_bars, confusion_matrix, save_figure, svg
 from linknet_fastai.comparison import summarise
 from linknet_fastai.dataset import open_dataset
 from linknet_fastai.engines import open_engine
@@ -610,3 +611,10 @@ def test_a_disk_behind_a_link_in_the_data_folder_is_used(
     for split in ("train", "val", "test"):
         (data / split).symlink_to(street_data / split)
     assert command("evaluate", model, "street", "--data", data) == 0
+
+
+def test_names_are_drawn_letter_by_letter_and_are_no_formulas(tmp_path: Path) -> None:
+    names = ["$\\nosuch$", "a$b$c", "\udcff", "[b]"]
+    for figure in (class_bars(dict.fromkeys(names, 0.5)), confusion_matrix(np.ones((4, 4), int), names)):
+        save_figure(figure, tmp_path / "chart.png")
+    assert "$\\nosuch$" in svg(lambda: class_bars(dict.fromkeys(names, 0.5)))
