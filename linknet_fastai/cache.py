@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, Self
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from PIL import Image
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from linknet_fastai.dataset import Dataset, Frame, Progress, cache_folder
@@ -37,6 +37,12 @@ class Index(BaseModel):
     size: tuple[Side, Side]
     label_shapes: list[tuple[Side, Side]] = Field(min_length=1)
     survey: Survey
+
+    @model_validator(mode="after")
+    def _check_areas(self) -> Self:
+        if max(rows * columns for rows, columns in (self.size, *self.label_shapes)) > MOST_PIXELS:
+            raise ValueError("more pixels than an image may have")
+        return self
 
 
 class FrameCache:

@@ -16,6 +16,7 @@ from linknet_fastai.image_files import LabelReader
 from linknet_fastai.recipe import FIELD, Layout, Recipe, Split, load_recipe, read_stems
 from linknet_fastai.settings import format_size
 
+LONGEST_NAME = 255  # of a file: what a list has beyond that, no message says again
 Progress = Callable[[str, int, int], None]  # what is going on, how many are done, of how many
 
 
@@ -112,7 +113,7 @@ class Dataset:
             if absent:
                 raise UserError(
                     f"{self.folder}: {len(absent)} of the {len(split.stems)} frames of split {name!r} are missing "
-                    f"(first {self.layout.images.replace('{stem}', absent[0])})"
+                    f"(first {self.layout.images.replace('{stem}', absent[0][:LONGEST_NAME])})"
                 )
             return [frames[stem] for stem in split.stems]
         return [frames[stem] for stem in self._fraction_stems(name, list(frames))]
@@ -135,7 +136,8 @@ class Dataset:
         frames = _by_stem([f for folder in folders for f in match_frames(self.folder, self.layout, folder)])
         stems = read_stems(file)
         if absent := [stem for stem in stems if stem not in frames]:
-            raise UsageError(f"{file}: no frame {absent[0]!r} in {self.folder} ({len(absent)} such lines)")
+            first = absent[0][:LONGEST_NAME]
+            raise UsageError(f"{file}: no frame {first!r} in {self.folder} ({len(absent)} such lines)")
         return [frames[stem] for stem in dict.fromkeys(stems)]
 
 
@@ -163,7 +165,7 @@ def match_frames(folder: Path, layout: Layout, split: str = "") -> list[Frame]:
     frames = []
     for path in sorted(folder.glob(_glob(layout.images, split))):
         match = matcher.fullmatch(path.relative_to(folder).as_posix())
-        if match and not path.is_dir():  # what else is no image is said when it is read
+        if match and not os.path.isdir(path):  # what else is no image is said when it is read
             values = {**match.groupdict(), "split": split}
             label = FIELD.sub(lambda field, values=values: values[field[1]], layout.labels)
             frames.append(Frame(path, folder / label, match["stem"]))

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from linknet_fastai.errors import UsageError, UserError, reason
 from linknet_fastai.recipe import MOST_CLASSES, ClassEntry, Recipe, VoidEntry, check_classes
 from linknet_fastai.settings import Decoder, Size, explain
-from linknet_fastai.untrusted import Name, parse_json
+from linknet_fastai.untrusted import Line, Name, parse_json
 
 METADATA_KEY = "linknet_fastai"
 LONGEST_METADATA = 1 << 20  # characters; 254 classes take a tenth of that
@@ -28,7 +28,7 @@ class ModelCard(BaseModel):
     classes: tuple[ClassEntry, ...] = Field(min_length=2, max_length=MOST_CLASSES)
     void: VoidEntry
     size: Size
-    encoder: Name = "resnet18"
+    encoder: Line = "resnet18"
     decoder: Decoder = "deconv"
     mean: tuple[Level, Level, Level] = IMAGENET_MEAN
     std: tuple[Spread, Spread, Spread] = IMAGENET_STD

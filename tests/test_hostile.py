@@ -368,6 +368,13 @@ def test_a_recipe_that_would_do_harm_is_refused(own_recipe: OwnRecipe, old: str,
     assert len(str(caught.value)) < 1000
 
 
+def test_a_list_with_a_name_as_long_as_a_book_is_told_in_a_line(own_recipe: OwnRecipe, own_tree: Path) -> None:
+    (file := own_tree / "list.txt").write_text("9" * 100_000)
+    with pytest.raises(UsageError, match="no frame '999") as caught:
+        open_dataset(own_recipe(), own_tree).frames(str(file))
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize(
     "text", ['cache_dir = "/etc"', 'title = "\\u001b[2J"', "title = 3", "title" + ".a" * 5000 + "=1"]
 )
