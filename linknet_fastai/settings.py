@@ -118,9 +118,9 @@ class Settings(BaseModel):
 def explain(error: ValidationError) -> str:
     """Say the first thing that pydantic found wrong in one line: where it stands and what is off."""
     first = error.errors()[0]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")[:200]
     if first["type"] == "extra_forbidden":
-        return f"unknown key {where[:200]!r}"
+        return f"unknown key {where!r}"
     message = first["msg"].removeprefix("Value error, ")[:500]
     return f"{where}: {message}" if where else message
 

@@ -79,7 +79,7 @@ def read(reader: Callable[..., Any], *arguments: object) -> Any:
     except UserError as error:
         message = str(error)
     assert message.strip()
-    assert len(message) < 5000
+    assert len(message) < 2000
     return None
 
 

@@ -343,6 +343,7 @@ RECIPES = [
     (TRAIN, 'train = { list = "pipe" }', "no regular file"),
     (TRAIN, 'train = { list = "folder" }', "no regular file"),
     (TRAIN, '".." = { fraction = 0.6 }', "is no name"),
+    (TRAIN, "a" * 10_000 + " = { fraction = 0.6 }", "at most 64 characters"),
     (BS, 'cache_dir = "/etc"', "cache_dir: a file names no paths of a machine; --cache-dir does"),
     (BS, 'init_from = "model.pkl"', "init_from: a file names no paths"),
     (BS, 'encoder_weights = "~/.ssh/id_rsa"', "encoder_weights: a file names no paths"),
