@@ -6,24 +6,43 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO, Self
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from PIL import Image
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from linknet_fastai.dataset import Dataset, Frame, Progress, cache_folder
-from linknet_fastai.errors import UserError
-from linknet_fastai.image_files import resize_image, resize_labels
+from linknet_fastai.errors import UserError, reason
+from linknet_fastai.image_files import MOST_PIXELS, resize_image, resize_labels
 from linknet_fastai.settings import format_size
 from linknet_fastai.survey import Survey, count_frames, fingerprint
+from linknet_fastai.untrusted import LARGEST_LIST, read_text
 
 INDEX, IMAGES, LABELS = "index.json", "images.bin", "labels.bin"
+
+
+Side = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
+
+
+class Index(BaseModel):
+    """What the index of a cache says: the size of its images, that of each label map, and what a look found."""
+
+    size: tuple[Side, Side]
+    label_shapes: list[tuple[Side, Side]] = Field(min_length=1)
+    survey: Survey
+
+    @model_validator(mode="after")
+    def _check_areas(self) -> Self:
+        if max(rows * columns for rows, columns in (self.size, *self.label_shapes)) > MOST_PIXELS:
+            raise ValueError("more pixels than an image may have")
+        return self
 
 
 class FrameCache:
@@ -33,15 +52,14 @@ class FrameCache:
         folder: what `cached_frames` has built.
 
     Raises:
-        OSError, ValueError, KeyError, TypeError: there is no whole cache in the folder.
+        OSError, ValueError: there is no whole cache in the folder.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        self.survey = Survey(**index["survey"])
-        width, height = index["size"]
-        self.label_shapes = [tuple(shape) for shape in index["label_shapes"]]
+        index = Index.model_validate_json(read_text(folder / INDEX, LARGEST_LIST))
+        self.survey, (width, height) = index.survey, index.size
+        self.label_shapes = index.label_shapes
         ends = np.cumsum([rows * columns for rows, columns in self.label_shapes])
         # Fails where a file is shorter than it should be.
         self._images = np.memmap(folder / IMAGES, np.uint8, "r", shape=(len(ends), 3, height, width))
@@ -108,7 +126,7 @@ def cached_frames(
                     shutil.rmtree(stale, ignore_errors=True)
         except OSError as error:
             raise UserError(
-                f"{home}: the cache of decoded frames cannot be written ({error.strerror or error}); "
+                f"{home}: the cache of decoded frames cannot be written ({reason(error)}); "
                 "name another folder with --cache-dir, or do without with --no-cache"
             ) from None
     return cache.survey, [CachedFrame(**vars(frame), cache=cache, position=i) for i, frame in enumerate(frames)]
@@ -138,14 +156,14 @@ def clear_caches(recipe_name: str, folder: Path | None = None) -> int:
         except Timeout:
             raise UserError(f"{home}: another run builds this cache right now; clear it when that is done") from None
         except OSError as error:
-            raise UserError(f"{home}: cannot be cleared ({error.strerror or error})") from None
+            raise UserError(f"{home}: cannot be cleared ({reason(error)})") from None
     return freed
 
 
 def _open(folder: Path) -> FrameCache | None:
     try:
         return FrameCache(folder)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return None
 
 
@@ -181,8 +199,8 @@ def _build(
         with (partial / IMAGES).open("wb") as images, (partial / LABELS).open("wb") as labels:
             found, shapes = _write_frames(dataset, frames, size, training, images, labels, progress)
         found.raise_problems()
-        index = {"size": size, "label_shapes": shapes, "survey": asdict(found)}
-        (partial / INDEX).write_text(json.dumps(index), encoding="utf-8")
+        index = Index(size=size, label_shapes=shapes, survey=found)
+        (partial / INDEX).write_text(index.model_dump_json(), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)  # a damaged one
         partial.rename(target)
     except BaseException:

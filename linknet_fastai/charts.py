@@ -13,6 +13,7 @@ from PIL import Image
 
 from linknet_fastai.prediction import save_image
 from linknet_fastai.scores import best_row
+from linknet_fastai.untrusted import printable
 
 if TYPE_CHECKING:
     from linknet_fastai.comparison import RunSummary
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 BLUE, ORANGE, GREEN, PURPLE = SERIES[:4]
 INK = {False: "#1b1f24", True: "#e6e9ed"}  # of text and lines on a light and on a dark page
+
+
+def literal(text: str) -> str:
+    """A name as matplotlib shows it letter by letter: between two dollar signs it would look for a formula."""
+    return printable(text).replace("$", r"\$")
 
 
 def save_figure(figure: Figure, file: Path) -> None:
@@ -83,7 +89,7 @@ def class_bars(scores: Mapping[str, float]) -> Figure:
     ranked = sorted(scores.items(), key=lambda item: item[1] if item[1] == item[1] else -1)
     figure = Figure(figsize=(6, 0.6 + 0.3 * len(ranked)), dpi=120, layout="constrained")
     axes = figure.subplots()
-    names, values = [name for name, _ in ranked], [0 if value != value else value for _, value in ranked]
+    names, values = [literal(name) for name, _ in ranked], [0 if value != value else value for _, value in ranked]
     axes.barh(names, values, color=BLUE)
     for place, (_, value) in enumerate(ranked):
         axes.text(values[place] + 0.01, place, "-" if value != value else f"{value:.3f}", va="center", fontsize=9)
@@ -108,9 +114,9 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     figure = Figure(figsize=(side, side), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    places = range(len(class_names))
-    axes.set_xticks(places, class_names, rotation=90)
-    axes.set_yticks(places, class_names)
+    places, names = range(len(class_names)), [literal(name) for name in class_names]
+    axes.set_xticks(places, names, rotation=90)
+    axes.set_yticks(places, names)
     axes.set(xlabel="prediction", ylabel="truth", title="confusion matrix, % of the truth's pixels")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -147,13 +153,13 @@ def run_comparison(runs: Sequence["RunSummary"]) -> Figure:
         colour = f"C{number}" if number >= len(SERIES) else SERIES[number]
         epochs, mious = [row["epoch"] for row in run.rows], [row["miou"] for row in run.rows]
         marker = "o" if len(epochs) < 3 else None
-        curves.plot(epochs, mious, color=colour, marker=marker, label=f"{run.name}  {mious[-1]:.3f}")
+        curves.plot(epochs, mious, color=colour, marker=marker, label=f"{literal(run.name)}  {mious[-1]:.3f}")
         places = np.arange(len(classes)) + (number - (len(runs) - 1) / 2) * height
         bars.barh(places, [run.ious.get(name, np.nan) for name in classes], height, color=colour)
     curves.set(title="mIoU on validation; in the legend the last epoch's", xlabel="epoch", ylim=(0, None))
     curves.xaxis.get_major_locator().set_params(integer=True)
     curves.legend(frameon=False, fontsize=9)
-    bars.set_yticks(range(len(classes)), classes)
+    bars.set_yticks(range(len(classes)), [literal(name) for name in classes])
     bars.invert_yaxis()
     bars.set(title="class IoU at the last epoch", xlim=(0, 1))
     for axes in (curves, bars):

@@ -1,17 +1,18 @@
 """Cityscapes on disk as its official scripts have it: the table of labels, the truth, the names of predictions.
 
-No scores and no recipes here; needs NumPy and Pillow alone.
+No scores and no recipes here.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.image_files import opened_image
 
 
 class Label(NamedTuple):
@@ -123,16 +124,13 @@ def read_truth(label_file: Path) -> tuple[np.ndarray, np.ndarray | None]:
     # In the name alone: the official script replaces it in the folders' names too.
     instance_file = label_file.with_name(label_file.name.replace("labelIds", "instanceIds"))
     labels = _read_ids(label_file, ("L", "P"))
-    if instance_file == label_file or not instance_file.is_file():
+    if instance_file == label_file or not os.path.isfile(instance_file):
         return labels, None
     return labels, _read_ids(instance_file, ("I;16", "I", "L")).astype(np.int32)
 
 
 def _read_ids(file: Path, modes: tuple[str, ...]) -> np.ndarray:
-    try:
-        with Image.open(file) as image:
-            if image.mode not in modes:
-                raise ValueError(f"mode {image.mode}, expected {' or '.join(modes)}")
-            return np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file}: cannot read these ids ({error})") from None
+    with opened_image(file, "these ids") as image:
+        if image.mode not in modes:
+            raise ValueError(f"mode {image.mode}, expected {' or '.join(modes)}")
+        return np.asarray(image)

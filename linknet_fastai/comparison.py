@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from statistics import fmean
 from typing import Any
 
 from linknet_fastai.files import write_text
-from linknet_fastai.recipe import recipe_folder
 from linknet_fastai.run_folder import read_evaluations, read_metrics, read_run
 from linknet_fastai.scores import best_row
+from linknet_fastai.shipped import recipe_folder
 
 NOT_TOLD_APART = {"seed", "device", "workers", "cache", "cache_dir"}  # two runs that differ in these alone are alike
 
@@ -136,7 +137,7 @@ def spreads(runs: Sequence[RunSummary]) -> list[Spread]:
 def published_figures(recipe: str) -> list[Published]:
     """What others published on a shipped recipe; nothing where no file says."""
     file = recipe_folder() / recipe / "published.toml"
-    if not file.is_file():
+    if not os.path.isfile(file):
         return []
     return [Published(**figure) for figure in tomllib.loads(file.read_text(encoding="utf-8"))["figures"]]
 

@@ -1,6 +1,8 @@
 """A recipe's data on disk: where it is or comes from, which layout it is in, the frames of a split."""
 
+import glob
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +11,12 @@ from pathlib import Path
 from fastcore.xdg import xdg_cache_home
 
 from linknet_fastai import street
-from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.errors import UsageError, UserError, reason
 from linknet_fastai.image_files import LabelReader
 from linknet_fastai.recipe import FIELD, Layout, Recipe, Split, load_recipe, read_stems
 from linknet_fastai.settings import format_size
 
+LONGEST_NAME = 255  # of a file: what a list has beyond that, no message says again
 Progress = Callable[[str, int, int], None]  # what is going on, how many are done, of how many
 
 
@@ -56,11 +59,11 @@ class Dataset:
         Raises:
             UsageError: there is neither such a split nor such a file, or a listed stem is not there.
             EmptySplitError: the split has no frames here.
-        UserError: a frame is missing, or its label map is.
+            UserError: a frame is missing, or its label map is.
         """
         if selection in self.recipe.splits:
             frames = self._split_frames(selection, self.recipe.splits[selection])
-        elif Path(selection).is_file():
+        elif os.path.isfile(selection):
             frames = self._listed_frames(Path(selection))
         else:
             raise UsageError(
@@ -69,7 +72,7 @@ class Dataset:
         if not frames:
             looked = self.layout.images.replace("{split}", self._split_folder(selection))
             raise EmptySplitError(f"{self.folder}: split {selection!r} is empty: nothing matches {looked}")
-        if missing := [frame for frame in frames if not frame.label.is_file()]:
+        if missing := [frame for frame in frames if not os.path.isfile(frame.label)]:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise UserError(f"{missing[0].image}: its label map {missing[0].label} is missing{more}")
         return frames
@@ -110,7 +113,7 @@ class Dataset:
             if absent:
                 raise UserError(
                     f"{self.folder}: {len(absent)} of the {len(split.stems)} frames of split {name!r} are missing "
-                    f"(first {self.layout.images.replace('{stem}', absent[0])})"
+                    f"(first {self.layout.images.replace('{stem}', absent[0][:LONGEST_NAME])})"
                 )
             return [frames[stem] for stem in split.stems]
         return [frames[stem] for stem in self._fraction_stems(name, list(frames))]
@@ -119,7 +122,7 @@ class Dataset:
         listed = {stem for split in self.recipe.splits.values() for stem in split.stems}
         stems = [stem for stem in stems if stem not in listed]
         # Ordered by digest: the same frames for everyone, and a frame more moves few others.
-        shuffled = sorted(stems, key=lambda stem: hashlib.sha256(stem.encode()).digest())
+        shuffled = sorted(stems, key=lambda stem: hashlib.sha256(os.fsencode(stem)).digest())
         begin = 0.0
         for other, split in self.recipe.splits.items():
             end = begin + (split.fraction or 0)
@@ -133,7 +136,8 @@ class Dataset:
         frames = _by_stem([f for folder in folders for f in match_frames(self.folder, self.layout, folder)])
         stems = read_stems(file)
         if absent := [stem for stem in stems if stem not in frames]:
-            raise UsageError(f"{file}: no frame {absent[0]!r} in {self.folder} ({len(absent)} such lines)")
+            first = absent[0][:LONGEST_NAME]
+            raise UsageError(f"{file}: no frame {first!r} in {self.folder} ({len(absent)} such lines)")
         return [frames[stem] for stem in dict.fromkeys(stems)]
 
 
@@ -148,26 +152,32 @@ def _by_stem(frames: list[Frame]) -> dict[str, Frame]:
 
 def match_frames(folder: Path, layout: Layout, split: str = "") -> list[Frame]:
     """All images that match a layout's pattern, in the order of their names, with the label maps they should have."""
-    pattern = layout.images.replace("{split}", split)
-    seen: set[str] = set()
-
-    def group(field: re.Match) -> str:
-        name = field[1]
-        if name in seen:
-            return f"(?P={name})"
-        seen.add(name)
-        return f"(?P<{name}>[^/]+)"
-
-    # Escaped first, so that only the fields and '*' are special; re.escape puts a backslash before both.
-    escaped = re.escape(pattern).replace(r"\{", "{").replace(r"\}", "}").replace(r"\*", "[^/]*")
-    matcher = re.compile(FIELD.sub(group, escaped))
+    expression, seen = "", {"split"}
+    for place, part in enumerate(FIELD.split(layout.images)):  # text and the names of fields take turns
+        if place % 2 == 0:
+            expression += re.escape(part).replace(r"\*", "[^/]*")
+        elif part == "split":
+            expression += re.escape(split)
+        else:
+            expression += f"(?P={part})" if part in seen else f"(?P<{part}>[^/]+)"
+            seen.add(part)
+    matcher = re.compile(expression)
     frames = []
-    for path in sorted(folder.glob(FIELD.sub("*", pattern))):
+    for path in sorted(folder.glob(_glob(layout.images, split))):
         match = matcher.fullmatch(path.relative_to(folder).as_posix())
-        if match and path.is_file():
-            label = layout.labels.format(**match.groupdict(), **({"split": split} if split else {}))
+        if match and not os.path.isdir(path):  # what else is no image is said when it is read
+            values = {**match.groupdict(), "split": split}
+            label = FIELD.sub(lambda field, values=values: values[field[1]], layout.labels)
             frames.append(Frame(path, folder / label, match["stem"]))
     return frames
+
+
+def _glob(pattern: str, split: str) -> str:
+    """A layout's pattern as a glob: of all that stands there and in the split's name, '*' alone is special."""
+    texts = FIELD.split(pattern)
+    texts[::2] = [glob.escape(text).replace("[*]", "*") for text in texts[::2]]
+    texts[1::2] = [glob.escape(split) if field == "split" else "*" for field in texts[1::2]]
+    return "".join(texts)
 
 
 def size_mismatch(frame: Frame, label_size: tuple[int, int], image_size: tuple[int, int]) -> str:
@@ -199,12 +209,15 @@ def open_dataset(
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     root = Path(folder) if folder is not None else _fetch(recipe, progress)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f"{root}: no such data folder; {recipe.name}: {recipe.source}")
-    for candidate in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
-        for layout in recipe.layouts:
-            if _holds(candidate, layout, recipe):
-                return Dataset(recipe, candidate, layout)
+    try:
+        for candidate in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
+            for layout in recipe.layouts:
+                if _holds(candidate, layout, recipe):
+                    return Dataset(recipe, candidate, layout)
+    except OSError as error:
+        raise UserError(f"{error.filename or root}: cannot be looked into ({reason(error)})") from None
     looked = "; ".join(f"{lay.images} with {lay.labels}" for lay in recipe.layouts)
     raise UserError(
         f"{root}: no {recipe.name} data here; looked for {looked}{_half_there(root, recipe)}. "
@@ -229,8 +242,7 @@ def _holds(folder: Path, layout: Layout, recipe: Recipe) -> bool:
 
 def _any_match(folder: Path, pattern: str, layout: Layout, recipe: Recipe) -> bool:
     names = [split.folder or name for name, split in recipe.splits.items()] if layout.by_folder else [""]
-    globs = (FIELD.sub("*", pattern.replace("{split}", name)) for name in names)
-    return any(next(folder.glob(glob), None) for glob in globs)
+    return any(next(folder.glob(_glob(pattern, name)), None) for name in names)
 
 
 def _fetch(recipe: Recipe, progress: Progress | None) -> Path:
@@ -240,7 +252,7 @@ def _fetch(recipe: Recipe, progress: Progress | None) -> Path:
         return _draw_street(progress)
     from fastai.data.external import URLs, untar_data  # imports most of fastai; needed in this case alone
 
-    if not hasattr(URLs, recipe.fetch):
+    if not isinstance(getattr(URLs, recipe.fetch, None), str):
         raise UsageError(f"{recipe.name}: fetch: fastai knows no data set {recipe.fetch!r}")
     try:
         return Path(untar_data(getattr(URLs, recipe.fetch)))

@@ -1,5 +1,6 @@
 """Opens a model with the engine that is asked for, or the fastest installed one for its file."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def open_engine(
     """
     cores = usable_cores()
     at_once = max(1, min(cores, MOST_AT_ONCE, frames or MOST_AT_ONCE))
-    kind = model.suffix.lower() if not model.is_dir() else ""
+    kind = model.suffix.lower() if not os.path.isdir(model) else ""
     if kind not in ENGINES_OF:
         if engine not in ("auto", "torch"):
             raise UsageError(
@@ -55,7 +56,7 @@ def open_engine(
     engine = _engine_for(model, ENGINES_OF[kind], engine)
     if device not in (None, "auto", "cpu"):
         raise UsageError(f"--device: {engine} runs on the CPU here; {device} takes the run folder or .safetensors")
-    if not model.is_file():
+    if not os.path.isfile(model):
         raise UserError(f"{model}: no such model")
     if engine == "openvino":
         from linknet_fastai.openvino_engine import OpenVinoPredictor

@@ -35,3 +35,9 @@ def need(module: str, extra: str) -> ModuleType:
         raise UserError(
             f"{module} is needed and cannot be imported ({error}): pip install 'linknet-fastai[{extra}]'"
         ) from None
+
+
+def reason(error: Exception) -> str:
+    """What an error of some library says, in one line of bounded length."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(said.split())[:200]

@@ -12,8 +12,7 @@ from linknet_fastai.cityscapes import label_ids_of_channels, read_truth
 from linknet_fastai.cityscapes_scores import CityscapesScorer, CityscapesScores
 from linknet_fastai.dataset import Dataset, Frame, Progress, size_mismatch
 from linknet_fastai.errors import UsageError, UserError
-from linknet_fastai.image_files import open_image
-from linknet_fastai.prediction import Engine, frame_threads
+from linknet_fastai.prediction import Engine, frame_threads, predict_file
 from linknet_fastai.scores import Scores, count_pixels, frame_dice, number, scores_of
 from linknet_fastai.settings import format_size
 from linknet_fastai.threads import overlapped
@@ -112,7 +111,7 @@ def evaluate(
     scorer, label_ids, counting = CityscapesScorer(), official_label_ids(dataset), Lock()
 
     def count(frame: Frame) -> tuple[np.ndarray, float]:
-        predicted = engine(open_image(frame.image))
+        _, predicted = predict_file(engine, frame.image)
         labels = read_label(frame.label)
         if labels.shape != predicted.shape:
             raise UserError(size_mismatch(frame, labels.shape[::-1], predicted.shape[::-1]))

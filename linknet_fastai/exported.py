@@ -1,36 +1,21 @@
 """What exported graphs and the engines that run them agree on: names, metadata, what a class map must be."""
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from linknet_fastai.errors import UserError
-from linknet_fastai.model_card import METADATA_KEY, ModelCard
-from linknet_fastai.settings import explain
+from linknet_fastai.model_card import ModelCard
 
 # The graph's inputs, its output, and the node that brings the logits to the frame's size.
 IMAGE, SIZE, MASK, RESAMPLED = "image", "size", "mask", "linknet/resampled"
-LONGEST_METADATA = 1 << 20  # 254 classes take a tenth of that
 
 
-def parse_card(text: str | None, file: Path) -> ModelCard:
-    """Read the card in an exported file's metadata.
-
-    Raises:
-        UserError: there is none, or it does not fit.
-    """
-    if text is None:
-        raise UserError(f"{file}: its metadata has no {METADATA_KEY!r}; it was not written by linknet-fastai")
-    if len(text) > LONGEST_METADATA:
-        raise UserError(f"{file}: metadata: {len(text)} characters are no model card")
-    try:
-        return ModelCard(**json.loads(text))
-    except ValidationError as error:
-        raise UserError(f"{file}: metadata: {explain(error)}") from None
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{file}: metadata: no model card ({' '.join(str(error).split())[:200]})") from None
+def check_interface(inputs: Iterable[str], outputs: int, file: Path) -> None:
+    """Raise UserError unless a graph takes a frame and a size, and gives one thing."""
+    if (sorted(inputs), outputs) != (sorted((IMAGE, SIZE)), 1):
+        raise UserError(f"{file}: its graph takes no frame and size and gives no class map; was it exported here?")
 
 
 def checked_mask(mask: np.ndarray, size: tuple[int, int], card: ModelCard, file: Path) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Writing files whole or not at all."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from linknet_fastai.errors import UserError
+from linknet_fastai.errors import UserError, reason
 
 
 @contextmanager
@@ -19,14 +20,16 @@ def written_whole(file: Path) -> Iterator[Path]:
     Raises:
         UserError: the file cannot be written.
     """
-    partial = file.with_name(f".{os.getpid()}-{file.name}")
+    # A digest stands for the name, which may be as long as the system allows already.
+    digest = hashlib.sha256(os.fsencode(file.name)).hexdigest()[:12]
+    partial = file.with_name(f".{os.getpid()}-{digest}{file.suffix[:16]}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.replace(file)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch says a full disk with a RuntimeError
-        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
-        raise UserError(f"{file}: cannot be written ({reason})") from error
+    # torch says a full disk with a RuntimeError; a name that is no UTF-8 cannot stand in a text.
+    except (OSError, RuntimeError, SafetensorError, UnicodeEncodeError) as error:
+        raise UserError(f"{file}: cannot be written ({reason(error)})") from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)

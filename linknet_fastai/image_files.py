@@ -1,30 +1,69 @@
 """Reading images, and label maps through a recipe's mapping of raw values or colours."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from linknet_fastai.errors import UserError
+from linknet_fastai.errors import UserError, reason
 from linknet_fastai.recipe import VOID, Layout, Recipe
+from linknet_fastai.untrusted import check_regular
 
 UNMAPPED = 254
 BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+# Pillow tells a format by what is in a file, not by its name. These hold pixels and nothing else: it would run
+# Ghostscript for an EPS of any name.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+MOST_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb: what is larger is refused unread
+
+
+@contextmanager
+def opened_image(path: Path, what: str) -> Iterator[Image.Image]:
+    """Open an image file, and say in one line what goes wrong while it is read.
+
+    Args:
+        path: the file.
+        what: what the message calls it, as in "this image".
+
+    Raises:
+        UserError: it is no regular file, no image, too large or damaged, or what is done with it fails.
+    """
+    try:
+        check_regular(path)
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} are more than {MOST_PIXELS:,} pixels")
+            yield image
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: cannot read {what} (none of {', '.join(FORMATS)})") from None
+    except Exception as error:  # Pillow's readers raise a dozen kinds at damaged files
+        raise UserError(f"{path}: cannot read {what} ({reason(error)})") from None
 
 
 def open_image(path: Path) -> Image.Image:
     """Open an image as RGB, turned upright by its EXIF orientation; for training as for prediction.
 
+    Of 16 bits the upper 8 are kept, an alpha channel is left out, and of an animation the first frame counts.
+
     Raises:
         UserError: the file cannot be read as an image.
     """
-    try:
-        with Image.open(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot read this image ({error})") from None
+    with opened_image(path, "this image") as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        return _in_8_bits(image).convert("RGB")
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """An image of 16 bits grey with the upper 8 of them; Pillow itself makes white of all that is above 255."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    pixels = np.asarray(image)
+    if image.mode == "F" or not 0 <= pixels.min() <= pixels.max() < 1 << 16:  # a 16-bit PNG is "I" in older Pillows
+        raise ValueError(f"mode {image.mode}: nobody knows which of its values is white; save it with 8 or 16 bits")
+    return Image.fromarray((pixels >> 8).astype(np.uint8))
 
 
 def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -71,12 +110,8 @@ class LabelReader:
             UserError: the file cannot be read, has no single channel (or no colours), or holds a raw value
                 outside the mapping.
         """
-        try:
-            with Image.open(path) as image:
-                image.load()
-                raw = self._raw_values(image)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"{path}: cannot read this label map ({error})") from None
+        with opened_image(path, "this label map") as image:
+            raw = self._raw_values(image)
         labels = self._channel_of_raw[raw]
         if (labels == UNMAPPED).any():
             unknown = np.unique(raw[labels == UNMAPPED])

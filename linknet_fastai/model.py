@@ -1,5 +1,6 @@
 """LinkNet (Chaurasia and Culurciello, 2017): a timm encoder, a light decoder, skips by addition."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from fastai.layers import PixelShuffle_ICNR
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.errors import UsageError, UserError, reason
 
 STRIDES = [4, 8, 16, 32]
 HEAD_WIDTH = 32
@@ -236,15 +237,16 @@ def _open_residual_branches(encoder: nn.Module) -> None:
 
 def _check_encoder_weights(name: str, weights: Path) -> None:
     """Refuse a checkpoint that timm would load in part only and say nothing."""
-    if not weights.is_file():
+    if not os.path.isfile(weights):
         raise UserError(f"--encoder-weights: {weights}: no such file")
     try:
         state = load_state_dict(str(weights), use_ema=False, weights_only=True)
     except Exception as error:  # torch, pickle and safetensors raise half a dozen kinds
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise UserError(f"--encoder-weights: {weights} holds no weights that can be read ({reason})") from error
+        raise UserError(
+            f"--encoder-weights: {weights} holds no weights that can be read without running code ({reason(error)})"
+        ) from error
     wanted = timm.create_model(name, num_classes=0).state_dict()
-    missing = [key for key, value in wanted.items() if key not in state or state[key].shape != value.shape]
+    missing = [key for key, value in wanted.items() if getattr(state.get(key), "shape", None) != value.shape]
     if missing:
         raise UserError(
             f"--encoder-weights: {weights} lacks {len(missing)} of {len(wanted)} tensors of {name} "

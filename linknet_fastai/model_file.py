@@ -1,21 +1,20 @@
 """Models as files: a `.safetensors` that says in its metadata all that prediction needs, or a trusted `.pkl`."""
 
-import json
-import pickle
+import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
+import timm
 import torch
 from fastai.learner import load_learner
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.errors import UsageError, UserError, reason
 from linknet_fastai.files import written_whole
 from linknet_fastai.model import LinkNet
-from linknet_fastai.model_card import METADATA_KEY, ModelCard
-from linknet_fastai.settings import explain
+from linknet_fastai.model_card import METADATA_KEY, ModelCard, parse_card
 
 RUN_MODEL = "model.safetensors"
 
@@ -43,11 +42,11 @@ def load_model(path: str | Path, trust_pickle: bool = False) -> tuple[LinkNet, M
         UserError: the file is missing, damaged or not ours.
     """
     file = Path(path)
-    if file.is_dir():
+    if os.path.isdir(file):
         file = file / RUN_MODEL
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise UserError(f"{path}: no {RUN_MODEL} here; is it a run folder, and has an epoch ended?")
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise UserError(f"{file}: no such model")
     if file.suffix == ".pkl":
         return _load_pickle(file, trust_pickle)
@@ -55,21 +54,36 @@ def load_model(path: str | Path, trust_pickle: bool = False) -> tuple[LinkNet, M
         raise UsageError(f"{file}: a model is a run folder, a .safetensors or a .pkl")
     try:
         with safe_open(file, framework="pt") as opened:
-            text = (opened.metadata() or {}).get(METADATA_KEY)
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file}: damaged, or no safetensors file ({error})") from None
-    if text is None:
-        raise UserError(f"{file}: its metadata has no {METADATA_KEY!r}; it was not written by linknet-fastai")
-    try:
-        card = ModelCard(**json.loads(text))
+            card = parse_card((opened.metadata() or {}).get(METADATA_KEY), file)
+            shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118 - no mapping
+            _check_encoder(card, shapes)
+            tensors = {name: opened.get_tensor(name) for name in shapes}
         model = LinkNet(len(card.classes), card.encoder, card.decoder, pretrained=False)
         model.load_state_dict(tensors)
-    except ValidationError as error:
-        raise UserError(f"{file}: metadata: {explain(error)}") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: damaged, or no safetensors file ({reason(error)})") from None
+    except UsageError as error:  # of an option that nobody gave: the metadata ask for it
+        raise UserError(f"{file}: metadata: {error}") from None
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{file}: weights and metadata do not fit ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{file}: weights and metadata do not fit ({reason(error)})") from None
     return model.eval(), card
+
+
+def _check_encoder(card: ModelCard, shapes: Mapping[str, list[int]]) -> None:
+    """Raise ValueError unless the file has the weights of its encoder.
+
+    Checked before a network is made: the metadata may name one of billions of weights, and the file have none.
+    """
+    if not timm.is_model(card.encoder.split(".")[0]):
+        return  # refused, and with the nearest name, when the network is made
+    try:
+        with torch.device("meta"):
+            wanted = timm.create_model(card.encoder, features_only=True).state_dict()
+    except Exception:  # one that timm can make with its weights alone, or not at all; the network says which
+        return
+    for name, tensor in wanted.items():
+        if shapes.get(f"encoder.{name}") != list(tensor.shape):
+            raise ValueError(f"encoder {card.encoder}: {name} is not there, or of another shape")
 
 
 def _load_pickle(file: Path, trust_pickle: bool) -> tuple[LinkNet, ModelCard]:
@@ -83,8 +97,8 @@ def _load_pickle(file: Path, trust_pickle: bool) -> tuple[LinkNet, ModelCard]:
             warnings.simplefilter("ignore")  # fastai's warning says what --trust-pickle has just acknowledged
             learn = load_learner(file)
         return learn.model.eval(), learn.card
-    except (pickle.UnpicklingError, RuntimeError, AttributeError, ImportError, EOFError) as error:
-        raise UserError(f"{file}: no learner exported by linknet-fastai ({error})") from None
+    except Exception as error:  # whatever the code in it raises
+        raise UserError(f"{file}: no learner exported by linknet-fastai ({reason(error)})") from None
 
 
 def initialise_from(model: LinkNet, card: ModelCard, path: str | Path) -> None:

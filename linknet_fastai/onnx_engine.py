@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from linknet_fastai.errors import UsageError, UserError, need
-from linknet_fastai.exported import IMAGE, SIZE, checked_mask, parse_card
-from linknet_fastai.model_card import METADATA_KEY
+from linknet_fastai.errors import UsageError, UserError, need, reason
+from linknet_fastai.exported import IMAGE, SIZE, check_interface, checked_mask
+from linknet_fastai.model_card import METADATA_KEY, parse_card
 from linknet_fastai.prediction import Engine
 
 
@@ -47,8 +47,10 @@ class OnnxPredictor(Engine):
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # a dozen kinds, all of its own making
-            raise UserError(f"{file}: damaged, or no ONNX file ({' '.join(str(error).split())[:200]})") from None
+            raise UserError(f"{file}: damaged, or no ONNX file ({reason(error)})") from None
         card = parse_card(self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), file)
+        inputs = [node.name for node in self._session.get_inputs()]
+        check_interface(inputs, len(self._session.get_outputs()), file)
         super().__init__(card, "fp32", size, frames_at_once)
         self.file = file
 
@@ -57,5 +59,5 @@ class OnnxPredictor(Engine):
         try:
             (mask,) = self._session.run(None, {IMAGE: pixels[None], SIZE: np.array(size, np.int64)})
         except Exception as error:  # a graph of another's making may ask for anything
-            raise UserError(f"{self.file}: fails ({' '.join(str(error).split())[:200]})") from None
+            raise UserError(f"{self.file}: fails ({reason(error)})") from None
         return checked_mask(mask, size, self.card, self.file)

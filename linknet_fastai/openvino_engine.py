@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from linknet_fastai.errors import UsageError, UserError, need
-from linknet_fastai.exported import IMAGE, RESAMPLED, SIZE, checked_mask, parse_card
-from linknet_fastai.model_card import METADATA_KEY
+from linknet_fastai.errors import UsageError, UserError, need, reason
+from linknet_fastai.exported import IMAGE, RESAMPLED, SIZE, check_interface, checked_mask
+from linknet_fastai.model_card import METADATA_KEY, parse_card
 from linknet_fastai.prediction import Engine
 
 MOST_COMPILED = 4  # for more sizes than that one graph is compiled that takes any
@@ -46,9 +46,12 @@ class OpenVinoPredictor(Engine):
             raise UsageError("--precision: openvino computes in fp32 or bf16 on a CPU, not in fp16")
         try:
             self._graph = self._core.read_model(file)
-            card = parse_card(_metadata(self._graph, METADATA_KEY), file)
-        except RuntimeError as error:
-            raise UserError(f"{file}: damaged, or no OpenVINO file ({_line(error)})") from None
+            text = _metadata(self._graph, METADATA_KEY)
+            inputs = [name for node in self._graph.inputs for name in node.names]
+        except Exception as error:  # mostly RuntimeError, of its own making
+            raise UserError(f"{file}: damaged, or no OpenVINO file ({reason(error)})") from None
+        card = parse_card(text, file)
+        check_interface(inputs, len(self._graph.outputs), file)
         int8 = any(node.get_type_name() == "FakeQuantize" for node in self._graph.get_ops())
         if int8 and precision == "fp32":
             raise UsageError(f"--precision: {file} is int8; export it without --int8 to compute in fp32")
@@ -75,8 +78,8 @@ class OpenVinoPredictor(Engine):
             (mask,) = request.infer(inputs, share_inputs=True).values()
             with self._lock:
                 idle.append(request)
-        except RuntimeError as error:
-            raise UserError(f"{self.file}: fails ({_line(error)})") from None
+        except Exception as error:  # a graph of another's making may ask for anything
+            raise UserError(f"{self.file}: fails ({reason(error)})") from None
         return checked_mask(mask, size, self.card, self.file)
 
     def _key(self, seen: tuple[int, int], size: tuple[int, int]) -> tuple | None:
@@ -116,7 +119,3 @@ def _metadata(graph: Any, key: str) -> str | None:
         if graph.has_rt_info(path):
             return str(graph.get_rt_info(path).astype(str))
     return None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

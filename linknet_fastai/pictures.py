@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 from torch import Tensor
 
-from linknet_fastai.charts import save_figure
+from linknet_fastai.charts import literal, save_figure
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.prediction import colour_mask, overlay
 from linknet_fastai.recipe import VOID
@@ -51,7 +51,7 @@ def save_predictions(frames: Sequence[ShownFrame], card: ModelCard, file: Path) 
             axes.imshow(picture)
             if place == 0:
                 axes.set_title(title, fontsize=10)
-        grid.axes[place][0].set_ylabel(f"{frame.rank}, mIoU {frame.miou:.3f}\n{frame.stem}", fontsize=7)
+        grid.axes[place][0].set_ylabel(f"{frame.rank}, mIoU {frame.miou:.3f}\n{literal(frame.stem)}", fontsize=7)
     save_figure(grid.figure, file)
 
 
@@ -93,7 +93,7 @@ class _Grid:
             axes.set_xticks([])
             axes.set_yticks([])
         entries = [*((entry.color, entry.name) for entry in card.classes), (card.void.color, "void")]
-        handles = [Patch(facecolor=np.array(color) / 255, label=name) for color, name in entries]
+        handles = [Patch(facecolor=np.array(color) / 255, label=literal(name)) for color, name in entries]
         self.figure.legend(
             handles=handles, loc="outside lower center", ncols=8, fontsize=8, frameon=False, handlelength=1.2
         )

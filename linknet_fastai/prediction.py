@@ -1,5 +1,7 @@
 """From frames to masks and overlays, whichever engine runs the network. Imports no torch: not all of them do."""
 
+import errno
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -11,14 +13,17 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from linknet_fastai.dataset import Progress
-from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.errors import UsageError, UserError, reason
 from linknet_fastai.files import written_whole
 from linknet_fastai.image_files import open_image, resize_image
 from linknet_fastai.model_card import ModelCard
+from linknet_fastai.settings import format_size
 from linknet_fastai.threads import MOST_THREADS, overlapped, usable_cores
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 NATIVE = "native"
+# What no other frame's mask could be written after either: a file where a folder should be, no right, no room.
+HOPELESS = frozenset({errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 
 class Engine(ABC):
@@ -51,11 +56,19 @@ class Engine(ABC):
 
         Returns:
             HxW uint8 at the frame's own size: the network's channel of each pixel.
+
+        Raises:
+            UserError: the engine cannot: the frame is too large for this machine's memory, say.
         """
-        seen = image if self.size == NATIVE else resize_image(image, self.size)
-        pixels = np.asarray(seen)
-        with self._free:
-            return self.channels(pixels, image.size[::-1])
+        try:
+            seen = image if self.size == NATIVE else resize_image(image, self.size)
+            pixels = np.asarray(seen)
+            with self._free:
+                return self.channels(pixels, image.size[::-1])
+        except UserError:
+            raise
+        except Exception as error:  # each engine, and the memory, has kinds of its own
+            raise UserError(f"{self.name} fails at {format_size(image.size)} ({reason(error)})") from error
 
     def __str__(self) -> str:
         return f"{self.name} in {self.precision}"
@@ -161,15 +174,20 @@ def collect_jobs(inputs: Sequence[Path], out: Path, name_of: Callable[[Path], st
 
     Raises:
         UsageError: nothing to do, or two inputs that would write one file.
-        UserError: an input is missing.
+        UserError: an input is missing, or cannot be looked into.
     """
     jobs: dict[Path, Job] = {}
     written = {(out / name).resolve() for name in ("masks", "overlays")}
     for source in inputs:
-        if source.is_dir():
-            images = [path for path in images_in(source) if not written & {*path.resolve().parents}]
-            found = [Job(path, path.relative_to(source).with_name(name_of(path))) for path in images]
-        elif source.is_file():
+        if os.path.isdir(source):
+            # Their folders are resolved and not they: one may be a link that leads nowhere.
+            images = ((path, path.parent.resolve()) for path in images_in(source))
+            found = [
+                Job(path, path.relative_to(source).with_name(name_of(path)))
+                for path, home in images
+                if not written & {home, *home.parents}
+            ]
+        elif os.path.isfile(source):
             found = [Job(source, Path(name_of(source)))]
         else:
             raise UserError(f"{source}: no such file or folder")
@@ -199,12 +217,39 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """All images in a folder and its sub-folders, in the order of their names; none is no error."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    """All in a folder and its sub-folders that is named like an image and is no folder, in the order of the names.
+
+    What cannot be read is said when it is read.
+
+    Raises:
+        UserError: a folder cannot be looked into.
+    """
+    try:
+        return sorted(
+            path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not os.path.isdir(path)
+        )
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be looked into ({reason(error)})") from None
 
 
 def _no_images(*inputs: Path) -> UsageError:
     return UsageError(f"{', '.join(map(str, inputs))}: no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+
+
+def predict_file(engine: Engine, file: Path) -> tuple[Image.Image, np.ndarray]:
+    """Read an image and predict it.
+
+    Returns:
+        The RGB frame, and HxW uint8: the network's channel of each pixel.
+
+    Raises:
+        UserError: it cannot be read or predicted; the message names it.
+    """
+    frame = open_image(file)
+    try:
+        return frame, engine(frame)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error.__cause__
 
 
 def predict_images(
@@ -231,23 +276,32 @@ def predict_images(
         opacity: of the overlays' colours, 0 to 1.
 
     Returns:
-        A line for each image that could not be read; the others are done.
+        A line for each image that could not be read, predicted or written; the others are done.
+
+    Raises:
+        UserError: nothing can be written there: no such folder can be made, or the disk is full.
     """
 
-    def predict(job: Job) -> str | None:
-        try:
-            frame = open_image(job.image)
-        except UserError as error:
-            return str(error)
-        channels = engine(frame)
+    def predict(job: Job) -> None:
+        frame, channels = predict_file(engine, job.image)
         ids = id_mask(channels, engine.card) if ids_of_channels is None else ids_of_channels[channels]
         save_image(Image.fromarray(ids), out / "masks" / job.target)
         if not masks_only:
             save_image(overlay(frame, channels, engine.card, opacity), out / "overlays" / job.target)
+
+    def failure_of(job: Job) -> str | None:
+        try:
+            predict(job)
+        except UserError as error:
+            if getattr(error.__cause__, "errno", None) in HOPELESS:
+                raise
+            return str(error)
+        except Exception as error:  # of memory, say: one frame's failure is none of the others'
+            return f"{job.image}: {type(error).__name__} ({reason(error)})"
         return None
 
     failures = []
-    for done, failure in enumerate(overlapped(predict, jobs, frame_threads(engine)), 1):
+    for done, failure in enumerate(overlapped(failure_of, jobs, frame_threads(engine)), 1):
         if failure:
             failures.append(failure)
         if progress:

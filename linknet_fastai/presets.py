@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from linknet_fastai.errors import UsageError
-from linknet_fastai.recipe import find_shipped, read_toml, recipe_folder, toml_names
-from linknet_fastai.settings import check_training_table
+from linknet_fastai.settings import check_training_table, explain
+from linknet_fastai.shipped import find_shipped, read_toml, recipe_folder, toml_names
+from linknet_fastai.untrusted import Line
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,18 @@ def load_preset(name_or_path: str | Path) -> Preset:
     """
     file = find_shipped(name_or_path, preset_folder(), "preset")
     table = read_toml(file, "preset")
-    title, base = str(table.pop("title", file.stem)), table.pop("base", None)
+    title, base = table.pop("title", file.stem), table.pop("base", None)
     if base is not None:
         if base not in preset_names() or base == file.stem:
-            raise UsageError(f"{file}: base: {base!r} is no shipped preset ({', '.join(preset_names())})")
+            raise UsageError(f"{file}: base: {str(base)[:50]!r} is no shipped preset ({', '.join(preset_names())})")
         table = load_preset(base).settings | table
     try:
+        title = TypeAdapter(Line).validate_python(title)
         if "preset" in table:
             raise ValueError("unknown key 'preset'; a preset stands on another by `base`")
         check_training_table(table)
+    except ValidationError as error:
+        raise UsageError(f"{file}: title: {explain(error)}") from None
     except ValueError as error:
         raise UsageError(f"{file}: {error}") from None
     return Preset(file.stem, title, table)

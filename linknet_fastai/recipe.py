@@ -1,9 +1,9 @@
 """Recipes: a data set as one TOML file, read and checked into a frozen `Recipe`. No data is touched here."""
 
-import difflib
 import re
-import tomllib
-from pathlib import Path, PurePosixPath
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -11,15 +11,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from linknet_fastai.errors import UsageError
 from linknet_fastai.files import write_text
 from linknet_fastai.settings import Size, check_training_table, explain
+from linknet_fastai.shipped import find_shipped, read_source, read_toml, recipe_folder, toml_names
+from linknet_fastai.untrusted import LARGEST_LIST, Line, Name
 
 VOID_LABEL = "void"
-FIELD = re.compile(r"\{(\w+)\}")
+FIELD = re.compile(r"\{([a-z_]\w*)\}", re.ASCII | re.IGNORECASE)
+MOST_WILDCARDS = 4  # in one part of a path: each more can make a name take 255 times as long to match
 VOID = 255  # the value of void in every label map and label tensor of this package
 MOST_CLASSES = 254  # label maps are uint8 inside: 255 is void and 254 "not in the mapping"
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Color = tuple[Byte, Byte, Byte]
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f/\\]+$")]
+Labels = Annotated[tuple[Name, ...], Field(max_length=65536)]
 
 
 class _Checked(BaseModel):
@@ -32,7 +35,7 @@ class ClassEntry(_Checked):
     id: Byte
     name: Name
     color: Color
-    labels: tuple[Name, ...] = ()
+    labels: Labels = ()
 
 
 class VoidEntry(_Checked):
@@ -40,7 +43,18 @@ class VoidEntry(_Checked):
 
     id: Byte = 255
     color: Color = (0, 0, 0)
-    labels: tuple[Name, ...] = ()
+    labels: Labels = ()
+
+
+def check_classes(classes: Sequence[ClassEntry], void: VoidEntry) -> None:
+    """Raise ValueError where an id, a name or a raw label stands twice among some classes and void."""
+    for what, values in (
+        ("id", [entry.id for entry in (*classes, void)]),
+        ("name", [entry.name for entry in classes]),
+        ("raw label", [label for entry in (*classes, void) for label in entry.labels]),
+    ):
+        if doubled := [value for value, count in Counter(values).items() if count > 1]:
+            raise ValueError(f"classes: {what} {min(doubled)!r} stands twice")
 
 
 class Split(_Checked):
@@ -50,8 +64,8 @@ class Split(_Checked):
     other layout the list or the fraction.
     """
 
-    folder: str | None = None
-    list: str | None = None
+    folder: Line | None = None
+    list: Line | None = None
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     frames: int | None = Field(default=None, ge=1)  # how many the published split has, where no list says it
     stems: tuple[str, ...] = ()  # what stands in the list file; filled in when the recipe is read
@@ -59,38 +73,38 @@ class Split(_Checked):
     @model_validator(mode="after")
     def _check_folder(self) -> Self:
         if self.folder is not None:
-            _check_below(self.folder, "folder")
+            _check_below(self.folder, "folder", "the data folder")
         return self
 
 
-def _check_below(path: str, key: str) -> None:
-    """Raise ValueError for a path that may leave the data folder."""
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in path:
-        raise ValueError(f"{key}: {path!r} must lie below the data folder")
+def _check_below(path: str, key: str, folder: str) -> None:
+    """Raise ValueError for a path that may leave a folder, on any system."""
+    if PureWindowsPath(path).anchor or ".." in PurePosixPath(path).parts or "\\" in path:
+        raise ValueError(f"{key}: {path[:200]!r} must lie below {folder}")
 
 
 class Layout(_Checked):
     """How a data set lies on disk, and what the values or colours in its label maps mean.
 
     `images` and `labels` are paths below the data folder with fields in braces; each field stands for any text
-    without a slash, `{stem}` is the frame's name, `{split}` the split's folder. Without `values` and `colors`
-    the raw values are the class ids.
+    without a slash, as `*` does; `{stem}` is the frame's name, `{split}` the split's folder. Without `values` and
+    `colors` the raw values are the class ids.
     """
 
     name: Name
-    images: str
-    labels: str
+    images: Line
+    labels: Line
     size: Size | None = None
     values: dict[Annotated[int, Field(ge=0, le=65535)], Name] | None = None
-    colors: dict[Name, Color] | None = None
+    colors: dict[Name, Color] | None = Field(default=None, max_length=65536)
 
     @model_validator(mode="after")
     def _check_patterns(self) -> Self:
         for key, pattern in (("images", self.images), ("labels", self.labels)):
-            _check_below(pattern, key)
+            _check_below(pattern, key, "the data folder")
             if "{stem}" not in pattern:
                 raise ValueError(f"{key}: {pattern!r} has no {{stem}}")
+            _check_wildcards(pattern, key)
         fields = set(FIELD.findall(self.images))
         if "*" in self.labels:
             raise ValueError(f"labels: {self.labels!r} must name one file for each frame, without '*'")
@@ -108,35 +122,44 @@ class Layout(_Checked):
         return "split" in FIELD.findall(self.images)
 
 
+def _check_wildcards(pattern: str, key: str) -> None:
+    """Raise ValueError for a pattern that means nothing, or could take for ever to match."""
+    if re.search(r"[{}]", FIELD.sub("", pattern)):
+        raise ValueError(f"{key}: {pattern!r}: a field is a name in braces, as in {{stem}}")
+    plain = FIELD.sub("*", pattern)
+    if "**" in plain:
+        raise ValueError(
+            f"{key}: {pattern!r}: fields and '*' need something between them; each is one folder or name"
+        )
+    if max(part.count("*") for part in plain.split("/")) > MOST_WILDCARDS:
+        raise ValueError(
+            f"{key}: {pattern!r}: more than {MOST_WILDCARDS} fields and '*' in one folder's or file's name"
+        )
+
+
 class Recipe(_Checked):
     """A data set: its classes, what void is, how it lies on disk, its splits, and the defaults to train on it."""
 
     name: Name
-    title: str
-    source: str  # where the data comes from, said when it is missing
+    title: Line
+    source: Line  # where the data comes from, said when it is missing
     fetch: Name | None = None  # without a folder: "street" is drawn, any other name is one of fastai's `URLs`
     classes: tuple[ClassEntry, ...] = Field(min_length=2, max_length=MOST_CLASSES)
     void: VoidEntry = VoidEntry()
     official_scores: Literal["cityscapes"] | None = None  # the benchmark whose own scores `evaluate` gives as well
-    layouts: tuple[Layout, ...] = Field(min_length=1)
-    splits: dict[Name, Split] = Field(min_length=1)
+    layouts: tuple[Layout, ...] = Field(min_length=1, max_length=32)
+    splits: dict[Name, Split] = Field(min_length=1, max_length=64)
     training: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
-        for what, values in (
-            ("id", [entry.id for entry in (*self.classes, self.void)]),
-            ("name", [entry.name for entry in self.classes]),
-            ("raw label", [label for entry in (*self.classes, self.void) for label in entry.labels]),
-        ):
-            if doubled := {value for value in values if values.count(value) > 1}:
-                raise ValueError(f"classes: {what} {min(doubled)!r} stands twice")
-        for entry in self.classes:
-            if self.channel_of_label[entry.name] != self.classes.index(entry) or entry.name in self.void.labels:
+        check_classes(self.classes, self.void)
+        known = self.channel_of_label
+        for channel, entry in enumerate(self.classes):
+            if known[entry.name] != channel or entry.name in self.void.labels:
                 raise ValueError(f"classes: {entry.name!r} is the name of a class and a raw label of another")
             if entry.name == VOID_LABEL:
                 raise ValueError(f"classes: {VOID_LABEL!r} cannot be the name of a class")
-        known = self.channel_of_label
         for number, layout in enumerate(self.layouts):
             for label in (layout.values or {}).values() if layout.values else layout.colors or ():
                 if label not in known:
@@ -148,6 +171,9 @@ class Recipe(_Checked):
             raise ValueError("splits: the fractions add up to more than 1")
         try:
             check_training_table(self.training)
+            for name in ("train_on", "validate_on"):
+                if (split := self.training.get(name, None)) is not None and split not in self.splits:
+                    raise ValueError(f"{name}: {split!r} is no split of this recipe")
         except ValueError as error:
             raise ValueError(f"training: {error}") from None
         return self
@@ -166,13 +192,6 @@ class Recipe(_Checked):
         return channels
 
 
-def recipe_folder() -> Path:
-    """The folder of the shipped recipes: inside the installed package, at the top of a checkout."""
-    package = Path(__file__).parent
-    installed = package / "data_recipes"
-    return installed if installed.is_dir() else package.parent / "data_recipes"
-
-
 def recipe_names() -> list[str]:
     """The names of the shipped recipes."""
     return toml_names(recipe_folder())
@@ -185,37 +204,6 @@ def find_recipe(name_or_path: str | Path) -> Path:
         UsageError: there is neither such a recipe nor such a file.
     """
     return find_shipped(name_or_path, recipe_folder(), "recipe")
-
-
-def find_shipped(name_or_path: str | Path, folder: Path, what: str) -> Path:
-    """The TOML file behind a name that stands for one in `folder`, or behind a path.
-
-    Raises:
-        UsageError: there is neither; the message says `what` was looked for and what there is.
-    """
-    text, names = str(name_or_path), toml_names(folder)
-    if text in names:
-        return folder / f"{text}.toml"
-    if (file := Path(text)).suffix == ".toml" or file.is_file():
-        if not file.is_file():
-            raise UsageError(f"{file}: no such {what} file")
-        return file
-    near = difflib.get_close_matches(text, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"shipped are {', '.join(names)};"
-    raise UsageError(f"no {what} {text!r}: {hint} a {what} of your own is the path of a .toml file")
-
-
-def toml_names(folder: Path) -> list[str]:
-    """The names of the TOML files in a folder."""
-    return sorted(file.stem for file in folder.glob("*.toml"))
-
-
-def read_toml(file: Path, what: str) -> dict[str, Any]:
-    """Read a TOML file that somebody wrote; `what` says in the message what it should be."""
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{file}: cannot read this {what} ({error})") from None
 
 
 def copy_recipe(name: str, file: Path) -> list[Path]:
@@ -241,7 +229,7 @@ def copy_recipe(name: str, file: Path) -> list[Path]:
         if copy.exists():
             raise UsageError(f"--copy: {copy} is there already; name another file, or delete it")
     for original, copy in copies.items():  # the recipe last: it is never there without its lists
-        write_text(copy, original.read_text(encoding="utf-8"))
+        write_text(copy, read_source(original, "recipe or list of frames", LARGEST_LIST))
     return list(copies.values())
 
 
@@ -261,19 +249,18 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         splits = table.get("splits")
         for split in splits.values() if isinstance(splits, dict) else ():
             if isinstance(split, dict) and "stems" not in split and isinstance(split.get("list"), str):
+                _check_below(split["list"], "list", "the recipe's folder")
                 split["stems"] = read_stems(file.parent / split["list"])
         return Recipe(**table)
     except ValidationError as error:
         raise UsageError(f"{file}: {explain(error)}") from None
+    except ValueError as error:
+        raise UsageError(f"{file}: splits: {error}") from None
 
 
 def read_stems(file: Path) -> list[str]:
     """Read a split list: one frame a line, as a stem or a file name."""
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: cannot read this list of frames ({error})") from None
-    names = [line.strip() for line in lines]
+    names = [line.strip() for line in read_source(file, "list of frames", LARGEST_LIST).split("\n")]
     suffixes = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
     return [PurePosixPath(n).stem if n.lower().endswith(suffixes) else n for n in names if n]
 
@@ -283,7 +270,7 @@ def _read_with_base(file: Path) -> dict[str, Any]:
     if (base_name := table.pop("base", None)) is None:
         return table
     if base_name not in recipe_names() or base_name == file.stem:
-        raise UsageError(f"{file}: base: {base_name!r} is no shipped recipe ({', '.join(recipe_names())})")
+        raise UsageError(f"{file}: base: {str(base_name)[:50]!r} is no shipped recipe ({', '.join(recipe_names())})")
     base = load_recipe(base_name).model_dump(exclude_unset=True)
     layouts = {layout["name"]: layout for layout in base["layouts"]}
     if isinstance(named := table.get("layouts"), list):

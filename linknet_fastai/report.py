@@ -17,12 +17,12 @@ from linknet_fastai.comparison import measured_alike, summarise
 from linknet_fastai.dataset import Dataset, Progress, open_dataset
 from linknet_fastai.errors import UserError
 from linknet_fastai.files import write_text
-from linknet_fastai.image_files import open_image
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.model_file import load_model
 from linknet_fastai.pictures import ShownFrame
-from linknet_fastai.prediction import Engine, colour_mask
+from linknet_fastai.prediction import Engine, colour_mask, predict_file
 from linknet_fastai.torch_engine import Predictor
+from linknet_fastai.untrusted import printable
 
 REPORT = "report.html"
 SHOWN_WIDTH = 640  # of the frames on the page
@@ -47,10 +47,9 @@ def telling_frames(
     shown = []
     for name, rank in {ranked[0]: "best", ranked[len(ranked) // 2]: "median", ranked[-1]: "worst"}.items():
         frame = here[name]
-        image = open_image(frame.image)
-        shown.append(
-            ShownFrame(frame.stem, rank, scored[name], image, dataset.read_label(frame.label), engine(image))
-        )
+        image, predicted = predict_file(engine, frame.image)
+        labels = dataset.read_label(frame.label)
+        shown.append(ShownFrame(frame.stem, rank, scored[name], image, labels, predicted))
     return shown
 
 
@@ -98,7 +97,7 @@ def write_report(folder: Path, shown: Sequence[ShownFrame], card: ModelCard) -> 
     run = summarise(folder)
     scored = measured_alike(run, run.settings["validate_on"])
     charts = {title: partial(training_curves, run.rows, [title]) for title in CURVES}
-    if scored:
+    if scored and scored["classes"]:
         ious = {row["name"]: float("nan") if row["iou"] is None else row["iou"] for row in scored["classes"]}
         charts["bars"] = partial(class_bars, ious)
         charts["confusion"] = partial(confusion_matrix, np.array(scored["confusion"]), list(ious))
@@ -138,7 +137,7 @@ def _pictures(frame: ShownFrame, card: ModelCard) -> dict[str, str]:
         "errors": Image.fromarray(red),
     }
     return {
-        "title": f"{frame.rank}: {frame.stem}, mIoU {frame.miou:.3f}",
+        "title": f"{frame.rank}: {printable(frame.stem)}, mIoU {frame.miou:.3f}",
         "image": _data_url(frame.image.resize(size, Image.Resampling.BOX), "JPEG", quality=88),
         **{name: _data_url(mask.resize(size, Image.Resampling.NEAREST), "PNG") for name, mask in masks.items()},
     }

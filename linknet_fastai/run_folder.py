@@ -3,24 +3,28 @@
 import csv
 import io
 import json
+import math
 import os
-import pickle
 import platform
-import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import tomli_w
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.errors import UsageError, UserError, reason
 from linknet_fastai.files import write_text, written_whole
-from linknet_fastai.settings import Settings, explain
+from linknet_fastai.recipe import MOST_CLASSES
+from linknet_fastai.settings import MOST_EPOCHS, Settings, Text, explain
+from linknet_fastai.untrusted import LARGEST_LIST, Line, Name, check_regular, parse_json, read_tables, read_text
 
 RUN_FILE, METRICS_FILE, CHECKPOINTS = "run.toml", "metrics.csv", "checkpoints"
+COLUMNS = ("epoch", "train_loss", "valid_loss", "miou", "mean_accuracy", "pixel_accuracy", "lr", "seconds")
+LARGEST_METRICS = 1 << 24  # bytes
 PACKAGES = ("linknet-fastai", "fastai", "torch", "torchvision", "timm", "numpy", "pillow")
 
 
@@ -51,6 +55,64 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> None:
     write_text(folder / RUN_FILE, tomli_w.dumps(tables | {"result": known}))
 
 
+class _Said(BaseModel):
+    """A table of a run's files: what commands read out of it is checked, what else stands there is kept."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+
+class _Run(_Said):
+    recipe: Text
+    data: Text
+    started: Line
+    parameters: Annotated[int, Field(ge=0, lt=1 << 60)] = 0
+
+
+class _Result(_Said):
+    finished: bool = False
+    peak_memory_mib: Annotated[int, Field(ge=0, lt=1 << 60)] | None = None
+
+
+class _RunTables(_Said):
+    """The tables of run.toml."""
+
+    settings: Settings
+    origins: dict[Name, Line]
+    run: _Run
+    versions: dict[Name, Line]
+    result: _Result | None = None
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+
+
+class _ClassScores(_Said):
+    name: Name
+    iou: Share | None
+
+
+class _Scores(_Said):
+    """What `evaluate` writes; scores that somebody else wrote down may be fewer."""
+
+    split: Text
+    miou: Share | None
+    mean_accuracy: Share | None = None
+    size: Line = "-"
+    engine: Line = "-"
+    tta: bool = False
+    frames: Count = 0
+    classes: Annotated[list[_ClassScores], Field(max_length=MOST_CLASSES)] = []
+    confusion: list[list[Count]] = []
+    frame_miou: dict[str, Share | None] = {}
+
+    @model_validator(mode="after")
+    def _check_square(self) -> Self:
+        if [len(row) for row in self.confusion] != [len(self.classes)] * len(self.classes):
+            raise ValueError("confusion: not a row and a column for each of the classes")
+        return self
+
+
 class RunFile(NamedTuple):
     """What run.toml holds; `result` is empty where the run has not come to its end."""
 
@@ -67,14 +129,13 @@ def read_run(folder: Path) -> RunFile:
     Raises:
         UserError: there is no run in this folder, or its run.toml does not fit.
     """
-    tables = _read_toml(folder / RUN_FILE)
     try:
-        settings = Settings(**tables["settings"])
-        return RunFile(settings, tables["origins"], tables["run"], tables["versions"], tables.get("result", {}))
+        tables = _RunTables(**_read_toml(folder / RUN_FILE))
     except ValidationError as error:
-        raise UserError(f"{folder / RUN_FILE}: settings: {explain(error)}") from None
-    except KeyError as error:
-        raise UserError(f"{folder / RUN_FILE}: the table {error} is missing") from None
+        raise UserError(f"{folder / RUN_FILE}: {explain(error)}") from None
+    origins = dict.fromkeys(Settings.model_fields, "default") | tables.origins
+    run, result = (table.model_dump(exclude_unset=True) if table else {} for table in (tables.run, tables.result))
+    return RunFile(tables.settings, origins, run, tables.versions, result)
 
 
 def write_evaluation(folder: Path, scores: Mapping[str, Any]) -> None:
@@ -83,7 +144,7 @@ def write_evaluation(folder: Path, scores: Mapping[str, Any]) -> None:
 
 
 def read_evaluations(folder: Path) -> list[dict[str, Any]]:
-    """Read all that `evaluate` left in the folder, by name.
+    """Read all that `evaluate` left in the folder, by name; what a file does not say is empty.
 
     Raises:
         UserError: a file is damaged.
@@ -91,9 +152,11 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
     evaluations = []
     for file in sorted(folder.glob("evaluation*.json")):
         try:
-            evaluations.append(json.loads(file.read_text(encoding="utf-8")))
+            evaluations.append(_Scores.model_validate(parse_json(read_text(file, LARGEST_LIST))).model_dump())
+        except ValidationError as error:
+            raise UserError(f"{file}: {explain(error)}") from None
         except (OSError, ValueError) as error:
-            raise UserError(f"{file}: cannot be read ({error})") from None
+            raise UserError(f"{file}: cannot be read ({reason(error)})") from None
     return evaluations
 
 
@@ -114,16 +177,31 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     """
     file = folder / METRICS_FILE
     try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            table = list(csv.DictReader(lines))
-        rows = [{name: float(value or "nan") for name, value in row.items()} for row in table]
-        if missing := {"epoch", "miou", "seconds"} - rows[0].keys():
-            raise KeyError(min(missing))
-        return [{**row, "epoch": int(row["epoch"])} for row in rows]
+        reader = csv.DictReader(io.StringIO(read_text(file, LARGEST_METRICS), newline=""), strict=True)
+        if missing := set(COLUMNS) - set(reader.fieldnames or ()):
+            raise ValueError(f"no column {min(missing)!r}")
+        if len(reader.fieldnames) > len(COLUMNS) + MOST_CLASSES:
+            raise ValueError("more columns than a recipe can have classes")
+        rows = [_parse_row(row) for row in islice(reader, MOST_EPOCHS)]
+        if not rows:
+            raise ValueError("no row")
+        return rows
     except FileNotFoundError:
         raise UserError(f"{folder}: no epoch of this run has ended ({METRICS_FILE} is missing)") from None
-    except (OSError, UnicodeDecodeError, ValueError, TypeError, LookupError, csv.Error) as error:
-        raise UserError(f"{file}: damaged ({type(error).__name__}: {error})") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{file}: damaged ({reason(error)})") from None
+
+
+def _parse_row(row: Mapping[str | None, Any]) -> dict[str, float]:
+    """A row of metrics.csv as numbers; raises ValueError where it has more or fewer cells, or no number in one."""
+    if None in row or None in row.values():
+        raise ValueError(f"another number of cells in the row of epoch {row['epoch']}")
+    numbers = {name: float(value or "nan") for name, value in row.items()}
+    if math.inf in map(abs, numbers.values()):
+        raise ValueError("a number that is infinite")
+    if not (1 <= numbers["epoch"] <= MOST_EPOCHS and numbers["seconds"] >= 0):
+        raise ValueError(f"epoch {row['epoch']} of {row['seconds']} seconds cannot be")
+    return {**numbers, "epoch": int(numbers["epoch"])}
 
 
 def write_checkpoint(folder: Path, epochs_done: int, state: Mapping[str, Any]) -> None:
@@ -145,11 +223,10 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
     if not files:
         return None
     try:
+        check_regular(files[-1])
         return torch.load(files[-1], map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{files[-1]}: damaged ({str(error).splitlines()[0]}); delete it to go on from the one before"
-        ) from None
+    except Exception as error:  # torch's reader raises a dozen kinds at damaged files
+        raise UserError(f"{files[-1]}: damaged ({reason(error)}); delete it to go on from the one before") from None
 
 
 def plain_numbers(value: Any) -> Any:
@@ -166,11 +243,11 @@ def plain_numbers(value: Any) -> Any:
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return read_tables(file)
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{file.parent}: no run here ({file.name} is missing)") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({reason(error)})") from None
 
 
 def _format(value: float) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,18 +15,26 @@ from linknet_fastai.errors import UsageError
 WITHOUT_OPTION = frozenset({"weight_decay", "encoder_lr", "flip", "scale", "colour", "relight"})
 SMALLEST_SIDE = 33
 LARGEST_SIDE = 16384
+MOST_PIXELS = 1 << 25
+MOST_EPOCHS = 100_000
+# Files of this machine are named on the command line: a recipe or preset may come from another, or from anybody.
+PATHS = ("cache_dir", "encoder_weights", "init_from")
 
 
 def parse_size(text: Any) -> tuple[int, int]:
     """Turn "480x360" into (480, 360), a size in pixels as (width, height)."""
-    if isinstance(text, (tuple, list)) and len(text) == 2:
-        text = f"{text[0]}x{text[1]}"
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(text))
-    if not match:
-        raise ValueError(f"{text!r} is no size: write WIDTHxHEIGHT, as in 480x360")
-    width, height = int(match[1]), int(match[2])
+    if isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(side, int) for side in text):
+        width, height = text
+    elif isinstance(text, str) and (match := re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)):
+        width, height = int(match[1]), int(match[2])
+    else:
+        raise ValueError(f"{reprlib.repr(text)} is no size: write WIDTHxHEIGHT, as in 480x360")
     if not (min(width, height) >= SMALLEST_SIDE and max(width, height) <= LARGEST_SIDE):
-        raise ValueError(f"{text!r}: each side must lie between {SMALLEST_SIDE} and {LARGEST_SIDE} pixels")
+        raise ValueError(
+            f"{reprlib.repr(text)}: each side must lie between {SMALLEST_SIDE} and {LARGEST_SIDE} pixels"
+        )
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{text!r}: more than {MOST_PIXELS >> 20} Mi pixels, the frames of 8K video")
     return width, height
 
 
@@ -45,14 +54,15 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 def _parse_lr(value: Any) -> float | str:
     try:
         rate = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         rate = math.nan
     if value == "auto" or 0 < rate <= 100:
         return value if value == "auto" else rate
-    raise ValueError(f"{value!r} is no learning rate: a number above 0 and up to 100, or auto")
+    raise ValueError(f"{reprlib.repr(value)} is no learning rate: a number above 0 and up to 100, or auto")
 
 
 LearningRate = Annotated[float | str, BeforeValidator(_parse_lr)]
+Text = Annotated[str, Field(max_length=4096)]  # a name or a path
 Scale = Annotated[float, Field(ge=0.1, le=10)]
 
 
@@ -61,15 +71,15 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    preset: str = "best"
-    epochs: int = Field(default=50, ge=1, le=100_000)
+    preset: Text = "best"
+    epochs: int = Field(default=50, ge=1, le=MOST_EPOCHS)
     size: Size = (480, 360)
     crop: Size | None = None
     bs: int = Field(default=8, ge=2, le=4096)
     accumulate: int = Field(default=1, ge=1, le=4096)
     lr: LearningRate = 2e-3
     decoder: Decoder = "deconv"
-    encoder: str = "resnet18"
+    encoder: Text = "resnet18"
     pretrained: bool = True
     encoder_weights: Path | None = None
     init_from: Path | None = None
@@ -89,8 +99,8 @@ class Settings(BaseModel):
     workers: int | None = Field(default=None, ge=0, le=256)
     cache: bool = True
     cache_dir: Path | None = None
-    train_on: str = "train"
-    validate_on: str = "val"
+    train_on: Text = "train"
+    validate_on: Text = "val"
 
     @field_validator("scale")
     @classmethod
@@ -108,15 +118,17 @@ class Settings(BaseModel):
 def explain(error: ValidationError) -> str:
     """Say the first thing that pydantic found wrong in one line: where it stands and what is off."""
     first = error.errors()[0]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")[:200]
     if first["type"] == "extra_forbidden":
         return f"unknown key {where!r}"
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ")[:500]
     return f"{where}: {message}" if where else message
 
 
 def check_training_table(table: Mapping[str, Any]) -> None:
-    """Raise ValueError unless `table` holds known settings with values that fit."""
+    """Raise ValueError unless a recipe's or preset's table holds known settings with values that fit, and no path."""
+    if named := [name for name in PATHS if name in table]:
+        raise ValueError(f"{named[0]}: a file names no paths of a machine; --{named[0].replace('_', '-')} does")
     try:
         Settings(**table)
     except ValidationError as error:

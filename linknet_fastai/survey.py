@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,16 +12,18 @@ from typing import Any
 import numpy as np
 import PIL
 from PIL import Image
+from pydantic import TypeAdapter
 
 from linknet_fastai.dataset import Dataset, Frame, Progress, cache_folder, size_mismatch
-from linknet_fastai.errors import UserError
+from linknet_fastai.errors import UserError, reason
 from linknet_fastai.files import write_text
 from linknet_fastai.image_files import LabelReader, open_image
 from linknet_fastai.recipe import VOID
 from linknet_fastai.settings import format_size
 from linknet_fastai.threads import overlapped, usable_cores
+from linknet_fastai.untrusted import read_text
 
-FORMAT = 1  # of what is made of files and kept: one more where other code makes other pixels or counts of them
+FORMAT = 2  # of what is made of files and kept: one more where other code makes other pixels or counts of them
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,15 @@ class Survey:
             raise UserError(self.problems[0] + more)
 
 
+SURVEY = TypeAdapter(Survey)  # checks one that was read
+
+
 def survey(dataset: Dataset, frames: Sequence[Frame], progress: Progress | None = None) -> Survey:
     """Read all images and label maps once; a clean result is cached under the fingerprint of recipe and files."""
     file = cache_folder() / "surveys" / f"{fingerprint(dataset, frames)}.json"
     try:
-        return Survey(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return SURVEY.validate_json(read_text(file), strict=True)
+    except (OSError, ValueError):
         pass  # not there, or not what we wrote: look again
     result = count_frames(dataset, frames, "checking frames", progress)
     if not result.problems:
@@ -125,6 +131,9 @@ def fingerprint(dataset: Dataset, frames: Sequence[Frame]) -> str:
     digest = hashlib.sha256(json.dumps([FORMAT, PIL.__version__, *models]).encode())
     for frame in frames:
         for path in (frame.image, frame.label):
-            stat = path.stat()
-            digest.update(f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            try:
+                stat = path.stat()
+            except OSError as error:  # a link to nothing, or gone meanwhile
+                raise UserError(f"{path}: cannot be read ({reason(error)})") from None
+            digest.update(os.fsencode(f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
     return digest.hexdigest()[:32]

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
-from linknet_fastai.terminal import console, percent, show_error, show_lines, show_note, show_table, table
+from linknet_fastai.terminal import console, percent, show_error, show_lines, show_note, show_table, styled, table
 
 if TYPE_CHECKING:  # these import torch, which exported models do without
     from linknet_fastai.benchmark import Speed
@@ -19,7 +17,7 @@ if TYPE_CHECKING:  # these import torch, which exported models do without
 def show_evaluation(result: "Evaluation", title: str) -> None:
     """Print class IoU and class accuracy with their means, pixel accuracy and speed."""
     scores = result.scores
-    console.print(Text(title, style="bold"))
+    console.print(styled(title, "bold"))
     shown = table("class", "IoU", "accuracy", "pixels")
     rows = zip(result.class_names, scores.iou.tolist(), scores.accuracy.tolist(), scores.pixels.tolist(), strict=True)
     for name, iou, accuracy, pixels in rows:
@@ -39,7 +37,7 @@ def show_evaluation(result: "Evaluation", title: str) -> None:
 
 def _show_cityscapes(scores: "CityscapesScores") -> None:
     """Print what the official script prints."""
-    console.print(Text("\nas the official Cityscapes script scores", style="bold"))
+    console.print(styled("\nas the official Cityscapes script scores", "bold"))
     for what, iou, iiou, means in (
         ("class", scores.class_iou, scores.class_iiou, (scores.mean_class_iou, scores.mean_class_iiou)),
         (
@@ -61,7 +59,7 @@ def _show_cityscapes(scores: "CityscapesScores") -> None:
 def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
     """Print what of a recipe is on disk."""
     recipe = dataset.recipe
-    console.print(Text(f"{recipe.title}: layout {dataset.layout.name} in {dataset.folder}", style="bold"))
+    console.print(styled(f"{recipe.title}: layout {dataset.layout.name} in {dataset.folder}", "bold"))
     shown = table("split", "frames", "sizes", "void", "damaged")
     for name, found in result.surveys.items():
         sizes = ", ".join(
@@ -107,7 +105,7 @@ def show_speeds(speeds: Sequence["Speed"]) -> None:
                 memory,
             )
         parameters = of_decoder[0].parameters / 1e6
-        console.print(Text(f"{decoder} decoder, {parameters:.2f} M parameters", style="bold"))
+        console.print(styled(f"{decoder} decoder, {parameters:.2f} M parameters", "bold"))
         show_table(shown)
 
 
@@ -152,7 +150,7 @@ def show_comparison(runs: Sequence["RunSummary"]) -> None:
     for recipe in dict.fromkeys(run.recipe for run in runs):
         figures = published_figures(recipe)
         for split in dict.fromkeys(figure.split for figure in figures):
-            console.print(Text(f"\n{recipe} {split}: published, and measured here", style="bold"))
+            console.print(styled(f"\n{recipe} {split}: published, and measured here", "bold"))
             shown = table("network", "source", "size", "pretrained", "mean acc", "mIoU", words=2)
             for figure in figures:
                 if figure.split == split:
@@ -161,7 +159,9 @@ def show_comparison(runs: Sequence["RunSummary"]) -> None:
             alike = [(run, measured_alike(run, split)) for run in runs if run.recipe == recipe]
             for run, scores in alike:
                 if scores:
-                    values = (f"{scores[name]:.3f}" for name in ("mean_accuracy", "miou"))
+                    values = (
+                        "-" if (s := scores[name]) is None else f"{s:.3f}" for name in ("mean_accuracy", "miou")
+                    )
                     pretrained = "ImageNet" if run.settings["pretrained"] else "none"
                     shown.add_row("LinkNet", run.name, scores["size"], pretrained, *values, style="bold")
             show_table(shown)

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from linknet_fastai.files import write_text
+from linknet_fastai.untrusted import printable
 
 if TYPE_CHECKING:  # these import torch, which --help must not wait for
     from fastai.learner import Learner
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # these import torch, which --help must not wait for
     from linknet_fastai.dataset import Progress as ProgressReport
     from linknet_fastai.settings import Settings
 
+LONGEST_LINE = 4000  # of an error: an option's whole megabyte is not said again
 COLUMNS = (
     ("epoch", "epoch", 9, ""),
     ("train loss", "train_loss", 11, ".4f"),
@@ -39,8 +41,26 @@ COLUMNS = (
     ("seconds", "seconds", 8, ".1f"),
 )
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class PlainConsole(Console):
+    """A console for text from anywhere: no name of a file or class is taken for markup, or reaches the terminal as an
+    escape of its own."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(highlight=False, soft_wrap=True, markup=False, emoji=False, **kwargs)
+
+    def render_str(self, text: str, **kwargs: Any) -> Text:
+        """See `Console.render_str`, which all that is no `Text` goes through."""
+        return super().render_str(printable(text, keep="\n"), **kwargs)
+
+
+console = PlainConsole()
+errors = PlainConsole(stderr=True)
+
+
+def styled(text: str, style: str) -> Text:
+    """A text in one style, with nothing in it that a terminal would obey."""
+    return Text(printable(text, keep="\n"), style=style)
 
 
 def percent(value: float) -> str:
@@ -50,15 +70,16 @@ def percent(value: float) -> str:
 
 def show_error(message: str) -> None:
     """Print one line on stderr."""
-    line = Text("error: ", style="bold red")
-    errors.print(line + Text(" ".join(message.split()), style="default"))
+    said = printable(" ".join(message.split()))
+    if len(said) > LONGEST_LINE:
+        said = f"{said[:LONGEST_LINE]}..."
+    errors.print(styled("error: ", "bold red") + Text(said, style="default"))
 
 
 def show_note(message: str) -> None:
     """Print a line that is no error on stderr."""
-    if console.quiet:
-        return
-    errors.print(Text("note: ", style="bold yellow") + Text(message, style="default"))
+    if not console.quiet:
+        errors.print(styled("note: ", "bold yellow") + styled(message, "default"))
 
 
 def table(*columns: str, words: int = 1) -> Table:
@@ -118,7 +139,7 @@ def be_quiet() -> None:
 
 def _bar(on: Console, *more: ProgressColumn) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         *more,
@@ -162,7 +183,7 @@ class TrainingDisplay:
         dls = learn.dls
         self.bs, self.valid_bs, self.epochs = dls.train.bs, dls.valid.bs, settings.epochs
         precision = resolve_precision(settings.precision, dls.device)
-        console.print(Text(f"{learn.card.recipe}: {len(learn.card.classes)} classes, {run['data']}", style="bold"))
+        console.print(styled(f"{learn.card.recipe}: {len(learn.card.classes)} classes, {run['data']}", "bold"))
         console.print(
             f"LinkNet with {run['parameters'] / 1e6:.2f} M parameters on {dls.device} in {precision}; "
             f"{run['train_frames']} frames train, {run['validation_frames']} validate"
@@ -174,10 +195,10 @@ class TrainingDisplay:
             else:
                 shown.add_row(name, str(value), origins[name])
         show_table(shown)
-        console.print(Text("defaults: " + ", ".join(defaults), style="dim"), soft_wrap=False)
+        console.print(styled("defaults: " + ", ".join(defaults), "dim"), soft_wrap=False)
         console.print(f"run folder {run['folder']}\n")
         show_lines(run["notes"], show_note)
-        console.print(Text("".join(f"{title:>{width}}" for title, _, width, _ in COLUMNS), style="bold"))
+        console.print(styled("".join(f"{title:>{width}}" for title, _, width, _ in COLUMNS), "bold"))
         batches = settings.epochs * (len(dls.train) + len(dls.valid))
         self._per_epoch = len(dls.train) + len(dls.valid)
         self._task = self._bar.add_task("", total=batches, state="")

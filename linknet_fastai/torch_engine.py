@@ -1,5 +1,6 @@
 """The engine that runs a network in torch: any device, any model file of ours but the exported graphs."""
 
+import math
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from linknet_fastai.prediction import Engine
 from linknet_fastai.settings import SMALLEST_SIDE
 
 TTA_SCALES = (0.75, 1.0, 1.25)
-CLASSES_AT_ONCE = 12  # of a frame whose logits are brought to another size
+SCORES_AT_ONCE = 12 << 21  # of a frame whose logits are brought to another size: 12 classes of 2048x1024
 
 
 class Predictor(Engine):
@@ -102,8 +103,9 @@ def best_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits.max(1).indices
     best = classes = None
-    for first in range(0, logits.shape[1], CLASSES_AT_ONCE):
-        part = resample_logits(logits[:, first : first + CLASSES_AT_ONCE].float(), size).max(1)
+    at_once = max(1, min(12, SCORES_AT_ONCE // math.prod(size)))
+    for first in range(0, logits.shape[1], at_once):
+        part = resample_logits(logits[:, first : first + at_once].float(), size).max(1)
         if best is None:
             best, classes = part
         else:

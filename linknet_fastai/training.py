@@ -1,5 +1,6 @@
 """`fit` as a plain function: a recipe and settings in, a run folder out; and its resumption."""
 
+import os
 import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -162,7 +163,7 @@ def _pin_files(settings: Settings, dataset: Dataset) -> Settings:
     files: dict[str, Any] = {
         name: str(Path(selection).resolve())
         for name in ("train_on", "validate_on")
-        if (selection := getattr(settings, name)) not in dataset.recipe.splits and Path(selection).is_file()
+        if (selection := getattr(settings, name)) not in dataset.recipe.splits and os.path.isfile(selection)
     }
     for name in ("init_from", "encoder_weights", "cache_dir"):
         if path := getattr(settings, name):

@@ -399,9 +399,9 @@ def test_a_label_map_in_colour_where_ids_are_expected_is_refused(
 
 
 def test_a_fraction_never_takes_frames_that_another_split_lists(own_recipe, own_tree: Path, tmp_path: Path) -> None:
-    (tmp_path / "held.txt").write_text("f1\nf3\nf5\n")
-    held = tmp_path / "held.txt"
-    recipe = own_recipe(("fraction = 0.6", "fraction = 1.0"), ("fraction = 0.4", f'list = "{held}"'))
+    (recipes := tmp_path / "recipes").mkdir()
+    (recipes / "held.txt").write_text("f1\nf3\nf5\n")
+    recipe = own_recipe(("fraction = 0.6", "fraction = 1.0"), ("fraction = 0.4", 'list = "held.txt"'))
     dataset = open_dataset(recipe, own_tree)
     train, val = ({frame.stem for frame in dataset.frames(name)} for name in ("train", "val"))
     assert val == {"f1", "f3", "f5"}

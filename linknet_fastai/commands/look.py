@@ -29,12 +29,14 @@ def recipes(
 ) -> None:
     """List the shipped recipes and presets, print one, or copy a recipe to edit."""
     from linknet_fastai.presets import load_preset, preset_folder, preset_names
-    from linknet_fastai.recipe import copy_recipe, find_shipped, load_recipe, recipe_folder, recipe_names
+    from linknet_fastai.recipe import copy_recipe, load_recipe, recipe_names
+    from linknet_fastai.shipped import find_shipped, read_source, recipe_folder
     from linknet_fastai.terminal import console, show_table, table
+    from linknet_fastai.untrusted import printable
 
     if show:
         folder = preset_folder() if show in preset_names() else recipe_folder()
-        print(find_shipped(show, folder, "recipe").read_text(encoding="utf-8"), end="")
+        print(printable(read_source(find_shipped(show, folder, "recipe"), "recipe"), keep="\n\t"), end="")
     elif copy:
         written = copy_recipe(*copy)
         console.print(f"{', '.join(map(str, written))}; check it with: linknet-fastai data {copy[1]} --data DIR")
@@ -114,7 +116,7 @@ def report(
         file, why_no_frames = reports.report(run, data, progress)
     if why_no_frames:
         show_note(f"no frames are shown: {why_no_frames}")
-    console.print(file)
+    console.print(str(file))
 
 
 def data(
