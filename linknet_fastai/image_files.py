@@ -1,7 +1,10 @@
-"""Reading images, and label maps through a recipe's mapping of raw values or colours."""
+"""Reading images, and label maps through a recipe's mapping of raw values or colours; images inside a page."""
 
+import base64
+import io
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -13,14 +16,22 @@ UNMAPPED = 254
 BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path, most_pixels: float | None = None) -> Image.Image:
     """Open an image as RGB, turned upright by its EXIF orientation; for training as for prediction.
 
+    Args:
+        path: the file.
+        most_pixels: a larger image is not decoded.
+
     Raises:
-        UserError: the file cannot be read as an image.
+        UserError: the file cannot be read as an image, or is larger.
     """
     try:
         with Image.open(path) as image:
+            if most_pixels and image.width * image.height > most_pixels:
+                raise UserError(
+                    f"{path}: {image.width}x{image.height} is more than {most_pixels / 1e6:g} million pixels"
+                )
             ImageOps.exif_transpose(image, in_place=True)
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -30,6 +41,19 @@ def open_image(path: Path) -> Image.Image:
 def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Resample an RGB image bilinearly, with antialiasing where it shrinks."""
     return image if image.size == tuple(size) else image.resize(size, BILINEAR)
+
+
+def data_url(image: Image.Image, kind: str, **options: Any) -> str:
+    """An image as a URL that holds it, for a page.
+
+    Args:
+        image: the image.
+        kind: "JPEG" or "PNG".
+        options: Pillow's, for that format.
+    """
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
