@@ -123,14 +123,15 @@ def legend_css(card: ModelCard) -> str:
     """What gives each class of the legend its colour, and puts the classes in columns."""
     group = "#classes [data-testid='checkbox-group']"
     columns = "display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr))"
-    swatch = "content: ''; display: inline-block; width: 1em; height: 1em; border-radius: .25em; margin-right: .5em"
+    swatch = (
+        "content: ''; display: inline-block; width: 1em; height: 1em; margin-right: .5em; vertical-align: -.1em; "
+        "border-radius: .25em; box-shadow: 0 0 0 1px #8888"
+    )
     colours = (
         f"{group} label:nth-of-type({place}) span::before {{ background: {entry.css_color} }}"
         for place, entry in enumerate(card.classes, 1)
     )
-    return "\n".join(
-        (f"{group} {{ {columns} }}", f"{group} span::before {{ {swatch}; vertical-align: -.1em }}", *colours)
-    )
+    return "\n".join((f"{group} {{ {columns} }}", f"{group} span::before {{ {swatch} }}", *colours))
 
 
 def page(engine: Engine, limits: Limits, folder: Path, ended: Event) -> Any:
@@ -183,7 +184,9 @@ def page(engine: Engine, limits: Limits, folder: Path, ended: Event) -> Any:
                 message = gr.HTML(_status(str(limits)))
                 opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity", buttons=[])
             with gr.Column(scale=2, min_width=320):
-                picture = gr.Image(label="Overlay", elem_id="overlay", **look)
+                picture = gr.Image(
+                    label="Overlay", alt_text="the image under the colours of its classes", elem_id="overlay", **look
+                )
         with gr.Row():
             with gr.Column(min_width=320):
                 classes = gr.CheckboxGroup(
@@ -194,13 +197,21 @@ def page(engine: Engine, limits: Limits, folder: Path, ended: Event) -> Any:
                     show_select_all=True,
                 )
             with gr.Column(scale=2, min_width=320):
-                mask = gr.Image(label="Class map", elem_id="mask", **look)
+                mask = gr.Image(
+                    label="Class map", alt_text="the class of each pixel, in colours", elem_id="mask", **look
+                )
         # Of these alone, not by classes of ours: Gradio writes a .pyi beside the source of each component's class.
         drop.async_move_resource_to_block_cache = _uploaded
         picture.postprocess = partial(_inside_page, kind="JPEG", quality=92)
         mask.postprocess = partial(_inside_page, kind="PNG", compress_level=1)
         answers = [drop, message, classes, memory, picture, mask]
-        drop.upload(show, [drop, opacity, classes], answers, concurrency_limit=engine.frames_at_once)
+        drop.upload(
+            show,
+            [drop, opacity, classes],
+            answers,
+            concurrency_limit=engine.frames_at_once,
+            api_visibility="undocumented",
+        )
         gr.on(
             [opacity.input, classes.input],
             draw,
@@ -209,6 +220,7 @@ def page(engine: Engine, limits: Limits, folder: Path, ended: Event) -> Any:
             concurrency_limit=usable_cores(),
             show_progress="hidden",
             trigger_mode="always_last",
+            api_visibility="undocumented",
         )
     return blocks.queue(max_size=MOST_WAITING)
 
