@@ -153,7 +153,7 @@ def collect_jobs(inputs: Sequence[Path], out: Path, name_of: Callable[[Path], st
     written = {(out / name).resolve() for name in ("masks", "overlays")}
     for source in inputs:
         if source.is_dir():
-            images = [path for path in _images_in(source) if not written & {*path.resolve().parents}]
+            images = [path for path in images_in(source) if not written & {*path.resolve().parents}]
             found = [Job(path, path.relative_to(source).with_name(name_of(path))) for path in images]
         elif source.is_file():
             found = [Job(source, Path(name_of(source)))]
@@ -179,12 +179,13 @@ def find_images(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of images")
-    if images := _images_in(folder):
+    if images := images_in(folder):
         return images
     raise _no_images(folder)
 
 
-def _images_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
+    """All images in a folder and its sub-folders, in the order of their names; none is no error."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
 
 
@@ -199,6 +200,7 @@ def predict_images(
     masks_only: bool = False,
     progress: Progress | None = None,
     ids_of_channels: np.ndarray | None = None,
+    opacity: float = 0.5,
 ) -> list[str]:
     """Write `out/masks/STEM.png` and `out/overlays/STEM.png` for each job.
 
@@ -212,6 +214,7 @@ def predict_images(
         masks_only: whether to leave out the overlays.
         progress: told how far it is.
         ids_of_channels: what masks hold for each channel of the network, C uint8; by default the recipe's class ids.
+        opacity: of the overlays' colours, 0 to 1.
 
     Returns:
         A line for each image that could not be read; the others are done.
@@ -226,7 +229,7 @@ def predict_images(
         ids = id_mask(channels, engine.card) if ids_of_channels is None else ids_of_channels[channels]
         save_image(Image.fromarray(ids), out / "masks" / job.target)
         if not masks_only:
-            save_image(overlay(frame, channels, engine.card), out / "overlays" / job.target)
+            save_image(overlay(frame, channels, engine.card, opacity), out / "overlays" / job.target)
         return None
 
     failures = []

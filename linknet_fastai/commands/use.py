@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from linknet_fastai.errors import UsageError
 from linknet_fastai.options import (
     DataOption,
     DeviceOption,
@@ -63,9 +64,29 @@ def evaluate(
 
 def predict(
     model: ModelArgument,
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Images and folders of images.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(metavar="INPUT...", help="Images, videos, folders of them, the number of a camera."),
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where masks/ and overlays/ go.")],
     masks_only: Annotated[bool, typer.Option("--masks-only", help="Write no overlays.")] = False,
+    opacity: Annotated[
+        float, typer.Option("--opacity", min=0, max=1, help="Of the colours in overlays; borders have twice that.")
+    ] = 0.5,
+    video: Annotated[
+        bool, typer.Option("--video", help="Make a folder's numbered images the frames of one overlay video.")
+    ] = False,
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            "--fps",
+            min=0.01,
+            max=1000,
+            help="Frames a second: at most so many of a video or camera, the others are dropped; exactly so many for "
+            "--video.",
+            show_default="the video's own, 25 for --video",
+        ),
+    ] = None,
     mask_format: Annotated[
         Literal["recipe", "cityscapes"],
         typer.Option(
@@ -80,23 +101,37 @@ def predict(
     device: DeviceOption = None,
     trust_pickle: TrustOption = False,
 ) -> None:
-    """Write masks of class ids, at each frame's own size, and overlays."""
+    """Write masks of class ids, at each frame's own size, and overlays; of videos overlays alone."""
     from linknet_fastai import prediction
     from linknet_fastai.cityscapes import label_ids_of_channels, official_file_name
+    from linknet_fastai.clips import collect_clips
     from linknet_fastai.terminal import console, progress_bar, show_error, show_lines
 
-    label_ids = None
-    if mask_format == "cityscapes":
-        jobs = prediction.collect_jobs(inputs, out, official_file_name)
-    else:
-        jobs = prediction.collect_jobs(inputs, out)
-    opened = _open_engine(model, engine, precision, device, size, trust_pickle, len(jobs))
-    if mask_format == "cityscapes":
-        # The official script takes every PNG below its folder with a frame's name: overlays would be in its way.
-        label_ids, masks_only = label_ids_of_channels(opened.card.class_names), True
+    official = mask_format == "cityscapes"
+    clips, image_inputs = collect_clips(inputs, out, video)
+    if clips and (masks_only or official):
+        raise UsageError(
+            f"{'--format cityscapes' if official else '--masks-only'}: videos get overlays alone; for masks take the "
+            "frames out first, as in ffmpeg -i clip.mp4 frames/%06d.png"
+        )
+    jobs = []
+    if image_inputs:
+        jobs = prediction.collect_jobs(image_inputs, out, official_file_name if official else prediction.mask_name)
+    opened = _open_engine(model, engine, precision, device, size, trust_pickle, None if clips else len(jobs))
+    # The official script takes every PNG below its folder with a frame's name: overlays would be in its way.
+    label_ids = label_ids_of_channels(opened.card.class_names) if official else None
     with progress_bar() as progress:
-        failures = prediction.predict_images(opened, jobs, out, masks_only, progress, label_ids)
-    console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {out}")
+        failures = prediction.predict_images(opened, jobs, out, masks_only or official, progress, label_ids, opacity)
+    if jobs:
+        console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {out}")
+    for clip in clips:
+        from linknet_fastai.video import predict_video
+
+        with progress_bar() as progress:
+            result = predict_video(opened, clip.source, out / "overlays" / clip.target, opacity, fps, progress)
+        console.print(f"{result} (by {opened})")
+        if result.stopped:  # which is how a camera's video ends
+            raise typer.Exit(0 if isinstance(clip.source, int) else 130)
     show_lines(failures, show_error)
     if failures:
         raise typer.Exit(1)

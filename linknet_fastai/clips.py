@@ -1,0 +1,74 @@
+"""Which videos there are among the inputs of a prediction. Opens none: that is `video`, which needs PyAV."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from linknet_fastai.errors import UsageError
+from linknet_fastai.prediction import find_images, images_in
+
+VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
+
+Source = Path | int | Sequence[Path]  # a video file, a camera's number, or the images that are its frames, in order
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video to predict, and where its overlay video goes, relative to `overlays/`.
+
+    Attributes:
+        source: a video file, a camera's number, or the images that are its frames, in order.
+    """
+
+    source: Source
+    target: Path
+
+
+def collect_clips(inputs: Sequence[Path], out: Path, as_video: bool = False) -> tuple[list[Clip], list[Path]]:
+    """Tell videos from images.
+
+    Args:
+        inputs: files, folders, and numbers of cameras.
+        out: the folder to predict into: overlay videos that an earlier prediction left there are no input.
+        as_video: whether the images of a folder are a video's frames, in the order of the numbers in their names.
+
+    Returns:
+        The videos, and the inputs that hold images, for `collect_jobs`.
+
+    Raises:
+        UsageError: a folder without images that should be frames, or two videos that would write one file.
+    """
+    clips, images = [], []
+    for source in inputs:
+        if source.is_dir():
+            if as_video:
+                frames = sorted(find_images(source), key=_by_number)
+                clips.append(Clip(frames, Path(f"{source.resolve().name}.mp4")))
+                continue
+            videos = [path for path in sorted(source.rglob("*")) if _is_video(path)]
+            videos = [path for path in videos if (out / "overlays").resolve() not in path.resolve().parents]
+            clips += [Clip(path, path.relative_to(source).with_suffix(".mp4")) for path in videos]
+            if images_in(source) or not videos:
+                images.append(source)
+        elif _is_video(source):
+            clips.append(Clip(source, Path(f"{source.stem}.mp4")))
+        elif str(source).isdecimal() and not source.exists():
+            clips.append(Clip(int(str(source)), Path(f"camera-{source}.mp4")))
+        else:
+            images.append(source)
+    targets = Counter(clip.target for clip in clips)
+    if twice := [target for target, number in targets.items() if number > 1]:
+        raise UsageError(f"two videos would both write {twice[0]}; predict them apart")
+    return clips, images
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+
+
+def _by_number(file: Path) -> list[Any]:
+    """frame2 before frame10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(file))]

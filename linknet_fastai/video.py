@@ -1,0 +1,302 @@
+"""Clips, numbered frames and cameras in, overlay videos out: a frame at a time, memory flat over any length."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Event, Thread
+from typing import Any
+
+from PIL import Image
+
+from linknet_fastai.clips import Source
+from linknet_fastai.dataset import Progress
+from linknet_fastai.errors import UserError, need
+from linknet_fastai.files import written_whole
+from linknet_fastai.image_files import open_image
+from linknet_fastai.prediction import Engine, frame_threads, overlay
+from linknet_fastai.threads import overlapped
+
+av = need("av", "video")
+
+FRAME_RATE = 25  # of numbered frames, unless said
+CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}  # FFmpeg's format and name of one
+COPIED_SOUND = {"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"}  # what players expect in an MP4
+CLOCK = Fraction(1, 90_000)  # of the videos written: MPEG's own, in which every usual frame rate is whole
+
+
+@dataclass(frozen=True)
+class VideoResult:
+    """What became of a video.
+
+    Attributes:
+        file: the overlay video.
+        frames: how many frames it has.
+        dropped: how many frames were left out to keep to a frame rate, or up with a camera.
+        broken: how many frames could not be read.
+        stopped: whether Ctrl-C ended it.
+        seconds: what it took.
+    """
+
+    file: Path
+    frames: int
+    dropped: int
+    broken: int
+    stopped: bool
+    seconds: float
+
+    def __str__(self) -> str:
+        told = [f"{self.frames} frames, {self.frames / self.seconds:.1f} a second"]
+        told += [f"{self.dropped} dropped"] * (self.dropped > 0) + [f"{self.broken} broken"] * (self.broken > 0)
+        return ", ".join(told) + f": {self.file}"
+
+
+def predict_video(
+    engine: Engine,
+    source: Source,
+    file: Path,
+    opacity: float = 0.5,
+    fps: float | None = None,
+    progress: Progress | None = None,
+) -> VideoResult:
+    """Write an MP4 of a video with the predicted classes laid over it, whole or not at all.
+
+    Every frame keeps its time, and the sound is kept: copied, or as AAC where players would not find it in an MP4.
+    A frame that cannot be read is left out. Ctrl-C ends the video with what it has.
+
+    Args:
+        engine: the model.
+        source: a video file, a camera's number, or images, see `Clip`.
+        file: the MP4 to write.
+        opacity: of the colours, 0 to 1.
+        fps: frames a second: of images the rate (25 if left out), of a clip or a camera the most; others are dropped.
+        progress: told how far it is.
+
+    Raises:
+        UserError: the source cannot be opened or has no frame, or the file cannot be written.
+    """
+    begin = time.perf_counter()
+    counted: Counter[str] = Counter()
+    with _opened(source, fps or FRAME_RATE, counted) as (frames, expected, sound):
+        if fps and isinstance(source, Path | int):
+            frames = _at_most(frames, fps, counted)
+        for first in frames:
+            if image := _loaded(first):
+                break
+            counted["broken"] += 1
+        else:
+            raise UserError(f"{_named(source)}: no frame of it can be read")
+        width, height = (side + side % 2 for side in image.size)  # H.264 takes even sides
+
+        def predict(frame: _Frame) -> Any:
+            if (image := _loaded(frame)) is None:
+                return None
+            drawn = overlay(image, engine(image), engine.card, opacity)
+            if drawn.size != (width, height):
+                drawn = drawn.resize((width, height))
+            coded = av.VideoFrame.from_image(drawn).reformat(format="yuv420p", dst_colorspace="itu709")
+            coded.time_base, coded.pts = CLOCK, round(frame.time / CLOCK)
+            return coded
+
+        with written_whole(file) as beside, av.open(str(beside), "w", format="mp4") as output:
+            rate = min(1 / first.lasts, Fraction(fps or 1000))  # says how long the last frame lasts
+            video = output.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "20"})
+            video.width, video.height, video.pix_fmt, video.codec_context.time_base = width, height, "yuv420p", CLOCK
+            video.codec_context.colorspace = av.video.reformatter.Colorspace.ITU709
+            sound.begin(output)
+            stopped, latest = False, -1
+            try:
+                for coded in overlapped(predict, chain([first], frames), frame_threads(engine)):
+                    if coded is None:
+                        counted["broken"] += 1
+                    else:
+                        latest = coded.pts = max(coded.pts, latest + 1)  # time runs back where a file is damaged
+                        output.mux(video.encode(coded))
+                        counted["frames"] += 1
+                    if progress:
+                        progress(f"predicting {file.name}", done := counted["frames"], max(done, expected))
+            except KeyboardInterrupt:
+                if not counted["frames"]:
+                    raise
+                stopped = True
+            output.mux(video.encode(None))
+            sound.end()
+    seconds = time.perf_counter() - begin
+    return VideoResult(file, counted["frames"], counted["dropped"], counted["broken"], stopped, seconds)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """When and how long a frame is shown, in seconds, and what reads it."""
+
+    time: Fraction
+    lasts: Fraction
+    load: Callable[[], Image.Image]
+
+
+def _loaded(frame: _Frame) -> Image.Image | None:
+    try:
+        return frame.load()
+    except UserError:
+        return None
+
+
+def _at_most(frames: Iterable[_Frame], fps: float, counted: Counter[str]) -> Iterator[_Frame]:
+    """The first frame of each of the `fps` parts of a second."""
+    last = None
+    for frame in frames:
+        if (part := int(frame.time * Fraction(fps))) == last:
+            counted["dropped"] += 1
+        else:
+            last = part
+            yield frame
+
+
+@contextmanager
+def _opened(source: Source, rate: float, counted: Counter[str]) -> Iterator[tuple[Iterator[_Frame], int, "_Sound"]]:
+    """Open a source; give its frames, about how many there are (0 where nobody knows), and its sound."""
+    if isinstance(source, Sequence):
+        lasts = 1 / Fraction(rate)
+        frames = (_Frame(place * lasts, lasts, partial(open_image, file)) for place, file in enumerate(source))
+        yield frames, len(source), _Sound([])
+        return
+    if isinstance(source, Path):
+        container = _open_container(_named(source), str(source), None)
+    else:
+        if sys.platform not in CAMERAS:
+            raise UserError(f"camera {source}: cameras are read on Linux and macOS alone; predict a clip of it")
+        form, name = CAMERAS[sys.platform]
+        container = _open_container(_named(source), name.format(source), form)
+    with container:
+        if not container.streams.video:
+            raise UserError(f"{_named(source)}: there is no video in it")
+        video, sound = container.streams.video[0], _Sound(container.streams.audio)
+        if isinstance(source, int):
+            yield _newest(_decoded(container, video, sound, counted), counted), 0, sound
+            return
+        seconds = container.duration * 1e-6 if container.duration else 0
+        expected = video.frames or round(seconds * (video.average_rate or 0))
+        yield _decoded(container, video, sound, counted), expected, sound
+
+
+def _open_container(name: str, file: str, form: str | None) -> Any:
+    try:
+        return av.open(file, format=form, metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise UserError(
+            f"{name}: cannot be opened as a video ({getattr(error, 'strerror', None) or error})"
+        ) from None
+
+
+def _named(source: Source) -> str:
+    if isinstance(source, Sequence):
+        return str(source[0].parent)
+    return f"camera {source}" if isinstance(source, int) else str(source)
+
+
+def _decoded(container: Any, video: Any, sound: "_Sound", counted: Counter[str]) -> Iterator[_Frame]:
+    """The frames of a video; packets of sound go to `sound` on the way. What is broken is counted and passed by."""
+    packets = container.demux(video, *sound.streams)
+    usual = 1 / Fraction(video.average_rate or FRAME_RATE)
+    upcoming = Fraction(0)  # when a frame is shown that does not say
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError:  # the rest of the file cannot be told apart
+            counted["broken"] += 1
+            return
+        if packet is None:
+            return
+        if packet.stream.type == "audio":
+            sound.take(packet)
+            continue
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            counted["broken"] += 1
+            continue
+        for frame in frames:
+            moment = upcoming if frame.pts is None else Fraction(frame.pts * frame.time_base)
+            lasts = Fraction(frame.duration * frame.time_base) if frame.duration else usual
+            upcoming = moment + lasts
+            yield _Frame(moment, lasts, partial(_upright, frame))
+
+
+def _upright(frame: Any) -> Image.Image:
+    image = frame.to_image()
+    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
+
+
+def _newest(frames: Iterator[_Frame], counted: Counter[str]) -> Iterator[_Frame]:
+    """What a camera shows now: a thread keeps reading, and who comes late finds the newest frame alone."""
+    waiting: Queue[_Frame | None] = Queue(maxsize=1)
+    done = Event()
+
+    def read() -> None:
+        for frame in chain(frames, [None]):
+            if done.is_set():
+                return
+            with suppress(Empty):
+                waiting.get_nowait()
+                counted["dropped"] += 1
+            waiting.put(frame)
+
+    reader = Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        while (frame := waiting.get()) is not None:
+            yield frame
+    finally:
+        done.set()
+        reader.join()
+
+
+class _Sound:
+    """Brings the sound of a video into another: copied where players find it in an MP4, else as AAC.
+
+    Packets that come before `begin` wait for it.
+    """
+
+    def __init__(self, streams: Sequence[Any]) -> None:
+        self.streams = streams
+        self._waiting: list[Any] = []
+        self._output: Any = None
+
+    def begin(self, output: Any) -> None:
+        """Add the streams to an output that has written nothing yet."""
+        self._output = output
+        self._copied, self._coded = {}, {}
+        for stream in self.streams:
+            if stream.codec_context.name in COPIED_SOUND:
+                self._copied[stream.index] = output.add_stream_from_template(stream)
+            else:
+                self._coded[stream.index] = output.add_stream("aac", rate=stream.codec_context.sample_rate)
+        for packet in self._waiting:
+            self.take(packet)
+        self._waiting.clear()
+
+    def take(self, packet: Any) -> None:
+        """Write a packet; a broken one is left out."""
+        if self._output is None:
+            self._waiting.append(packet)
+        elif (copied := self._copied.get(packet.stream.index)) is not None:
+            if packet.dts is not None:  # the last packet of a stream is empty
+                packet.stream = copied
+                self._output.mux(packet)
+        else:
+            coded = self._coded[packet.stream.index]
+            with suppress(av.FFmpegError):
+                for frame in packet.decode():
+                    self._output.mux(coded.encode(frame))
+
+    def end(self) -> None:
+        """Write what the encoders still hold."""
+        for coded in self._coded.values():
+            self._output.mux(coded.encode(None))
