@@ -5,89 +5,30 @@ The page is Gradio's, which comes with the extra `demo`.
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
 from html import escape
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from threading import Event, Lock
 from typing import Any
 
-import numpy as np
 from fastcore.xtras import modified_env
 from PIL import Image
 
+from linknet_fastai.clips import VIDEO_SUFFIXES
+from linknet_fastai.dropped import CLIP_FPS, Limits, Seen, Tally, predict_clip, predict_image
 from linknet_fastai.errors import UsageError, UserError, need
-from linknet_fastai.image_files import data_url, open_image, resize_image, resize_labels
+from linknet_fastai.image_files import data_url
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.prediction import NATIVE, Engine, colour_mask, overlay
 from linknet_fastai.threads import usable_cores
 
 gr, fastapi = need("gradio", "demo"), need("fastapi", "demo")
 
-SHOWN_SIDE = 1600  # the longer side, in pixels, of what a page shows and a session remembers
 MOST_SESSIONS, MOST_WAITING = 16, 32  # of more sessions the one that rested longest is forgotten
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What may be dropped: the size of a file, the pixels of an image, the length of a clip."""
-
-    mebibytes: int = 64
-    megapixels: float = 25
-    seconds: float = 30
-
-    def __str__(self) -> str:
-        return (
-            f"An image of up to {self.megapixels:g} million pixels or a clip of up to {self.seconds:g} seconds, "
-            f"up to {self.mebibytes} MiB"
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What a session remembers of its last image: RGB, and channels (HxW uint8), at the size of the page."""
-
-    image: Image.Image
-    channels: np.ndarray
-
-
-class Tally(Engine):
-    """An engine that counts: frames, the pixels of each class, the seconds in the network.
-
-    Args:
-        engine: what predicts; its tallies together take no more frames at once than it does.
-        ended: when set, no further frame is predicted.
-    """
-
-    def __init__(self, engine: Engine, ended: Event) -> None:
-        super().__init__(engine.card, engine.precision, engine.size, engine.frames_at_once)
-        self._engine, self._free, self._ended, self._lock = engine, engine._free, ended, Lock()
-        self.frames, self.seconds, self.pixels = 0, 0.0, np.zeros(len(engine.card.classes), np.int64)
-
-    def channels(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Run the network; see `Engine.channels`."""
-        if self._ended.is_set():
-            raise UserError("the page was closed")
-        begin = time.perf_counter()
-        channels = self._engine.channels(pixels, size)
-        seconds = time.perf_counter() - begin
-        with self._lock:
-            self.frames += 1
-            self.seconds += seconds
-            self.pixels += Image.fromarray(channels).histogram()[: len(self.pixels)]
-        return channels
-
-    @property
-    def shares(self) -> np.ndarray:
-        """The share of each class in all pixels of all frames, C floats."""
-        return self.pixels / self.pixels.sum()
-
-    def __str__(self) -> str:
-        return f"{1000 * self.seconds / self.frames:.1f} ms in the network"
+PROGRESS = gr.Progress()
+CLEANING = (60, 1800)  # every so many seconds files that are so many seconds old go
 
 
 async def _uploaded(path: str) -> str:
@@ -95,20 +36,6 @@ async def _uploaded(path: str) -> str:
     if not Path(path).is_file():
         raise gr.Error("this file is no longer here: drop it again", print_exception=False)
     return path
-
-
-def _inside_page(value: Image.Image | None, kind: str, **options: Any) -> Any:
-    """In the place of Gradio's own way to show an image, which writes a file for it."""
-    return (
-        None if value is None else gr.data_classes.ImageData(url=data_url(value, kind, **options), orig_name="image")
-    )
-
-
-def at_page_size(image: Image.Image, channels: np.ndarray) -> Seen:
-    """Bring a frame and its channels (HxW uint8) to the size of the page, where they are larger."""
-    scale = min(SHOWN_SIDE / max(image.size), 1)
-    width, height = (max(round(side * scale), 1) for side in image.size)
-    return Seen(resize_image(image, (width, height)), resize_labels(channels, (width, height)))
 
 
 def legend(card: ModelCard, shares: Iterable[float] | None = None) -> list[tuple[str, str]]:
@@ -122,7 +49,7 @@ def legend(card: ModelCard, shares: Iterable[float] | None = None) -> list[tuple
 def legend_css(card: ModelCard) -> str:
     """What gives each class of the legend its colour, and puts the classes in columns."""
     group = "#classes [data-testid='checkbox-group']"
-    columns = "display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr))"
+    columns = "display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr))"
     swatch = (
         "content: ''; display: inline-block; width: 1em; height: 1em; margin-right: .5em; vertical-align: -.1em; "
         "border-radius: .25em; box-shadow: 0 0 0 1px #8888"
@@ -146,47 +73,91 @@ def page(engine: Engine, limits: Limits, folder: Path, ended: Event) -> Any:
     Returns:
         gradio.Blocks, not yet launched.
     """
-    card = engine.card
+    card, a_clip = engine.card, Lock()
 
-    def show(dropped: str, opacity: float, shown: list[str]) -> dict[Any, Any]:
+    def show(dropped: str, opacity: float, shown: list[str], progress: Any = PROGRESS) -> dict[Any, Any]:
         file = Path(dropped)
         try:
-            frame = open_image(file, limits.megapixels * 1e6)
+            if file.suffix.lower() in VIDEO_SUFFIXES:
+                return show_clip(file, opacity, shown, progress)
             tally = Tally(engine, ended)
-            seen = at_page_size(frame, tally(frame))
+            seen, size = predict_image(tally, file, limits)
         except UserError as error:
             line = str(error).replace(f"{file.parent}{os.sep}", "")  # no path of this machine
-            return told(f"error: {line}") | {memory: None, picture: None, mask: None}
+            return answer(f"error: {line}")
         finally:
             file.unlink(missing_ok=True)
-        width, height = frame.size
-        return told(f"{file.name}, {width}x{height}: {tally}", tally.shares) | {
-            memory: seen,
-            picture: draw(seen, opacity, shown),
-            mask: Image.fromarray(colour_mask(seen.channels, card)),
-        }
+        return answer(
+            f"{file.name}, {size[0]}x{size[1]}: {tally.milliseconds:.1f} ms in the network",
+            tally,
+            {
+                memory: seen,
+                picture: draw(seen, opacity, shown),
+                mask: Image.fromarray(colour_mask(seen.channels, card)),
+            },
+        )
 
-    def told(line: str, shares: np.ndarray | None = None) -> dict[Any, Any]:
-        return {drop: None, message: _status(line), classes: gr.update(choices=legend(card, shares))}
+    def show_clip(file: Path, opacity: float, shown: list[str], progress: Any) -> dict[Any, Any]:
+        if not a_clip.acquire(blocking=False):
+            raise UserError(f"{file}: another clip is in work; drop it again when that is done")
+        try:
+            tally = Tally(engine, ended, round(limits.seconds * CLIP_FPS) + 1)
+            target = Path(mkdtemp(dir=folder)) / f"{file.stem}-overlay.mp4"
+            result = predict_clip(
+                tally,
+                file,
+                target,
+                limits,
+                opacity,
+                channels_of(shown),
+                lambda _, done, total: progress((done, total), "predicting", unit="frames"),
+            )
+        finally:
+            a_clip.release()
+        dropped = f" ({result.dropped} above {CLIP_FPS} a second left out)" if result.dropped else ""
+        return answer(
+            f"{file.name}, {result.frames} frames{dropped}: {tally.milliseconds:.1f} ms a frame in the network, "
+            f"{result.frames / result.seconds:.1f} frames a second in all. Opacity and classes are those of when it "
+            "was dropped.",
+            tally,
+            {film: target},
+        )
+
+    def answer(line: str, tally: Tally | None = None, more: dict[Any, Any] | None = None) -> dict[Any, Any]:
+        """What the page shows from now on: a line, shares where there are any, and `more` alone."""
+        cleared = dict.fromkeys((drop, memory, picture, mask, film))
+        of_clip = film in (more or {})
+        return (
+            cleared
+            | (more or {})
+            | {
+                message: _status(line),
+                classes: gr.update(choices=legend(card, tally and tally.shares)),
+                picture_side: gr.update(visible=not of_clip),
+                mask_side: gr.update(visible=not of_clip),
+                film_side: gr.update(visible=of_clip),
+            }
+        )
 
     def draw(seen: Seen | None, opacity: float, shown: list[str]) -> Image.Image | None:
-        channels = [channel for channel, name in enumerate(card.class_names) if name in shown]
-        return overlay(seen.image, seen.channels, card, opacity, channels) if seen else None
+        return overlay(seen.image, seen.channels, card, opacity, channels_of(shown)) if seen else None
 
-    with gr.Blocks(title=f"LinkNet on {card.recipe}", analytics_enabled=False, delete_cache=(60, 3600)) as blocks:
+    def channels_of(names: list[str]) -> list[int]:
+        return [channel for channel, name in enumerate(card.class_names) if name in names]
+
+    with gr.Blocks(title=f"LinkNet on {card.recipe}", analytics_enabled=False, delete_cache=CLEANING) as blocks:
         size = "each frame's own size" if engine.size == NATIVE else "{}x{}".format(*engine.size)
         gr.Markdown(f"# LinkNet on {card.recipe}\n{len(card.classes)} classes, by {engine} at {size}")
         memory = gr.State()
-        look = {"interactive": False, "buttons": ["download", "fullscreen"]}
         with gr.Row():
             with gr.Column(min_width=320):
                 drop = gr.File(label="Image or clip", file_types=["image", "video"], height=160)
                 message = gr.HTML(_status(str(limits)))
                 opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity", buttons=[])
-            with gr.Column(scale=2, min_width=320):
-                picture = gr.Image(
-                    label="Overlay", alt_text="the image under the colours of its classes", elem_id="overlay", **look
-                )
+            with gr.Column(scale=2, min_width=320) as picture_side:
+                picture = _picture("Overlay", "the image under the colours of its classes", kind="JPEG", quality=92)
+            with gr.Column(scale=2, min_width=320, visible=False) as film_side:
+                film = gr.Video(label="Overlay", interactive=False, autoplay=True, loop=True, buttons=["download"])
         with gr.Row():
             with gr.Column(min_width=320):
                 classes = gr.CheckboxGroup(
@@ -196,20 +167,16 @@ def page(engine: Engine, limits: Limits, folder: Path, ended: Event) -> Any:
                     elem_id="classes",
                     show_select_all=True,
                 )
-            with gr.Column(scale=2, min_width=320):
-                mask = gr.Image(
-                    label="Class map", alt_text="the class of each pixel, in colours", elem_id="mask", **look
-                )
-        # Of these alone, not by classes of ours: Gradio writes a .pyi beside the source of each component's class.
+            with gr.Column(scale=2, min_width=320) as mask_side:
+                mask = _picture("Class map", "the class of each pixel, in colours", kind="PNG", compress_level=1)
+        # Of this one alone, not by a class of ours: Gradio writes a .pyi beside the source of a component's class.
         drop.async_move_resource_to_block_cache = _uploaded
-        picture.postprocess = partial(_inside_page, kind="JPEG", quality=92)
-        mask.postprocess = partial(_inside_page, kind="PNG", compress_level=1)
-        answers = [drop, message, classes, memory, picture, mask]
         drop.upload(
             show,
             [drop, opacity, classes],
-            answers,
-            concurrency_limit=engine.frames_at_once,
+            [drop, message, classes, memory, picture, mask, film, picture_side, mask_side, film_side],
+            concurrency_limit=engine.frames_at_once + 1,  # one of them may be a clip
+            show_progress_on=[picture, film],
             api_visibility="undocumented",
         )
         gr.on(
@@ -227,6 +194,23 @@ def page(engine: Engine, limits: Limits, folder: Path, ended: Event) -> Any:
 
 def _status(line: str) -> str:
     return f"<p role='status'>{escape(line)}</p>"
+
+
+def _picture(label: str, alternative: str, **options: Any) -> Any:
+    """An image that goes into the page itself, where Gradio's own writes a file for it; options as `data_url` has."""
+    picture = gr.Image(
+        label=label,
+        alt_text=alternative,
+        elem_id=label.lower().replace(" ", "-"),
+        interactive=False,
+        buttons=["download", "fullscreen"],
+    )
+
+    def inside_page(value: Image.Image | None) -> Any:
+        return None if value is None else gr.data_classes.ImageData(url=data_url(value, **options), orig_name=label)
+
+    picture.postprocess = inside_page
+    return picture
 
 
 @contextmanager

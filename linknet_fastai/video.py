@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -65,6 +65,7 @@ def predict_video(
     opacity: float = 0.5,
     fps: float | None = None,
     progress: Progress | None = None,
+    shown: Collection[int] | None = None,
 ) -> VideoResult:
     """Write an MP4 of a video with the predicted classes laid over it, whole or not at all.
 
@@ -78,6 +79,7 @@ def predict_video(
         opacity: of the colours, 0 to 1.
         fps: frames a second: of images the rate (25 if left out), of a clip or a camera the most; others are dropped.
         progress: told how far it is.
+        shown: the channels that are coloured; None is all.
 
     Raises:
         UserError: the source cannot be opened or has no frame, or the file cannot be written.
@@ -98,7 +100,7 @@ def predict_video(
         def predict(frame: _Frame) -> Any:
             if (image := _loaded(frame)) is None:
                 return None
-            drawn = overlay(image, engine(image), engine.card, opacity)
+            drawn = overlay(image, engine(image), engine.card, opacity, shown)
             if drawn.size != (width, height):
                 drawn = drawn.resize((width, height))
             coded = av.VideoFrame.from_image(drawn).reformat(format="yuv420p", dst_colorspace="itu709")
@@ -168,12 +170,12 @@ def _opened(source: Source, rate: float, counted: Counter[str]) -> Iterator[tupl
         yield frames, len(source), _Sound([])
         return
     if isinstance(source, Path):
-        container = _open_container(_named(source), str(source), None)
+        container = open_container(_named(source), str(source))
     else:
         if sys.platform not in CAMERAS:
             raise UserError(f"camera {source}: cameras are read on Linux and macOS alone; predict a clip of it")
         form, name = CAMERAS[sys.platform]
-        container = _open_container(_named(source), name.format(source), form)
+        container = open_container(_named(source), name.format(source), form)
     with container:
         if not container.streams.video:
             raise UserError(f"{_named(source)}: there is no video in it")
@@ -186,9 +188,20 @@ def _opened(source: Source, rate: float, counted: Counter[str]) -> Iterator[tupl
         yield _decoded(container, video, sound, counted), expected, sound
 
 
-def _open_container(name: str, file: str, form: str | None) -> Any:
+def open_container(name: str, file: str, form: str | None = None, options: dict[str, str] | None = None) -> Any:
+    """Open what PyAV reads.
+
+    Args:
+        name: for the message.
+        file: a file, or a device of the format.
+        form: FFmpeg's name of the format; None is to look.
+        options: FFmpeg's, for the format.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
     try:
-        return av.open(file, format=form, metadata_errors="replace")
+        return av.open(file, format=form, options=options, metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
         raise UserError(
             f"{name}: cannot be opened as a video ({getattr(error, 'strerror', None) or error})"

@@ -157,11 +157,12 @@ def serve(
 ) -> None:
     """Show a page to drop images and clips on; nothing that is dropped is kept."""
     from linknet_fastai import serve as page
+    from linknet_fastai.dropped import Limits
     from linknet_fastai.terminal import console
 
     # A person drops one at a time: all cores are at one frame, and its milliseconds are the machine's.
     opened = _open_engine(model, engine, precision, device, size, trust_pickle, frames=1)
-    limits = page.Limits(most_mebibytes, most_megapixels, most_seconds)
+    limits = Limits(most_mebibytes, most_megapixels, most_seconds)
     page.serve(opened, host, port, limits, open_browser, lambda address: console.print(f"{address} (Ctrl-C ends it)"))
 
 
