@@ -20,29 +20,14 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
+from test_dropped import CARD, Quarters
+from test_video import write_clip
 
 import linknet_fastai
-from linknet_fastai.errors import UserError
-from linknet_fastai.model_card import ModelCard
-from linknet_fastai.prediction import Engine
-from linknet_fastai.recipe import load_recipe
-from linknet_fastai.serve import SHOWN_SIDE, Limits, Tally, at_page_size, legend, served
+from linknet_fastai.dropped import Limits
+from linknet_fastai.serve import served
 
 Command = Callable[..., int]
-CARD = ModelCard.of(load_recipe("street"), (64, 48))
-
-
-class Quarters(Engine):
-    """Sees the first class in the left quarter of every frame and the fourth in the rest."""
-
-    name = "quarters"
-    calls = 0
-
-    def channels(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        self.calls += 1
-        channels = np.full(size, 3, np.uint8)
-        channels[:, : size[1] // 4] = 0
-        return channels
 
 
 def free_port() -> int:
@@ -53,7 +38,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def engine() -> Quarters:
-    return Quarters(CARD, "fp32")
+    return Quarters()
 
 
 @pytest.fixture(scope="module")
@@ -116,34 +101,9 @@ def files_in(folder: Path) -> list[bytes]:
     return [content for file in folder.rglob("*") if file.is_file() and (content := file.read_bytes())]
 
 
-def test_shares_are_of_all_pixels_and_the_legend_names_them(engine: Quarters) -> None:
-    tally = Tally(engine, Event())
-    tally(Image.new("RGB", (80, 60)))
-    tally(Image.new("RGB", (40, 20)))
-    assert tally.frames == 2
-    assert tally.shares.tolist() == [0.25, 0, 0, 0.75] + [0] * 7
-    assert re.fullmatch(r"\d+\.\d ms in the network", str(tally))
-    assert legend(CARD, tally.shares)[3] == ("Road 75.0%", "Road")
-    assert legend(CARD)[3] == ("Road", "Road")
-
-
-def test_no_frame_is_predicted_once_the_page_is_closed(engine: Quarters) -> None:
-    ended = Event()
-    ended.set()
-    with pytest.raises(UserError, match="closed"):
-        Tally(engine, ended)(Image.new("RGB", (80, 60)))
-
-
-def test_a_session_remembers_no_more_than_the_page_shows() -> None:
-    seen = at_page_size(Image.new("RGB", (4000, 10)), np.zeros((10, 4000), np.uint8))
-    assert seen.image.size == seen.channels.shape[::-1] == (SHOWN_SIDE, 4)
-    small = Image.new("RGB", (80, 60))
-    assert at_page_size(small, np.zeros((60, 80), np.uint8)).image is small
-
-
 def test_an_image_becomes_overlay_class_map_shares_and_milliseconds(client: Client, tmp_path: Path) -> None:
-    nothing, status, classes, overlay, class_map = drop(client, handle_file(photo(tmp_path / "frame.png")))
-    assert nothing is None  # free for the next one
+    nothing, status, classes, overlay, class_map, video = drop(client, handle_file(photo(tmp_path / "frame.png")))
+    assert nothing is video is None  # free for the next one
     assert "frame.png, 80x60: " in status
     assert "ms in the network" in status
     assert [label for label, _ in classes["choices"]][:4] == ["Sky 25.0%", "Building 0.0%", "Pole 0.0%", "Road 75.0%"]
@@ -170,6 +130,41 @@ def test_drawing_anew_shows_the_classes_asked_for_and_predicts_nothing(
     assert engine.calls == calls
 
 
+def clip(file: Path, seconds: float = 0.5) -> Path:
+    return write_clip(file, [np.full((48, 64, 3), 100, np.uint8)] * round(10 * seconds))
+
+
+def test_a_clip_becomes_a_video_and_the_shares_of_all_its_frames(
+    client: Client, temporary: Path, tmp_path: Path
+) -> None:
+    drop(client, handle_file(photo(tmp_path / "frame.png")))
+    before = files_in(temporary)
+    _, status, classes, overlay, class_map, video = drop(client, handle_file(clip(tmp_path / "clip.mp4")))
+    assert re.search(r"clip\.mp4, 5 frames: \d+\.\d ms a frame in the network", status)
+    assert classes["choices"][3] == ["Road 75.0%", "Road"]
+    assert overlay is class_map is None
+    film = httpx.get(video["url"]).content
+    assert sorted(files_in(temporary)) == sorted([*before, film])
+
+
+def test_a_second_clip_waits_for_its_visitor_not_in_a_queue(temporary: Path, tmp_path: Path) -> None:
+    begun, go_on = Event(), Event()
+    engine = Quarters()
+    with temporary_folder(temporary), served(engine, "127.0.0.1", free_port(), Limits()) as address:
+        engine.work = lambda: begun.set() or go_on.wait(60)
+        client = Client(address, verbose=False, download_files=False)
+        try:
+            first = client.submit(handle_file(clip(tmp_path / "one.mp4")), 0.5, [], api_name="/show")
+            assert begun.wait(60)
+            assert (
+                "error: two.mp4: another clip is in work" in drop(client, handle_file(clip(tmp_path / "two.mp4")))[1]
+            )
+        finally:
+            go_on.set()
+        assert "one.mp4, 5 frames" in first.result(60)[1]
+        client.close()
+
+
 def test_a_session_that_has_seen_nothing_draws_nothing(client: Client) -> None:
     assert client.predict(0.5, CARD.class_names, api_name="/draw") is None
 
@@ -192,7 +187,7 @@ def test_what_is_no_image_or_too_large_is_one_line_and_leaves_nothing_shown(
     drop(client, handle_file(photo(tmp_path / "frame.png")))
     answer = drop(client, handle_file(file))
     assert line in answer[1]
-    assert answer[3:] == (None, None)
+    assert answer[3:6] == (None, None, None)
     assert "%" not in str(answer[2])
     assert str(temporary) not in str(answer)
     assert client.predict(0.5, CARD.class_names, api_name="/draw") is None
@@ -204,12 +199,13 @@ def test_a_file_of_too_many_bytes_is_refused_while_it_comes(address: str, tempor
     assert str(temporary) not in answer.text
 
 
-def test_nothing_that_was_dropped_or_drawn_is_kept(client: Client, temporary: Path, tmp_path: Path) -> None:
+def test_no_image_that_was_dropped_or_drawn_is_kept(client: Client, temporary: Path, tmp_path: Path) -> None:
+    before = files_in(temporary)
     drop(client, handle_file(photo(tmp_path / "frame.png")))
     client.predict(0.3, ["Road"], api_name="/draw")
     (tmp_path / "x.png").write_text("no image")
     drop(client, handle_file(tmp_path / "x.png"))
-    assert files_in(temporary) == []
+    assert files_in(temporary) == before
 
 
 @pytest.mark.parametrize("path", ["https://pypi.org/frame.png", "http://127.0.0.1:1/frame.png", "{secret}"])
@@ -237,7 +233,7 @@ def test_serving_speaks_to_this_machine_alone(temporary: Path, monkeypatch: pyte
         socket, "getaddrinfo", lambda host, *more, **options: asked.add(host) or real(host, *more, **options)
     )
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    with temporary_folder(temporary), served(Quarters(CARD, "fp32"), "127.0.0.1", free_port(), Limits()) as address:
+    with temporary_folder(temporary), served(Quarters(), "127.0.0.1", free_port(), Limits()) as address:
         monkeypatch.delenv("http_proxy")
         assert httpx.get(address).status_code == 200
     assert asked <= {"127.0.0.1", b"127.0.0.1"}
