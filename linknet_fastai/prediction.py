@@ -8,7 +8,7 @@ from threading import BoundedSemaphore
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from linknet_fastai.dataset import Progress
 from linknet_fastai.errors import UsageError, UserError
@@ -120,6 +120,20 @@ def overlay(
     alpha = strength[channels]
     alpha[border] = np.minimum(2 * alpha[border].astype(np.uint16), 255)
     return Image.composite(Image.fromarray(colour_mask(channels, card)), image, Image.fromarray(alpha))
+
+
+def legend(card: ModelCard) -> Image.Image:
+    """Draw the classes' colours and names, a row each, void last: what overlays are read with."""
+    entries = [*((entry.color, entry.name) for entry in card.classes), (card.void.color, "void, left clear")]
+    font, row = ImageFont.load_default(16), 26
+    width = 60 + max(round(font.getlength(name)) for _, name in entries)
+    drawn = Image.new("RGB", (width, row * len(entries) + 10), "white")
+    pen = ImageDraw.Draw(drawn)
+    for place, (color, name) in enumerate(entries):
+        top = 8 + row * place
+        pen.rectangle((10, top, 34, top + 18), tuple(color), outline="black")
+        pen.text((46, top + 9), name, "black", font, anchor="lm")
+    return drawn
 
 
 @dataclass(frozen=True)

@@ -253,13 +253,14 @@ def _newest(frames: Iterator[_Frame], counted: Counter[str]) -> Iterator[_Frame]
     done = Event()
 
     def read() -> None:
-        for frame in chain(frames, [None]):
+        for frame in frames:
             if done.is_set():
                 return
             with suppress(Empty):
                 waiting.get_nowait()
                 counted["dropped"] += 1
             waiting.put(frame)
+        waiting.put(None)
 
     reader = Thread(target=read, daemon=True)
     reader.start()
@@ -268,6 +269,8 @@ def _newest(frames: Iterator[_Frame], counted: Counter[str]) -> Iterator[_Frame]
             yield frame
     finally:
         done.set()
+        with suppress(Empty):
+            waiting.get_nowait()  # makes room for what the reader still puts
         reader.join()
 
 

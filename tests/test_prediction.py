@@ -24,6 +24,7 @@ from linknet_fastai.prediction import (
     collect_jobs,
     colour_mask,
     id_mask,
+    legend,
     overlay,
     predict_images,
     save_image,
@@ -170,6 +171,14 @@ def test_an_overlay_is_stronger_along_borders_and_clear_where_void_or_not_shown(
     assert some[3].tolist() == [20, 220, 20]
     assert (np.delete(some, 3, axis=0) == 100).all()
     assert overlay(frame, channels, card, opacity=0).tobytes() == frame.tobytes()
+
+
+def test_the_legend_has_a_row_of_its_colour_for_every_class_and_void(card: ModelCard) -> None:
+    drawn = legend(card)
+    rows = [drawn.getpixel((20, 17 + 26 * place)) for place in range(len(card.classes) + 1)]
+    assert rows == [entry.color for entry in card.classes] + [card.void.color]
+    names = np.asarray(drawn.convert("L"))[:, 46:] < 128
+    assert all(names[8 + 26 * place : 26 + 26 * place].any() for place in range(len(rows)))
 
 
 def test_masks_only_writes_no_overlays(predictor: Predictor, save_array: SaveArray, tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ def test_predict_writes_videos_beside_images(
     Image.fromarray(grey(90)).save(folder / "photo.png")
     assert command("predict", model, folder, "--out", tmp_path / "out", "--opacity", 0.7) == 0
     written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
-    assert written == ["masks/photo.png", "overlays/clip.mp4", "overlays/photo.png"]
+    assert written == ["legend.png", "masks/photo.png", "overlays/clip.mp4", "overlays/photo.png"]
     assert "3 frames" in capsys.readouterr().out
 
 

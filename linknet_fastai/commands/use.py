@@ -124,6 +124,8 @@ def predict(
         failures = prediction.predict_images(opened, jobs, out, masks_only or official, progress, label_ids, opacity)
     if jobs:
         console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {out}")
+    if clips or not (masks_only or official):
+        prediction.save_image(prediction.legend(opened.card), out / "legend.png")
     for clip in clips:
         from linknet_fastai.video import predict_video
 
