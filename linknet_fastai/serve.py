@@ -46,19 +46,22 @@ def legend(card: ModelCard, shares: Iterable[float] | None = None) -> list[tuple
     return [(f"{name} {share:.1%}", name) for name, share in zip(names, shares, strict=True)]
 
 
-def legend_css(card: ModelCard) -> str:
-    """What gives each class of the legend its colour, and puts the classes in columns."""
+def style(card: ModelCard) -> str:
+    """What is ours in the page's looks: each class of the legend has its colour, small pictures are enlarged."""
     group = "#classes [data-testid='checkbox-group']"
-    columns = "display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr))"
     swatch = (
         "content: ''; display: inline-block; width: 1em; height: 1em; margin-right: .5em; vertical-align: -.1em; "
         "border-radius: .25em; box-shadow: 0 0 0 1px #8888"
     )
-    colours = (
-        f"{group} label:nth-of-type({place}) span::before {{ background: {entry.css_color} }}"
-        for place, entry in enumerate(card.classes, 1)
-    )
-    return "\n".join((f"{group} {{ {columns} }}", f"{group} span::before {{ {swatch} }}", *colours))
+    rules = {
+        group: "display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr))",
+        f"{group} span::before": swatch,
+        "#overlay img, #class-map img": "width: 100%; max-height: 80vh; object-fit: contain",
+        "#class-map img": "image-rendering: pixelated",
+    }
+    for place, entry in enumerate(card.classes, 1):
+        rules[f"{group} label:nth-of-type({place}) span::before"] = f"background: {entry.css_color}"
+    return "\n".join(f"{where} {{ {looks} }}" for where, looks in rules.items())
 
 
 def page(engine: Engine, limits: Limits, folder: Path, ended: Event) -> Any:
@@ -234,7 +237,7 @@ def served(engine: Engine, host: str, port: int, limits: Limits, open_browser: b
                 inbrowser=open_browser,
                 max_file_size=limits.mebibytes << 20,
                 state_session_capacity=MOST_SESSIONS,
-                css=legend_css(engine.card),
+                css=style(engine.card),
                 app_kwargs={"dependencies": [fastapi.Depends(_fetch_nothing)], "docs_url": None, "redoc_url": None},
                 footer_links=[],
                 prevent_thread_lock=True,
