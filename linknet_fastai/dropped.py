@@ -26,9 +26,9 @@ CLIP_FORMATS = "avi,gif,matroska,mov,mpeg,mpegts,mpegvideo"
 class Limits:
     """What may be dropped: the size of a file, the pixels of a frame, the length of a clip."""
 
-    mebibytes: int = 64
-    megapixels: float = 25
-    seconds: float = 30
+    mebibytes: int
+    megapixels: float
+    seconds: float
 
     def __str__(self) -> str:
         return (
@@ -64,14 +64,17 @@ class Tally(Engine):
         """Run the network; see `Engine.channels`.
 
         Raises:
-            UserError: the page was closed, or these are too many frames.
+            UserError: the page was closed, these are too many frames, or the network fails.
         """
         if self._ended.is_set():
             raise UserError("the page was closed")
         if self.frames >= self.most_frames:
             raise UserError(f"the clip has more than {self.most_frames} frames")
         begin = time.perf_counter()
-        channels = self._engine.channels(pixels, size)
+        try:
+            channels = self._engine.channels(pixels, size)
+        except UserError:  # names the model's file, which is nothing for a page
+            raise UserError("the network fails on this frame: linknet-fastai predict says why") from None
         seconds = time.perf_counter() - begin
         with self._lock:
             self.frames += 1

@@ -56,7 +56,8 @@ def style(card: ModelCard) -> str:
     rules = {
         group: "display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr))",
         f"{group} span::before": swatch,
-        "#overlay img, #class-map img": "width: 100%; max-height: 80vh; object-fit: contain",
+        ".image-frame": "width: 100%",
+        ".image-frame img": "width: 100%; max-height: 80vh; object-fit: contain",
         "#class-map img": "image-rendering: pixelated",
     }
     for place, entry in enumerate(card.classes, 1):
@@ -158,7 +159,7 @@ def page(engine: Engine, limits: Limits, folder: Path, ended: Event) -> Any:
                 message = gr.HTML(_status(str(limits)))
                 opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity", buttons=[])
             with gr.Column(scale=2, min_width=320) as picture_side:
-                picture = _picture("Overlay", "the image under the colours of its classes", kind="JPEG", quality=92)
+                picture = _picture("Overlay", "the image under the colours of its classes", "JPEG", quality=92)
             with gr.Column(scale=2, min_width=320, visible=False) as film_side:
                 film = gr.Video(label="Overlay", interactive=False, autoplay=True, loop=True, buttons=["download"])
         with gr.Row():
@@ -171,7 +172,7 @@ def page(engine: Engine, limits: Limits, folder: Path, ended: Event) -> Any:
                     show_select_all=True,
                 )
             with gr.Column(scale=2, min_width=320) as mask_side:
-                mask = _picture("Class map", "the class of each pixel, in colours", kind="PNG", compress_level=1)
+                mask = _picture("Class map", "the class of each pixel, in colours", "PNG", compress_level=1)
         # Of this one alone, not by a class of ours: Gradio writes a .pyi beside the source of a component's class.
         drop.async_move_resource_to_block_cache = _uploaded
         drop.upload(
@@ -199,18 +200,24 @@ def _status(line: str) -> str:
     return f"<p role='status'>{escape(line)}</p>"
 
 
-def _picture(label: str, alternative: str, **options: Any) -> Any:
+def _picture(label: str, alternative: str, kind: str, **options: Any) -> Any:
     """An image that goes into the page itself, where Gradio's own writes a file for it; options as `data_url` has."""
+    name = label.lower().replace(" ", "-")
     picture = gr.Image(
         label=label,
         alt_text=alternative,
-        elem_id=label.lower().replace(" ", "-"),
+        elem_id=name,
         interactive=False,
         buttons=["download", "fullscreen"],
     )
 
     def inside_page(value: Image.Image | None) -> Any:
-        return None if value is None else gr.data_classes.ImageData(url=data_url(value, **options), orig_name=label)
+        if value is None:
+            return None
+        return gr.data_classes.ImageData(
+            url=data_url(value, kind, **options),
+            orig_name=f"{name}.{kind.lower()}",  # when it is downloaded
+        )
 
     picture.postprocess = inside_page
     return picture

@@ -2,11 +2,12 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from fastai.callback.core import Callback
 from fastai.learner import Learner
 
 from linknet_fastai.charts import confusion_matrix, save_figure, training_curves
@@ -17,6 +18,7 @@ from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.evaluation import evaluate
 from linknet_fastai.export import export_model
 from linknet_fastai.learner import fit_schedule, learner_from_settings
+from linknet_fastai.loggers import logging_callbacks, require_loggers
 from linknet_fastai.lr_search import search_lr
 from linknet_fastai.model_file import load_model
 from linknet_fastai.pictures import save_batch, save_predictions
@@ -43,6 +45,7 @@ def fit(
     options: Mapping[str, Any] | None = None,
     out: Path | None = None,
     observer: Observer | None = None,
+    log_to: Collection[str] = (),
 ) -> FitResult:
     """Train on a recipe and keep the run.
 
@@ -52,6 +55,7 @@ def fit(
         options: settings by name that go before the recipe's; None as a value says nothing.
         out: the run folder, by default `runs/RECIPE-DATE-TIME` in the current folder.
         observer: told how it goes.
+        log_to: those of `LOGGERS` that are told as well.
 
     Returns:
         The result; not finished where Ctrl-C ended it.
@@ -59,6 +63,7 @@ def fit(
     Raises:
         UsageError, UserError: see `segmentation_dls` and `linknet_learner`; a run folder that is in use.
     """
+    require_loggers(log_to)
     progress = observer and observer.progress
     dataset = open_dataset(recipe, data, progress)
     settings, origins = settings_for(dataset, options or {})
@@ -83,12 +88,13 @@ def fit(
         "validation_frames": len(learn.dls.valid_ds),
         "notes": _notes(learn, dataset, settings),
     }
-    write_run(folder, settings, origins, run)
-    images, labels = learn.dls.train.one_batch()
-    save_batch(images, labels, learn.card, folder / "batch.png")
-    if observer:
-        observer.started(learn, settings, origins, {**run, "folder": folder})
-    return _train(learn, dataset, settings, RunRecord(folder, None, observer))
+    with logging_callbacks(log_to, folder, settings) as loggers:
+        write_run(folder, settings, origins, run)
+        images, labels = learn.dls.train.one_batch()
+        save_batch(images, labels, learn.card, folder / "batch.png")
+        if observer:
+            observer.started(learn, settings, origins, {**run, "folder": folder})
+        return _train(learn, dataset, settings, RunRecord(folder, None, observer), loggers)
 
 
 def resume(
@@ -97,6 +103,7 @@ def resume(
     data: Path | None = None,
     options: Mapping[str, Any] | None = None,
     observer: Observer | None = None,
+    log_to: Collection[str] = (),
 ) -> FitResult:
     """Go on with an interrupted run at the epoch it had reached.
 
@@ -106,11 +113,13 @@ def resume(
         data: where the data lies now, if it has moved.
         options: what is in `FREE_ON_RESUME` may differ from the run's; everything else is the run's own.
         observer: told how it goes.
+        log_to: those of `LOGGERS` that are told as well.
 
     Raises:
         UsageError: the run is complete, or an option would make it another run.
         UserError: no run here, a damaged checkpoint, or the data is gone.
     """
+    require_loggers(log_to)
     settings, origins, run, _, earlier = read_run(folder)
     if recipe is not None and _pin_recipe(recipe) != run["recipe"]:
         raise UsageError(f"--resume: {folder} trains on {run['recipe']}, not on {recipe}; leave RECIPE out")
@@ -139,7 +148,8 @@ def resume(
         learn.model.to(learn.dls.device)
         learn.create_opt()
         learn.opt.load_state_dict(checkpoint["optimizer"])
-    return _train(learn, dataset, settings, RunRecord(folder, checkpoint, observer))
+    with logging_callbacks(log_to, folder, settings) as loggers:
+        return _train(learn, dataset, settings, RunRecord(folder, checkpoint, observer), loggers)
 
 
 def _pin_recipe(recipe: str | Path) -> str:
@@ -166,11 +176,16 @@ def _notes(learn: Learner, dataset: Dataset, settings: Settings) -> list[str]:
     return [note for split in splits if (note := dataset.note(split))] + learn.notes
 
 
-def _train(learn: Learner, dataset: Dataset, settings: Settings, record: RunRecord) -> FitResult:
+def _train(
+    learn: Learner, dataset: Dataset, settings: Settings, record: RunRecord, loggers: Sequence[Callback]
+) -> FitResult:
     finished = True
+    encoder_lr = settings.encoder_lr if settings.encoder_is_trained else 1
+    callbacks = [record, *loggers]
     try:
-        encoder_lr = settings.encoder_lr if settings.encoder_is_trained else 1
-        fit_schedule(learn, settings.schedule, settings.epochs, settings.lr, record.start_epoch, [record], encoder_lr)
+        fit_schedule(
+            learn, settings.schedule, settings.epochs, settings.lr, record.start_epoch, callbacks, encoder_lr
+        )
     except KeyboardInterrupt:
         finished = False
     result = FitResult(record.folder, record.rows, finished)

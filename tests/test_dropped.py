@@ -1,6 +1,7 @@
 """What is dropped on the page: limits, counts of pixels and time, what a session remembers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -17,6 +18,7 @@ from linknet_fastai.recipe import load_recipe
 
 CARD = ModelCard.of(load_recipe("street"), (64, 48))
 ROAD = 3
+LIMITS = Limits(mebibytes=64, megapixels=25, seconds=30)
 
 
 class Quarters(Engine):
@@ -84,9 +86,17 @@ def test_no_frame_is_predicted_once_the_page_is_closed() -> None:
     assert engine.calls == 0
 
 
+def test_an_error_of_the_engine_names_no_file_of_the_model() -> None:
+    def fail() -> None:
+        raise UserError("/home/me/model.onnx: fails")
+
+    with pytest.raises(UserError, match="^the network fails on this frame: linknet-fastai predict says why$"):
+        Tally(Quarters(work=fail), Event())(Image.new("RGB", (80, 60)))
+
+
 def test_a_session_remembers_no_more_than_the_page_shows(tmp_path: Path) -> None:
     Image.new("RGB", (4000, 10)).save(tmp_path / "wide.png")
-    seen, size = predict_image(Quarters(), tmp_path / "wide.png", Limits())
+    seen, size = predict_image(Quarters(), tmp_path / "wide.png", LIMITS)
     assert size == (4000, 10)
     assert seen.image.size == seen.channels.shape[::-1] == (SHOWN_SIDE, 4)
     assert (seen.channels[:, : SHOWN_SIDE // 4] == 0).all()
@@ -98,16 +108,16 @@ def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:
     cut = (tmp_path / "a.png").read_bytes()[:60]  # its head alone
     (tmp_path / "a.png").write_bytes(cut)
     with pytest.raises(UserError, match=r"a\.png: 80x60 is more than 0\.004 million pixels"):
-        predict_image(Quarters(), tmp_path / "a.png", Limits(megapixels=0.004))
+        predict_image(Quarters(), tmp_path / "a.png", replace(LIMITS, megapixels=0.004))
     with pytest.raises(UserError, match=r"a\.png: cannot read"):
-        predict_image(Quarters(), tmp_path / "a.png", Limits(megapixels=0.005))
+        predict_image(Quarters(), tmp_path / "a.png", replace(LIMITS, megapixels=0.005))
 
 
 def test_a_clip_is_drawn_with_the_classes_asked_for(clip: Path, tmp_path: Path) -> None:
     tally = Tally(Quarters(), Event())
     told = []
     result = predict_clip(
-        tally, clip, tmp_path / "out.mp4", Limits(), 1, [ROAD], lambda *progress: told.append(progress)
+        tally, clip, tmp_path / "out.mp4", LIMITS, 1, [ROAD], lambda *progress: told.append(progress)
     )
     assert (result.frames, tally.frames, told[-1][1:]) == (5, 5, (5, 5))
     assert tally.shares[[0, ROAD]].tolist() == [0.25, 0.75]
@@ -119,8 +129,8 @@ def test_a_clip_is_drawn_with_the_classes_asked_for(clip: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("limits", "line"),
     [
-        (Limits(seconds=0.4), r"clip\.mp4: 0\.5 seconds are more than 0\.4"),
-        (Limits(megapixels=0.003), r"clip\.mp4: 64x48 is more than 0\.003 million pixels"),
+        (replace(LIMITS, seconds=0.4), r"clip\.mp4: 0\.5 seconds are more than 0\.4"),
+        (replace(LIMITS, megapixels=0.003), r"clip\.mp4: 64x48 is more than 0\.003 million pixels"),
     ],
 )
 def test_a_clip_too_long_or_too_large_is_refused_unseen(
@@ -134,11 +144,11 @@ def test_a_clip_too_long_or_too_large_is_refused_unseen(
 
 def test_a_clip_that_does_not_tell_its_length_ends_at_the_most_frames(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="more than 3 frames"):
-        predict_clip(Tally(Quarters(), Event(), 3), clip, tmp_path / "out.mp4", Limits(), 0.5, [ROAD])
+        predict_clip(Tally(Quarters(), Event(), 3), clip, tmp_path / "out.mp4", LIMITS, 0.5, [ROAD])
     assert not (tmp_path / "out.mp4").exists()
 
 
 def test_a_clip_that_only_names_other_files_is_refused(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile {clip.name}\n")
     with pytest.raises(UserError, match=r"list\.mp4: cannot be opened as a video"):
-        predict_clip(Quarters(), tmp_path / "list.mp4", tmp_path / "out.mp4", Limits(), 0.5, [ROAD])
+        predict_clip(Quarters(), tmp_path / "list.mp4", tmp_path / "out.mp4", LIMITS, 0.5, [ROAD])

@@ -66,7 +66,7 @@ def engine() -> Quarters:
 
 @pytest.fixture(scope="module")
 def address(engine: Quarters) -> Iterator[str]:
-    with served(engine, "127.0.0.1", free_port(), Limits(mebibytes=1)) as address:
+    with served(engine, "127.0.0.1", free_port(), Limits(1, 25, 30)) as address:
         yield address
 
 

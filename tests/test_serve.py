@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
-from test_dropped import CARD, Quarters
+from test_dropped import CARD, LIMITS, Quarters
 from test_video import write_clip
 
 import linknet_fastai
@@ -150,7 +150,7 @@ def test_a_clip_becomes_a_video_and_the_shares_of_all_its_frames(
 def test_a_second_clip_waits_for_its_visitor_not_in_a_queue(temporary: Path, tmp_path: Path) -> None:
     begun, go_on = Event(), Event()
     engine = Quarters()
-    with temporary_folder(temporary), served(engine, "127.0.0.1", free_port(), Limits()) as address:
+    with temporary_folder(temporary), served(engine, "127.0.0.1", free_port(), LIMITS) as address:
         engine.work = lambda: begun.set() or go_on.wait(60)
         client = Client(address, verbose=False, download_files=False)
         try:
@@ -233,7 +233,7 @@ def test_serving_speaks_to_this_machine_alone(temporary: Path, monkeypatch: pyte
         socket, "getaddrinfo", lambda host, *more, **options: asked.add(host) or real(host, *more, **options)
     )
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    with temporary_folder(temporary), served(Quarters(), "127.0.0.1", free_port(), Limits()) as address:
+    with temporary_folder(temporary), served(Quarters(), "127.0.0.1", free_port(), LIMITS) as address:
         monkeypatch.delenv("http_proxy")
         assert httpx.get(address).status_code == 200
     assert asked <= {"127.0.0.1", b"127.0.0.1"}

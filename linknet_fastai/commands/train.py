@@ -76,6 +76,12 @@ def fit(
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="RUN", help="Go on with an interrupted run.")
     ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Log to RUN/tensorboard as well, by fastai's callback.")
+    ] = False,
+    wandb: Annotated[
+        bool, typer.Option("--wandb", help="Log to Weights & Biases as well, by fastai's callback.")
+    ] = False,
 ) -> None:
     """Train LinkNet on a recipe and keep the run in a folder."""
     options = _said(locals(), assignments)
@@ -87,11 +93,12 @@ def fit(
     from linknet_fastai import training
     from linknet_fastai.terminal import TrainingDisplay, console
 
+    log_to = ["tensorboard"] * tensorboard + ["wandb"] * wandb
     with TrainingDisplay() as display:
         if resume is not None:
-            result = training.resume(resume, recipe, data, options, display)
+            result = training.resume(resume, recipe, data, options, display, log_to)
         else:
-            result = training.fit(recipe, data, options, out, display)
+            result = training.fit(recipe, data, options, out, display, log_to)
     if not result.rows:
         console.print(
             f"\nstopped before the first epoch ended; go on with: linknet-fastai fit --resume {result.folder}"
