@@ -236,6 +236,7 @@ def served(engine: Engine, host: str, port: int, limits: Limits, open_browser: b
         TemporaryDirectory(prefix="linknet-fastai-", ignore_cleanup_errors=True) as folder,
         modified_env(GRADIO_TEMP_DIR=folder, no_proxy="*"),  # Gradio asks its own page whether it is there
     ):
+        gr.routes.DEFAULT_TEMP_DIR = folder  # which was settled when Gradio was imported
         blocks = page(engine, limits, Path(folder), ended)
         try:
             _, address, _ = blocks.launch(
@@ -245,7 +246,7 @@ def served(engine: Engine, host: str, port: int, limits: Limits, open_browser: b
                 max_file_size=limits.mebibytes << 20,
                 state_session_capacity=MOST_SESSIONS,
                 css=style(engine.card),
-                app_kwargs={"dependencies": [fastapi.Depends(_fetch_nothing)], "docs_url": None, "redoc_url": None},
+                app_kwargs={"dependencies": [fastapi.Depends(_of_this_page)], "docs_url": None, "redoc_url": None},
                 footer_links=[],
                 prevent_thread_lock=True,
                 quiet=True,
@@ -290,7 +291,7 @@ def serve(
         Event().wait()
 
 
-def _fetch_nothing(request: fastapi.Request) -> None:
-    """Refuse a request that has Gradio fetch a file from elsewhere."""
-    if "://" in request.url.path:
+def _of_this_page(request: fastapi.Request) -> None:
+    """Refuse what Gradio serves besides: to fetch a file from elsewhere, to take recordings of any size."""
+    if "://" in request.url.path or "recording" in request.url.path:
         raise fastapi.HTTPException(403)

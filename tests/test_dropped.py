@@ -90,7 +90,7 @@ def test_an_error_of_the_engine_names_no_file_of_the_model() -> None:
     def fail() -> None:
         raise UserError("/home/me/model.onnx: fails")
 
-    with pytest.raises(UserError, match="^the network fails on this frame: linknet-fastai predict says why$"):
+    with pytest.raises(UserError, match=r"^the network fails on this frame: linknet-fastai predict says why$"):
         Tally(Quarters(work=fail), Event())(Image.new("RGB", (80, 60)))
 
 
