@@ -27,6 +27,7 @@ WIDE, NARROW = 1280, 390
 LOOKS = [(WIDE, "light"), (NARROW, "dark")]
 Open = Callable[..., Page]
 
+expect.set_options(timeout=30_000)  # on a busy machine an answer takes its time
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 
 
