@@ -216,6 +216,7 @@ def test_only_what_was_dropped_is_read(address: str, tmp_path: Path, path: str) 
     begun = httpx.post(call, json={"data": [file, 0.5, []]}).json()
     answer = httpx.get(f"{call}/{begun['event_id']}").text
     assert answer.startswith("event: error")
+    assert ("drop it again" in answer) == path.startswith("http")  # it was not even asked for
     assert str(tmp_path) not in answer
     assert httpx.get(f"{address}gradio_api/file={path}").status_code == 403
 
