@@ -25,9 +25,10 @@ app = typer.Typer(
 def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors alone, and what --json - asks for.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error, and warnings.")] = False,
 ) -> None:
-    """Options before the command."""
+    """Options before the command, or anywhere after it."""
     if version:
         print(f"linknet-fastai {__version__}")
         raise typer.Exit
@@ -53,7 +54,11 @@ for _name, _command in COMMANDS.items():
 def main() -> None:
     """Run the command line: an error is one line on stderr; 2 for a wrong argument or recipe, 1 for the rest."""
     debug = "--debug" in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]  # taken at any place
+    arguments = [argument for argument in sys.argv[1:] if argument not in ("--debug", "--quiet")]
+    if "--quiet" in sys.argv:
+        from linknet_fastai.terminal import be_quiet
+
+        be_quiet()
     if not debug:
         warnings.simplefilter("ignore")  # the libraries' advice to their developers
         logging.disable()  # what timm logs of a failed load, our own line says

@@ -10,9 +10,23 @@ import typer
 from linknet_fastai.errors import UsageError
 from linknet_fastai.settings import ClassWeights, Decoder, Optimizer, Precision, Schedule, Settings, parse_size
 
-RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or the path of a TOML file.")
-]
+
+def _recipe_names() -> list[str]:
+    from linknet_fastai.recipe import recipe_names
+
+    return recipe_names()
+
+
+def _preset_names() -> list[str]:
+    from linknet_fastai.presets import preset_names
+
+    return preset_names()
+
+
+RECIPE = typer.Argument(
+    metavar="RECIPE", help="A shipped recipe's name, or the path of a TOML file.", autocompletion=_recipe_names
+)
+RecipeArgument = Annotated[str, RECIPE]
 ModelArgument = Annotated[
     Path,
     typer.Argument(
@@ -25,6 +39,7 @@ PresetOption = Annotated[
         "--preset",
         help="Training settings by name, see `linknet-fastai recipes`, or the path of a TOML file.",
         show_default="best, behind the recipe's own",
+        autocompletion=_preset_names,
     ),
 ]
 SetOption = Annotated[

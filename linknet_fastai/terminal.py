@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -48,6 +56,8 @@ def show_error(message: str) -> None:
 
 def show_note(message: str) -> None:
     """Print a line that is no error on stderr."""
+    if console.quiet:
+        return
     errors.print(Text("note: ", style="bold yellow") + Text(message, style="default"))
 
 
@@ -69,10 +79,10 @@ def show_table(shown: Table) -> None:
 @contextmanager
 def progress_bar() -> Iterator["ProgressReport"]:
     """Give a function that shows how far something is, on stderr; in a pipe it says nothing."""
-    if not errors.is_terminal:
+    if not errors.is_terminal or console.quiet:
         yield lambda what, done, total: None
         return
-    with _bar(errors) as bar:
+    with _bar(errors, SpeedColumn()) as bar:
         tasks: dict[str, Any] = {}
 
         def report(what: str, done: int, total: int) -> None:
@@ -83,7 +93,30 @@ def progress_bar() -> Iterator["ProgressReport"]:
         yield report
 
 
-def _bar(on: Console, *more: TextColumn) -> Progress:
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show on stderr that something is going on whose length nobody knows; in a pipe it says nothing."""
+    if not errors.is_terminal or console.quiet:
+        yield
+        return
+    with errors.status(what):
+        yield
+
+
+class SpeedColumn(ProgressColumn):
+    """How many a second."""
+
+    def render(self, task: Task) -> Text:
+        """The speed over the last half minute."""
+        return Text("" if task.speed is None else f"{task.speed:.1f}/s")
+
+
+def be_quiet() -> None:
+    """Print results for programs and errors alone from here on."""
+    console.quiet = True
+
+
+def _bar(on: Console, *more: ProgressColumn) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),

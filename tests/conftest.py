@@ -22,6 +22,7 @@ from linknet_fastai.model import LinkNet
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.model_file import save_model
 from linknet_fastai.recipe import load_recipe
+from linknet_fastai.terminal import console
 
 WIDTH, HEIGHT = 64, 48
 CAMVID_SEEN = {"train": "0001TP_006690", "val": "0016E5_07959", "test": "0001TP_008550"}  # a published frame of each
@@ -261,6 +262,7 @@ def command(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
     def run(*arguments: object) -> int:
         monkeypatch.setattr(sys, "argv", ["linknet-fastai", *map(str, arguments)])
+        monkeypatch.setattr(console, "quiet", False)  # as it is in a new process
         with pytest.raises(SystemExit) as caught:
             cli.main()
         return caught.value.code

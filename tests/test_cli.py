@@ -451,7 +451,7 @@ def test_options_of_the_command_line_go_before_the_recipes(
 
     monkeypatch.setattr(training, "fit", stop)
     assert command(*FIT.format(street=street_data).split(), "--lr", "auto", "--no-pretrained", "--out", "there") == 2
-    recipe, data, options, out, _ = told[0]
+    recipe, data, options, out, *_ = told[0]
     assert (recipe, data, out) == ("street", street_data, Path("there"))
     said = {name: value for name, value in options.items() if value is not None}
     assert said == {"size": "64x48", "workers": 0, "device": "cpu", "lr": "auto", "pretrained": False}
@@ -552,3 +552,30 @@ def test_a_setting_that_cannot_be_is_refused(
 
 def test_settings_without_an_option_of_their_own_are_those_that_fit_does_not_take() -> None:
     assert set(Settings.model_fields) - set(inspect.signature(train.fit).parameters) == WITHOUT_OPTION
+
+
+def test_quiet_leaves_what_programs_asked_for_and_errors(
+    command: Command, model: Path, street_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("evaluate", model, "street", "--data", street_data)
+    assert command(*arguments, "--quiet", "--json", "scores.json") == 0
+    assert capsys.readouterr() == ("", "")
+    assert command("--quiet", *arguments, "--json", "-") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["miou"] == json.loads(Path("scores.json").read_text(encoding="utf-8"))["miou"]
+    assert printed.err == ""
+    assert command(*arguments, "--quiet", "--split", "nowhere") == 2
+    assert "nowhere" in one_error(capsys)
+    assert command(*arguments) == 0
+    assert "pixel accuracy" in capsys.readouterr().out
+
+
+def test_the_shell_completes_recipes_and_presets(tmp_path: Path) -> None:
+    def completed(*words: str) -> list[str]:
+        asked = {"COMP_WORDS": " ".join(("linknet-fastai", *words)), "COMP_CWORD": str(len(words))}
+        environment = {**os.environ, **asked, "_LINKNET_FASTAI_COMPLETE": "complete_bash"}
+        program = [sys.executable, "-m", "linknet_fastai"]
+        return subprocess.run(program, env=environment, capture_output=True, text=True, check=True).stdout.split()
+
+    assert completed("evaluate", "model", "city") == ["cityscapes", "cityscapes34"]
+    assert completed("fit", "street", "--preset", "course") == ["course", "course-modified"]

@@ -7,6 +7,7 @@ import typer
 
 from linknet_fastai.errors import UsageError
 from linknet_fastai.options import (
+    RECIPE,
     AccumulateOption,
     BsOption,
     CacheDirOption,
@@ -40,10 +41,7 @@ from linknet_fastai.settings import Settings
 
 
 def fit(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or the path of a TOML file."),
-    ] = None,
+    recipe: Annotated[str | None, RECIPE] = None,
     data: DataOption = None,
     preset: PresetOption = None,
     epochs: EpochsOption = None,

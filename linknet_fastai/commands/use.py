@@ -196,10 +196,12 @@ def export(
     ] = None,
 ) -> None:
     """Export a run's best weights as one file."""
-    from linknet_fastai.export import export_run
-    from linknet_fastai.terminal import console
+    from linknet_fastai.terminal import console, working
 
-    written = export_run(run, file_format, out, int8, calibrate, check)
+    with working("exporting"):
+        from linknet_fastai.export import export_run
+
+        written = export_run(run, file_format, out, int8, calibrate, check)
     console.print(f"{written.file} ({written.mebibytes:.1f} MiB)")
     if result := written.check:
         console.print(
