@@ -57,7 +57,8 @@ def style(card: ModelCard) -> str:
         group: "display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr))",
         f"{group} span::before": swatch,
         ".image-frame": "width: 100%",
-        ".image-frame img": "width: 100%; max-height: 80vh; object-fit: contain",
+        ".image-frame img": "width: 100%; object-fit: contain",
+        ":not(.fullscreen) > .image-container .image-frame img": "max-height: 55vh",  # the legend is in sight below
         "#class-map img": "image-rendering: pixelated",
     }
     for place, entry in enumerate(card.classes, 1):
