@@ -39,6 +39,7 @@ COMMANDS = {
     "lr-find": train.lr_find,
     "evaluate": use.evaluate,
     "predict": use.predict,
+    "serve": use.serve,
     "export": use.export,
     "data": look.data,
     "recipes": look.recipes,

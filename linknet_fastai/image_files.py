@@ -1,9 +1,12 @@
-"""Reading images, and label maps through a recipe's mapping of raw values or colours."""
+"""Reading images, and label maps through a recipe's mapping of raw values or colours; images inside a page."""
 
+import base64
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -17,16 +20,17 @@ BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 # Pillow tells a format by what is in a file, not by its name. These hold pixels and nothing else: it would run
 # Ghostscript for an EPS of any name.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-MOST_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb: what is larger is refused unread
+MOST_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb
 
 
 @contextmanager
-def opened_image(path: Path, what: str) -> Iterator[Image.Image]:
+def opened_image(path: Path, what: str, most_pixels: float | None = None) -> Iterator[Image.Image]:
     """Open an image file, and say in one line what goes wrong while it is read.
 
     Args:
         path: the file.
         what: what the message calls it, as in "this image".
+        most_pixels: what has more is refused unread, by default what Pillow would take for a bomb.
 
     Raises:
         UserError: it is no regular file, no image, too large or damaged, or what is done with it fails.
@@ -34,8 +38,8 @@ def opened_image(path: Path, what: str) -> Iterator[Image.Image]:
     try:
         check_regular(path)
         with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"{image.width}x{image.height} are more than {MOST_PIXELS:,} pixels")
+            if image.width * image.height > (most := most_pixels or MOST_PIXELS):
+                raise ValueError(f"{image.width}x{image.height} is more than {most / 1e6:g} million pixels")
             yield image
     except UnidentifiedImageError:
         raise UserError(f"{path}: cannot read {what} (none of {', '.join(FORMATS)})") from None
@@ -43,15 +47,19 @@ def opened_image(path: Path, what: str) -> Iterator[Image.Image]:
         raise UserError(f"{path}: cannot read {what} ({reason(error)})") from None
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path, most_pixels: float | None = None) -> Image.Image:
     """Open an image as RGB, turned upright by its EXIF orientation; for training as for prediction.
 
     Of 16 bits the upper 8 are kept, an alpha channel is left out, and of an animation the first frame counts.
 
+    Args:
+        path: the file.
+        most_pixels: a larger image is not decoded.
+
     Raises:
-        UserError: the file cannot be read as an image.
+        UserError: the file cannot be read as an image, or is larger.
     """
-    with opened_image(path, "this image") as image:
+    with opened_image(path, "this image", most_pixels) as image:
         ImageOps.exif_transpose(image, in_place=True)
         return _in_8_bits(image).convert("RGB")
 
@@ -69,6 +77,19 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
 def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Resample an RGB image bilinearly, with antialiasing where it shrinks."""
     return image if image.size == tuple(size) else image.resize(size, BILINEAR)
+
+
+def data_url(image: Image.Image, kind: str, **options: Any) -> str:
+    """An image as a URL that holds it, for a page.
+
+    Args:
+        image: the image.
+        kind: "JPEG" or "PNG".
+        options: Pillow's, for that format.
+    """
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -37,6 +37,11 @@ class ClassEntry(_Checked):
     color: Color
     labels: Labels = ()
 
+    @property
+    def css_color(self) -> str:
+        """The colour as a page writes it."""
+        return "#{:02x}{:02x}{:02x}".format(*self.color)
+
 
 class VoidEntry(_Checked):
     """The label that counts nowhere; `labels` are the names of the raw labels that count as void."""

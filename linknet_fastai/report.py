@@ -1,12 +1,9 @@
 """A run as one page: settings, curves, scores, and the frames that tell most, in a file that needs nothing else."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import numpy as np
@@ -17,6 +14,7 @@ from linknet_fastai.comparison import measured_alike, summarise
 from linknet_fastai.dataset import Dataset, Progress, open_dataset
 from linknet_fastai.errors import UserError
 from linknet_fastai.files import write_text
+from linknet_fastai.image_files import data_url
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.model_file import load_model
 from linknet_fastai.pictures import ShownFrame
@@ -118,7 +116,7 @@ def write_report(folder: Path, shown: Sequence[ShownFrame], card: ModelCard) -> 
             if origin not in ("default", "preset best")
         },
         frames=[_pictures(frame, card) for frame in shown],
-        legend=[(entry.name, "#{:02x}{:02x}{:02x}".format(*entry.color)) for entry in card.classes],
+        legend=[(entry.name, entry.css_color) for entry in card.classes],
     )
     write_text(folder / REPORT, page)
     return folder / REPORT
@@ -138,12 +136,6 @@ def _pictures(frame: ShownFrame, card: ModelCard) -> dict[str, str]:
     }
     return {
         "title": f"{frame.rank}: {printable(frame.stem)}, mIoU {frame.miou:.3f}",
-        "image": _data_url(frame.image.resize(size, Image.Resampling.BOX), "JPEG", quality=88),
-        **{name: _data_url(mask.resize(size, Image.Resampling.NEAREST), "PNG") for name, mask in masks.items()},
+        "image": data_url(frame.image.resize(size, Image.Resampling.BOX), "JPEG", quality=88),
+        **{name: data_url(mask.resize(size, Image.Resampling.NEAREST), "PNG") for name, mask in masks.items()},
     }
-
-
-def _data_url(image: Image.Image, kind: str, **options: Any) -> str:
-    content = io.BytesIO()
-    image.save(content, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"

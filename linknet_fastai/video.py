@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,7 +18,7 @@ from PIL import Image
 
 from linknet_fastai.clips import Source
 from linknet_fastai.dataset import Progress
-from linknet_fastai.errors import UserError, need
+from linknet_fastai.errors import UserError, need, reason
 from linknet_fastai.files import written_whole
 from linknet_fastai.image_files import open_image
 from linknet_fastai.prediction import Engine, frame_threads, overlay
@@ -28,6 +28,8 @@ av = need("av", "video")
 
 FRAME_RATE = 25  # of numbered frames, unless said
 CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}  # FFmpeg's format and name of one
+# What clips are read by. FFmpeg's other formats include playlists, which name further files and addresses to read.
+CLIP_FORMATS = "avi,gif,matroska,mov,mpeg,mpegts,mpegvideo"
 COPIED_SOUND = {"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"}  # what players expect in an MP4
 CLOCK = Fraction(1, 90_000)  # of the videos written: MPEG's own, in which every usual frame rate is whole
 
@@ -65,6 +67,7 @@ def predict_video(
     opacity: float = 0.5,
     fps: float | None = None,
     progress: Progress | None = None,
+    shown: Collection[int] | None = None,
 ) -> VideoResult:
     """Write an MP4 of a video with the predicted classes laid over it, whole or not at all.
 
@@ -78,6 +81,7 @@ def predict_video(
         opacity: of the colours, 0 to 1.
         fps: frames a second: of images the rate (25 if left out), of a clip or a camera the most; others are dropped.
         progress: told how far it is.
+        shown: the channels that are coloured; None is all.
 
     Raises:
         UserError: the source cannot be opened or has no frame, or the file cannot be written.
@@ -98,7 +102,7 @@ def predict_video(
         def predict(frame: _Frame) -> Any:
             if (image := _loaded(frame)) is None:
                 return None
-            drawn = overlay(image, engine(image), engine.card, opacity)
+            drawn = overlay(image, engine(image), engine.card, opacity, shown)
             if drawn.size != (width, height):
                 drawn = drawn.resize((width, height))
             coded = av.VideoFrame.from_image(drawn).reformat(format="yuv420p", dst_colorspace="itu709")
@@ -168,12 +172,12 @@ def _opened(source: Source, rate: float, counted: Counter[str]) -> Iterator[tupl
         yield frames, len(source), _Sound([])
         return
     if isinstance(source, Path):
-        container = _open_container(_named(source), str(source), None)
+        container = open_container(_named(source), str(source))
     else:
         if sys.platform not in CAMERAS:
             raise UserError(f"camera {source}: cameras are read on Linux and macOS alone; predict a clip of it")
         form, name = CAMERAS[sys.platform]
-        container = _open_container(_named(source), name.format(source), form)
+        container = open_container(_named(source), name.format(source), form)
     with container:
         if not container.streams.video:
             raise UserError(f"{_named(source)}: there is no video in it")
@@ -186,13 +190,22 @@ def _opened(source: Source, rate: float, counted: Counter[str]) -> Iterator[tupl
         yield _decoded(container, video, sound, counted), expected, sound
 
 
-def _open_container(name: str, file: str, form: str | None) -> Any:
+def open_container(name: str, file: str, form: str | None = None) -> Any:
+    """Open what PyAV reads.
+
+    Args:
+        name: for the message.
+        file: a file, or a device of the format.
+        form: FFmpeg's name of the format; None is to look, among `CLIP_FORMATS`.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    options = None if form else {"format_whitelist": CLIP_FORMATS}
     try:
-        return av.open(file, format=form, metadata_errors="replace")
+        return av.open(file, format=form, options=options, metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise UserError(
-            f"{name}: cannot be opened as a video ({getattr(error, 'strerror', None) or error})"
-        ) from None
+        raise UserError(f"{name}: cannot be opened as a video ({reason(error)})") from None
 
 
 def _named(source: Source) -> str:

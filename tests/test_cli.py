@@ -23,7 +23,7 @@ from linknet_fastai.recipe import load_recipe, recipe_folder
 from linknet_fastai.run_folder import write_run
 from linknet_fastai.settings import WITHOUT_OPTION, Settings
 
-COMMANDS = ["fit", "lr-find", "evaluate", "predict", "export", "data", "recipes", "benchmark"]
+COMMANDS = ["fit", "lr-find", "evaluate", "predict", "serve", "export", "data", "recipes", "benchmark"]
 Command = Callable[..., int]
 
 
@@ -111,6 +111,8 @@ WRONG_USE = [
     ("export {model} --format openvino --int8", "--calibrate DIR"),
     ("export {model} --format onnx --check {tmp}/empty", "{tmp}/empty: no images"),
     ("data nosuch", "no recipe 'nosuch'"),
+    ("serve {model} --port 70000", "--port"),
+    ("serve {model} --max-seconds 0", "--max-seconds"),
 ]
 WRONG_ELSE = [
     ("fit street --data {tmp}/gone", "{tmp}/gone: no such data folder"),
@@ -133,6 +135,7 @@ WRONG_ELSE = [
     ("evaluate {model} street --data {street} --json {tmp}/empty", "{tmp}/empty"),
     ("export {model} --format safetensors --out {tmp}/stems.txt/x", "{tmp}/stems.txt/x"),
     ("data street --data {street} --out {tmp}/stems.txt/x.png", "{tmp}/stems.txt/x.png"),
+    ("serve {tmp}/gone", "{tmp}/gone: no such model"),
     ("export {tmp}/empty", "{tmp}/empty: no model.safetensors here"),
     ("data camvid --data {street}", "{street}: no camvid data here"),
 ]

@@ -1,4 +1,4 @@
-"""`evaluate`, `predict` and `export`: what is done with a trained model."""
+"""`evaluate`, `predict`, `serve` and `export`: what is done with a trained model."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -137,6 +137,35 @@ def predict(
     show_lines(failures, show_error)
     if failures:
         raise typer.Exit(1)
+
+
+def serve(
+    model: ModelArgument,
+    host: Annotated[
+        str, typer.Option("--host", help="The address to listen on; whoever reaches another one may use the page.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The port to listen on.")] = 7860,
+    most_mebibytes: Annotated[int, typer.Option("--max-mib", min=1, help="The most MiB of a file.")] = 64,
+    most_megapixels: Annotated[
+        float, typer.Option("--max-megapixels", min=0.001, help="The most million pixels of a frame.")
+    ] = 25,
+    most_seconds: Annotated[float, typer.Option("--max-seconds", min=0.1, help="The most seconds of a clip.")] = 30,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    size: SeenSizeOption = None,
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = None,
+    device: DeviceOption = None,
+    trust_pickle: TrustOption = False,
+) -> None:
+    """Show a page to drop images and clips on; nothing that is dropped is kept."""
+    from linknet_fastai import serve as page
+    from linknet_fastai.dropped import Limits
+    from linknet_fastai.terminal import console
+
+    # A person drops one at a time: all cores are at one frame, and its milliseconds are the machine's.
+    opened = _open_engine(model, engine, precision, device, size, trust_pickle, frames=1)
+    limits = Limits(most_mebibytes, most_megapixels, most_seconds)
+    page.serve(opened, host, port, limits, open_browser, lambda address: console.print(f"{address} (Ctrl-C ends it)"))
 
 
 def export(
