@@ -1,6 +1,7 @@
 """What the terminal shows: rich tables and bars where a person looks, plain lines in a pipe."""
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from linknet_fastai.files import write_text
+from linknet_fastai.processes import is_first
 
 if TYPE_CHECKING:  # these import torch, which --help must not wait for
     from fastai.learner import Learner
@@ -31,7 +33,7 @@ COLUMNS = (
     ("seconds", "seconds", 8, ".1f"),
 )
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, quiet=not is_first())  # the others report errors alone
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -127,11 +129,13 @@ class TrainingDisplay:
         from linknet_fastai.device import resolve_precision
 
         dls = learn.dls
-        self.bs, self.valid_bs, self.epochs = dls.train.bs, dls.valid.bs, settings.epochs
+        processes = run["processes"]
+        self.bs, self.valid_bs, self.epochs = dls.train.bs * processes, dls.valid.bs * processes, settings.epochs
         precision = resolve_precision(settings.precision, dls.device)
         console.print(Text(f"{learn.card.recipe}: {len(learn.card.classes)} classes, {run['data']}", style="bold"))
         console.print(
-            f"LinkNet with {run['parameters'] / 1e6:.2f} M parameters on {dls.device} in {precision}; "
+            f"LinkNet with {run['parameters'] / 1e6:.2f} M parameters on {dls.device} in {precision}"
+            f"{f', {processes} processes' if processes > 1 else ''}; "
             f"{run['train_frames']} frames train, {run['validation_frames']} validate"
         )
         shown, defaults = table("setting", "value", "from"), []
@@ -145,9 +149,8 @@ class TrainingDisplay:
         console.print(f"run folder {run['folder']}\n")
         show_lines(run["notes"], show_note)
         console.print(Text("".join(f"{title:>{width}}" for title, _, width, _ in COLUMNS), style="bold"))
-        batches = settings.epochs * (len(dls.train) + len(dls.valid))
-        self._per_epoch = len(dls.train) + len(dls.valid)
-        self._task = self._bar.add_task("", total=batches, state="")
+        self._per_epoch = math.ceil(len(dls.train) / processes) + math.ceil(len(dls.valid) / processes)
+        self._task = self._bar.add_task("", total=settings.epochs * self._per_epoch, state="")
 
     def stepped(self, epoch: int, done: int, total: int, loss: float, lr: float, training: bool) -> None:
         """Move the bar by a batch."""
