@@ -10,7 +10,7 @@ import typer
 from linknet_fastai import __version__
 from linknet_fastai.commands import look, train, use
 from linknet_fastai.errors import UsageError, UserError
-from linknet_fastai.processes import is_first, process_count
+from linknet_fastai.processes import is_first, leave, process_count
 
 app = typer.Typer(
     name="linknet-fastai",
@@ -34,7 +34,7 @@ def root(
         raise typer.Exit
     if process_count() > 1 and context.invoked_subcommand != "fit":
         if not is_first():
-            raise typer.Exit(UsageError.exit_code)
+            leave()
         raise UsageError(f"{context.invoked_subcommand} runs in one process; fit alone is for torchrun")
 
 

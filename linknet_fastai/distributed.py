@@ -3,14 +3,18 @@
 What is mended, and why, is in docs/fastai-distributed.md.
 """
 
+from typing import Any
+
 import torch
 from fastai.data.core import TfmdDL
 from fastai.distributed import DistributedDL, DistributedTrainer
+from fastai.torch_core import find_bs
 from timm.layers import convert_sync_batchnorm
 
 from linknet_fastai.callbacks import AccumulateGradients
 from linknet_fastai.data import ReproducibleDL
 from linknet_fastai.metrics import ForegroundIoU
+from linknet_fastai.recipe import VOID
 
 
 class SharedDL(DistributedDL):
@@ -34,13 +38,6 @@ class SharedDL(DistributedDL):
     def epoch(self, epoch: int) -> None:
         self.dl.epoch = epoch
 
-    @property
-    def n_real(self) -> int:
-        """How many items of the current batch are not there a second time."""
-        last = self._first + self.i  # `i` items were given, with the current batch
-        in_batch = (self.i - 1) % self.bs + 1
-        return min(max(in_batch - (last - self.n), 0), in_batch)
-
     def get_idxs(self) -> list[int]:
         """This process's part of the order; the generators of its augmentation are laid ready."""
         part = super().get_idxs()
@@ -50,6 +47,29 @@ class SharedDL(DistributedDL):
             names = [i if place < self.n else f"{i} again {place}" for i, place in zip(part, places, strict=True)]
             self.dl.lay_generators(names)
         return part
+
+    def after_batch(self, b: tuple) -> tuple:
+        """As the loader's; labels of what is validated a second time are void, so that they count nowhere."""
+        b = super().after_batch(b)  # counts items in `i`
+        self.in_batch = find_bs(b)
+        self.real = min(max(self.n - self._first - self.i + self.in_batch, 0), self.in_batch)
+        if self.dataset.split_idx == 1:
+            for labels in b[self.n_inp :]:
+                labels[self.real :] = VOID
+        return b
+
+    def to_detach(self, b: Any, cpu: bool = True, gather: bool = True) -> Any:
+        """As fastai's; but the means over batches that its metrics average come out as the mean over all items.
+
+        fastai takes the mean of the processes, and so counts twice what is there twice.
+        """
+        if not (gather and isinstance(b, torch.Tensor) and b.ndim == 0):
+            return super().to_detach(b, cpu, gather)
+        total = b.detach() * self.real
+        torch.distributed.all_reduce(total)
+        # fastai multiplies with `in_batch` and divides by all items that this process was given.
+        mean = total * self.n_padded / (self.n * self.in_batch * self.world_size)
+        return mean.cpu() if cpu else mean
 
     @property
     def _first(self) -> int:

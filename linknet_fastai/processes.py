@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from linknet_fastai.errors import UsageError, UserError
 
@@ -115,6 +115,12 @@ def check_shareable(device: "torch.device") -> None:
         raise UsageError(f"--device: {device} cannot be the GPU of every process; leave it out, or say cuda")
 
 
+def leave() -> NoReturn:
+    """End without a word, behind the process that says why: when one has ended torchrun kills the others."""
+    time.sleep(10)
+    raise SystemExit(1)
+
+
 @contextmanager
 def _together() -> Iterator[None]:
     """Meet the other processes."""
@@ -139,7 +145,7 @@ def _together() -> Iterator[None]:
         raise SystemExit(130) from None
     except Exception as error:
         if _store.add("failures", 1) > 1:  # an echo of what another process has met, and says
-            raise SystemExit(1) from None
+            leave()
         if isinstance(error, UserError) and not is_first():
             raise type(error)(f"process {rank} of 0 to {count - 1}: {error}") from error
         raise
@@ -151,7 +157,7 @@ def _told() -> Callable[[], Any]:
     """Wait for what the first process tells; it may take its time to look at the data."""
     while not _store.check(["told"]):
         if _store.check(["failures"]):  # it says why
-            raise SystemExit(1)
+            leave()
         time.sleep(0.1)
     return pickle.loads(_store.get("told"))
 
