@@ -53,7 +53,7 @@ class SharedDL(DistributedDL):
         b = super().after_batch(b)  # counts items in `i`
         self.in_batch = find_bs(b)
         self.real = min(max(self.n - self._first - self.i + self.in_batch, 0), self.in_batch)
-        if self.dataset.split_idx == 1:
+        if getattr(self.dataset, "split_idx", None) == 1:
             for labels in b[self.n_inp :]:
                 labels[self.real :] = VOID
         return b

@@ -146,8 +146,10 @@ def _together() -> Iterator[None]:
     except Exception as error:
         if _store.add("failures", 1) > 1:  # an echo of what another process has met, and says
             leave()
+        if isinstance(error, distributed.DistError) or "gloo" in str(error):  # nobody else had something to say
+            raise UserError(f"rank {rank}: another process was ended, perhaps for want of memory ({error})") from None
         if isinstance(error, UserError) and not is_first():
-            raise type(error)(f"process {rank} of 0 to {count - 1}: {error}") from error
+            raise type(error)(f"rank {rank}: {error}") from None
         raise
     finally:
         _store = None
