@@ -59,6 +59,11 @@ def test_the_length_is_the_number_of_batches_that_come(share, n, bs, count, drop
         assert len(loader) == len(list(loader))
 
 
+def test_frames_that_make_no_whole_batch_in_each_process_make_a_smaller_one(street_data, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert segmentation_dls("street", street_data, size="64x48", bs=8, device="cpu").train.bs == 3
+
+
 def test_an_epoch_is_passed_on_to_the_loader_inside(dls, share):
     first, second = share(dls.train, 2)
     first.epoch = 3
@@ -170,7 +175,7 @@ def same_weights(folder: Path, other: Path | None = None) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_two_processes_end_with_the_same_network(run):
+def test_two_processes_end_with_the_same_network_though_one_had_a_batch_of_void(run):
     assert same_weights(run[0].with_name("weights"))
 
 
