@@ -4,10 +4,12 @@ import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback, CancelBatchException, CancelStepException
 from fastai.callback.training import GradientAccumulation
+from fastai.torch_core import find_bs
 from torch import Tensor
 
 from linknet_fastai.device import autocast, resolve_precision, tune
 from linknet_fastai.loss import SegmentationLoss
+from linknet_fastai.processes import everywhere
 from linknet_fastai.recipe import VOID
 
 
@@ -95,6 +97,8 @@ def resample_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
 class SkipVoidBatches(Callback):
     """Skips training on a batch without a single pixel that counts: there is nothing to learn, only to decay.
 
+    Of several processes all skip it or none: each waits for the gradients of the others.
+
     It looks before the network runs. There the device has nothing else to do: fastai has just waited for the loss
     of the batch before.
     """
@@ -103,7 +107,7 @@ class SkipVoidBatches(Callback):
 
     def before_batch(self) -> None:
         """End the batch where all its labels are void."""
-        if self.learn.training and self.learn.yb and bool((self.learn.y == VOID).all()):
+        if self.learn.training and self.learn.yb and everywhere((self.learn.y == VOID).all()):
             if getattr(self.learn, "loss", None) is None:  # fastai's recorder averages the loss that is there
                 self.learn.loss = torch.zeros((), device=self.learn.y.device)
             raise CancelBatchException
@@ -123,9 +127,14 @@ class AccumulateGradients(GradientAccumulation):
         self.count = 0
         self.learn.opt.zero_grad()
 
+    @property
+    def step_follows(self) -> bool:
+        """Whether the current batch ends with a step."""
+        return self.iter == self.n_iter - 1 or self.count + find_bs(self.learn.yb) >= self.n_acc
+
     def before_step(self) -> None:
         """Let the step happen, or end the batch."""
-        if self.iter == self.n_iter - 1:
+        if self.step_follows:
             self.count = self.n_acc
         super().before_step()
 

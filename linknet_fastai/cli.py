@@ -9,7 +9,8 @@ import typer
 
 from linknet_fastai import __version__
 from linknet_fastai.commands import look, train, use
-from linknet_fastai.errors import UserError
+from linknet_fastai.errors import UsageError, UserError
+from linknet_fastai.processes import is_first, leave, process_count
 
 app = typer.Typer(
     name="linknet-fastai",
@@ -32,6 +33,10 @@ def root(
     if version:
         print(f"linknet-fastai {__version__}")
         raise typer.Exit
+    if process_count() > 1 and context.invoked_subcommand != "fit":
+        if not is_first():
+            leave()
+        raise UsageError(f"{context.invoked_subcommand} runs in one process; fit alone is for torchrun")
 
 
 COMMANDS = {

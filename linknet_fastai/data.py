@@ -3,7 +3,7 @@
 import math
 import operator
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from linknet_fastai.dataset import Dataset, Frame, Progress, open_dataset
 from linknet_fastai.errors import UsageError
 from linknet_fastai.image_files import open_image
 from linknet_fastai.presets import load_preset
+from linknet_fastai.processes import process_count
 from linknet_fastai.recipe import Recipe
 from linknet_fastai.settings import Settings, format_size, parse_size, resolve_settings
 from linknet_fastai.survey import Survey, survey
@@ -53,11 +54,15 @@ class ReproducibleDL(TfmdDL):
     def get_idxs(self) -> list[int]:
         """The order of this epoch; the generators of its augmentation are laid ready in that order."""
         order = super().get_idxs()
+        self.lay_generators(order)
+        return order
+
+    def lay_generators(self, names: Sequence[int | str]) -> None:
+        """Lay a generator ready for each frame of an epoch's augmentation, in the order that they come in."""
         if self.split_idx == 0:
             for transform in self.after_batch.fs:
                 if isinstance(transform, AugmentBatch):
-                    transform.generators = ([self._rng(i) for i in batch] for batch in chunked(order, self.bs))
-        return order
+                    transform.generators = ([self._rng(name) for name in batch] for batch in chunked(names, self.bs))
 
     def _pre_show_batch(self, b: tuple, max_n: int = 9) -> tuple:
         """Show labels at the size of their images: fastai draws both into one picture, pixel for pixel."""
@@ -158,7 +163,7 @@ def segmentation_dls(
         recipe: the name of a shipped recipe, the path of a TOML file, or a `Recipe`.
         path: the data folder; None fetches or draws the data where the recipe says how.
         size: (width, height) or "480x360" that the network sees; by default the recipe's for the layout found.
-        bs: frames a batch, by default the recipe's.
+        bs: frames a batch, by default the recipe's; where several processes train, of each.
         workers: loader processes, by default `default_workers()`.
         seed: order and augmentation follow from it, the epoch and the frame.
         train_on: a split, or a file with a stem a line.
@@ -245,7 +250,7 @@ def dls_from_settings(
     dls = block.dataloaders(
         [*train, *valid],
         path=".",
-        bs=min(settings.bs, len(train)),
+        bs=min(settings.bs, math.ceil(len(train) / process_count())),
         val_bs=_validation_bs(settings, validated),
         num_workers=default_workers(settings.cache, device) if settings.workers is None else settings.workers,
         seed=settings.seed,

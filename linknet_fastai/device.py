@@ -9,6 +9,7 @@ import torch
 from fastai.torch_core import default_device
 
 from linknet_fastai.errors import UsageError
+from linknet_fastai.processes import processes_here
 from linknet_fastai.threads import usable_cores
 
 try:
@@ -70,13 +71,14 @@ def tune(device: torch.device, loaders: int = 0) -> None:
     On CUDA cuDNN measures its algorithms and takes the quickest for the sizes that come. On a CPU under glibc, memory
     that was freed is kept: by default every tensor over 32 MiB is fetched from the system anew and its pages are
     zeroed one by one, which makes a training step a fifth slower. Loader processes get cores of their own: threads
-    that compute would wait for the one whose core is taken.
+    that compute would wait for the one whose core is taken. Of several processes that train together each computes on
+    its share of the cores, where torchrun would have it compute on one.
 
     Args:
         device: where the network runs.
         loaders: how many loader processes run beside it.
     """
-    if device.type == "cpu" and loaders:
+    if device.type == "cpu" and (loaders or processes_here() > 1):
         torch.set_num_threads(max(1, usable_cores() - loaders))
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True

@@ -36,6 +36,7 @@ from linknet_fastai.model import LinkNet
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.model_file import initialise_from
 from linknet_fastai.muon import Muon
+from linknet_fastai.processes import check_shareable
 from linknet_fastai.settings import Settings, resolve_settings
 
 # Our Muon, and torch's own optimizers with torch's own defaults: fastai's Adam is AdamW with another epsilon, its SGD
@@ -61,6 +62,12 @@ class LinkNetLearner(Learner):
     def get_preds(self, *args, **kwargs) -> list:
         """As fastai's; what comes out may be changed in place, as tensors of the inference mode may not."""
         return apply(lambda part: part if part is None else part.clone(), super().get_preds(*args, **kwargs))
+
+    def to_distributed(self, sync_bn: bool = True, **kwargs) -> Learner:
+        """As fastai's, which `distrib_ctx` calls, with our callback in the place of fastai's."""
+        from linknet_fastai.distributed import SharedTraining  # accelerate is needed for this alone
+
+        return self.add_cb(SharedTraining(sync_bn, cpu=torch.device(self.dls.device).type == "cpu", **kwargs))
 
     def one_batch(self, i: int, b: tuple) -> None:
         """As fastai's; an error or Ctrl-C within the network leaves no autocast behind."""
@@ -208,6 +215,7 @@ def learner_from_settings(dataset: Dataset, settings: Settings, progress: Progre
     """The learner of a run: seeded, quiet, saving nowhere by itself; `notes` are lines that its user should read."""
     set_seed(settings.seed)
     device = resolve_device(settings.device)
+    check_shareable(device)
     dls = dls_from_settings(dataset, settings, device, progress)
     learn = linknet_learner(dls)
     learn.remove_cb(ProgressCallback)

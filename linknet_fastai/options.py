@@ -87,7 +87,7 @@ EngineOption = Annotated[
 TrustOption = Annotated[
     bool, typer.Option("--trust-pickle", help="Load a .pkl although it can run any code it holds.")
 ]
-BsOption = Annotated[int | None, typer.Option("--bs", help="Frames a batch.")]
+BsOption = Annotated[int | None, typer.Option("--bs", help="Frames a batch; where several processes train, of each.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Weights, order and augmentation follow from it.")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", help="Loader processes; 0 is none.")]
 DecoderOption = Annotated[

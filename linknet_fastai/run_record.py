@@ -9,10 +9,12 @@ from typing import Any, Protocol
 import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
+from fastai.torch_core import get_model
 
 from linknet_fastai.dataset import Progress
 from linknet_fastai.metrics import ForegroundIoU
 from linknet_fastai.model_file import RUN_MODEL, save_model
+from linknet_fastai.processes import is_first
 from linknet_fastai.run_folder import plain_numbers, write_checkpoint, write_metrics
 from linknet_fastai.scores import best_row
 from linknet_fastai.settings import Settings
@@ -51,6 +53,8 @@ class FitResult:
 
 class RunRecord(Callback):
     """Keeps a run: a row, a checkpoint and the best weights after each epoch; tells the observer.
+
+    Of several processes that train together the first alone writes.
 
     Args:
         folder: the run folder.
@@ -98,11 +102,14 @@ class RunRecord(Callback):
             return
         row = self._row()
         self.rows.append(row)
+        if not is_first():
+            return
+        model = get_model(self.learn.model)
         if best_row(self.rows) is row:
-            save_model(self.learn.model, self.learn.card, self.folder / RUN_MODEL)
+            save_model(model, self.learn.card, self.folder / RUN_MODEL)
         scaler, smooth_loss = self.learn.device_precision.scaler, self.learn.recorder.smooth_loss
         state = {
-            "model": self.learn.model.state_dict(),
+            "model": model.state_dict(),
             "optimizer": plain_numbers(self.opt.state_dict()),
             "rows": self.rows,
             "classes": self.learn.card.class_names,

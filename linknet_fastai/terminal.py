@@ -1,6 +1,7 @@
 """What the terminal shows: rich tables and bars where a person looks, plain lines in a pipe."""
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from linknet_fastai.files import write_text
+from linknet_fastai.processes import is_first
 from linknet_fastai.untrusted import printable
 
 if TYPE_CHECKING:  # these import torch, which --help must not wait for
@@ -54,7 +56,7 @@ class PlainConsole(Console):
         return super().render_str(printable(text, keep="\n"), **kwargs)
 
 
-console = PlainConsole()
+console = PlainConsole(quiet=not is_first())  # of several processes the others report errors alone
 errors = PlainConsole(stderr=True)
 
 
@@ -181,11 +183,13 @@ class TrainingDisplay:
         from linknet_fastai.device import resolve_precision
 
         dls = learn.dls
-        self.bs, self.valid_bs, self.epochs = dls.train.bs, dls.valid.bs, settings.epochs
+        processes = run["processes"]
+        self.bs, self.valid_bs, self.epochs = dls.train.bs * processes, dls.valid.bs * processes, settings.epochs
         precision = resolve_precision(settings.precision, dls.device)
         console.print(styled(f"{learn.card.recipe}: {len(learn.card.classes)} classes, {run['data']}", "bold"))
         console.print(
-            f"LinkNet with {run['parameters'] / 1e6:.2f} M parameters on {dls.device} in {precision}; "
+            f"LinkNet with {run['parameters'] / 1e6:.2f} M parameters on {dls.device} in {precision}"
+            f"{f', {processes} processes' if processes > 1 else ''}; "
             f"{run['train_frames']} frames train, {run['validation_frames']} validate"
         )
         shown, defaults = table("setting", "value", "from"), []
@@ -199,9 +203,8 @@ class TrainingDisplay:
         console.print(f"run folder {run['folder']}\n")
         show_lines(run["notes"], show_note)
         console.print(styled("".join(f"{title:>{width}}" for title, _, width, _ in COLUMNS), "bold"))
-        batches = settings.epochs * (len(dls.train) + len(dls.valid))
-        self._per_epoch = len(dls.train) + len(dls.valid)
-        self._task = self._bar.add_task("", total=batches, state="")
+        self._per_epoch = math.ceil(len(dls.train) / processes) + math.ceil(len(dls.valid) / processes)
+        self._task = self._bar.add_task("", total=settings.epochs * self._per_epoch, state="")
 
     def stepped(self, epoch: int, done: int, total: int, loss: float, lr: float, training: bool) -> None:
         """Move the bar by a batch."""

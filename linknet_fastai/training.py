@@ -5,11 +5,13 @@ import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fastai.callback.core import Callback
 from fastai.learner import Learner
+from fastcore.xtras import modified_env
 
 from linknet_fastai.charts import confusion_matrix, save_figure, training_curves
 from linknet_fastai.data import settings_for
@@ -23,6 +25,7 @@ from linknet_fastai.loggers import logging_callbacks, require_loggers
 from linknet_fastai.lr_search import search_lr
 from linknet_fastai.model_file import load_model
 from linknet_fastai.pictures import save_batch, save_predictions
+from linknet_fastai.processes import led, part, process_count, shared, tell
 from linknet_fastai.recipe import recipe_names
 from linknet_fastai.report import telling_frames, write_report
 from linknet_fastai.run_folder import (
@@ -40,6 +43,7 @@ from linknet_fastai.torch_engine import Predictor
 FREE_ON_RESUME = {"device", "workers", "cache", "cache_dir"}
 
 
+@led
 def fit(
     recipe: str | Path,
     data: Path | None = None,
@@ -73,7 +77,8 @@ def fit(
     refuse_used_folder(folder)
     learn = learner_from_settings(dataset, settings, progress)
     if settings.lr == "auto":
-        found = search_lr(learn, progress=progress).suggestions["valley"]
+        with modified_env(WORLD_SIZE="1"):  # the first process searches alone, and fastai takes it for the only one
+            found = search_lr(learn, progress=progress).suggestions["valley"]
         settings = settings.model_copy(update={"lr": found})
         origins["lr"] = "learning rate finder"
     run = {
@@ -83,6 +88,7 @@ def fit(
         "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         "device": str(learn.dls.device),
         "precision": resolve_precision(settings.precision, learn.dls.device),
+        "processes": process_count(),
         "workers": learn.dls.train.fake_l.num_workers,
         "parameters": sum(weight.numel() for weight in learn.model.parameters()),
         "train_frames": len(learn.dls.train_ds),
@@ -98,6 +104,7 @@ def fit(
         return _train(learn, dataset, settings, RunRecord(folder, None, observer), loggers)
 
 
+@led
 def resume(
     folder: Path,
     recipe: str | None = None,
@@ -139,16 +146,14 @@ def resume(
         if earlier.get("finished"):
             raise UsageError(f"--resume: {folder} is complete, all {settings.epochs} epochs are done")
         return _finish(dataset, settings, FitResult(folder, checkpoint["rows"]), progress)
-    start = settings.model_copy(update={"pretrained": False, "encoder_weights": None, "init_from": None})
-    learn = learner_from_settings(dataset, start if checkpoint else settings, progress)
+    learn = learner_from_settings(dataset, _without_weights(settings) if checkpoint else settings, progress)
     if observer:
         run["notes"] = _notes(learn, dataset, settings)
-        observer.started(learn, settings, origins, {**run, "folder": folder})
+        if (before := run.get("processes", 1)) != process_count():
+            run["notes"].append(f"begun with {before} process(es), goes on with {process_count()}: other batches")
+        observer.started(learn, settings, origins, {**run, "processes": process_count(), "folder": folder})
     if checkpoint:
-        learn.model.load_state_dict(checkpoint["model"])
-        learn.model.to(learn.dls.device)
-        learn.create_opt()
-        learn.opt.load_state_dict(checkpoint["optimizer"])
+        _restore(learn, checkpoint)
     with logging_callbacks(log_to, folder, settings) as loggers:
         return _train(learn, dataset, settings, RunRecord(folder, checkpoint, observer), loggers)
 
@@ -177,21 +182,58 @@ def _notes(learn: Learner, dataset: Dataset, settings: Settings) -> list[str]:
     return [note for split in splits if (note := dataset.note(split))] + learn.notes
 
 
+def _without_weights(settings: Settings) -> Settings:
+    """Settings of a network that gets its weights from elsewhere."""
+    return settings.model_copy(update={"pretrained": False, "encoder_weights": None, "init_from": None})
+
+
+def _restore(learn: Learner, checkpoint: Mapping[str, Any]) -> None:
+    learn.model.load_state_dict(checkpoint["model"])
+    learn.model.to(learn.dls.device)
+    learn.create_opt()
+    learn.opt.load_state_dict(checkpoint["optimizer"])
+
+
 def _train(
     learn: Learner, dataset: Dataset, settings: Settings, record: RunRecord, loggers: Sequence[Callback]
 ) -> FitResult:
+    tell(partial(_follow, dataset, settings, record.folder.resolve(), record.start_epoch))
     finished = True
-    encoder_lr = settings.encoder_lr if settings.encoder_is_trained else 1
-    callbacks = [record, *loggers]
     try:
-        fit_schedule(
-            learn, settings.schedule, settings.epochs, settings.lr, record.start_epoch, callbacks, encoder_lr
-        )
+        _train_epochs(learn, settings, record, loggers)
     except KeyboardInterrupt:
         finished = False
+    part()
     result = FitResult(record.folder, record.rows, finished)
     progress = record.observer and record.observer.progress
     return _finish(dataset, settings, result, progress) if result.rows else result
+
+
+def _follow(dataset: Dataset, settings: Settings, folder: Path, start_epoch: int) -> FitResult:
+    """Train beside the first process, which gives the weights, writes and speaks.
+
+    Raises:
+        UserError: the data or the checkpoint are not to be had in this process.
+    """
+    learn = learner_from_settings(dataset, _without_weights(settings))
+    checkpoint = read_checkpoint(folder) if start_epoch else None
+    if checkpoint:
+        _restore(learn, checkpoint)
+    record = RunRecord(folder, checkpoint)
+    if record.start_epoch != start_epoch:
+        raise UserError(f"--resume: {folder} is not the run that the first process sees; all machines must share it")
+    _train_epochs(learn, settings, record)
+    part()
+    return FitResult(folder, record.rows)
+
+
+def _train_epochs(learn: Learner, settings: Settings, record: RunRecord, loggers: Sequence[Callback] = ()) -> None:
+    encoder_lr = settings.encoder_lr if settings.encoder_is_trained else 1
+    callbacks = [record, *loggers]
+    with shared(learn):
+        fit_schedule(
+            learn, settings.schedule, settings.epochs, settings.lr, record.start_epoch, callbacks, encoder_lr
+        )
 
 
 def _finish(dataset: Dataset, settings: Settings, result: FitResult, progress: Progress | None = None) -> FitResult:
