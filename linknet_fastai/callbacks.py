@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback, CancelBatchException, CancelStepException
 from fastai.callback.training import GradientAccumulation
+from fastai.learner import Learner
 from fastai.torch_core import find_bs
 from torch import Tensor
 
@@ -108,9 +109,30 @@ class SkipVoidBatches(Callback):
     def before_batch(self) -> None:
         """End the batch where all its labels are void."""
         if self.learn.training and self.learn.yb and everywhere((self.learn.y == VOID).all()):
-            if getattr(self.learn, "loss", None) is None:  # fastai's recorder averages the loss that is there
-                self.learn.loss = torch.zeros((), device=self.learn.y.device)
-            raise CancelBatchException
+            _pass_by(self.learn)
+
+
+class PassByDone(Callback):
+    """Passes by the first batches of an epoch, which were done before the training was interrupted.
+
+    They are loaded and augmented nevertheless: so the next one comes as it would have.
+    """
+
+    order = 5  # in front of all that looks at a batch
+
+    def __init__(self, epoch: int, batches: int) -> None:
+        self.in_epoch, self.batches = epoch, batches
+
+    def before_batch(self) -> None:
+        """End the batch where it was done."""
+        if self.learn.training and self.learn.epoch == self.in_epoch and self.learn.iter < self.batches:
+            _pass_by(self.learn)
+
+
+def _pass_by(learn: Learner) -> None:
+    if getattr(learn, "loss", None) is None:  # fastai's recorder averages the loss that is there
+        learn.loss = torch.zeros((), device=learn.y.device)
+    raise CancelBatchException
 
 
 class AccumulateGradients(GradientAccumulation):

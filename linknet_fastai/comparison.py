@@ -16,7 +16,15 @@ from linknet_fastai.run_folder import read_evaluations, read_metrics, read_run
 from linknet_fastai.scores import best_row
 from linknet_fastai.shipped import recipe_folder
 
-NOT_TOLD_APART = {"seed", "device", "workers", "cache", "cache_dir"}  # two runs that differ in these alone are alike
+NOT_TOLD_APART = {
+    "seed",
+    "device",
+    "workers",
+    "cache",
+    "cache_dir",
+    "deterministic",
+    "checkpoint_minutes",
+}  # two runs that differ in these alone are alike
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import math
 import operator
 import random
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,13 @@ class ReproducibleDL(TfmdDL):
 
     def get_idxs(self) -> list[int]:
         """The order of this epoch; the generators of its augmentation are laid ready in that order."""
-        order = super().get_idxs()
-        self.lay_generators(order)
-        return order
+        self.order = super().get_idxs()
+        self.lay_generators(self.order)
+        return self.order
+
+    def wif(self) -> None:
+        """Have a loader process leave Ctrl-C to the one that trains, which comes to an orderly end."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def lay_generators(self, names: Sequence[int | str]) -> None:
         """Lay a generator ready for each frame of an epoch's augmentation, in the order that they come in."""

@@ -65,6 +65,11 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=DTYPES.get(precision), enabled=enabled)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on a GPU or not."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def tune(device: torch.device, loaders: int = 0) -> None:
     """Have this process make the most of a device; asked for again, it changes nothing.
 
@@ -81,7 +86,7 @@ def tune(device: torch.device, loaders: int = 0) -> None:
     if device.type == "cpu" and (loaders or processes_here() > 1):
         torch.set_num_threads(max(1, usable_cores() - loaders))
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     elif device.type == "cpu" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)

@@ -40,7 +40,7 @@ class SharedDL(DistributedDL):
 
     def get_idxs(self) -> list[int]:
         """This process's part of the order; the generators of its augmentation are laid ready."""
-        part = super().get_idxs()
+        self.order = part = super().get_idxs()
         if isinstance(self.dl, ReproducibleDL):
             places = range(self._first, self._first + len(part))
             # A frame that comes a second time is augmented otherwise.

@@ -89,12 +89,17 @@ def shared(learn: "Learner") -> AbstractContextManager:
 
 def everywhere(flag: "torch.Tensor") -> bool:
     """Whether a flag, a boolean tensor without dimensions, is set in every process; all must ask."""
+    return not anywhere(~flag)
+
+
+def anywhere(flag: "torch.Tensor") -> bool:
+    """Whether such a flag is set in any process; all must ask."""
     if process_count() > 1:
         from torch import distributed
 
         if distributed.is_initialized():
             flag = flag.int()
-            distributed.all_reduce(flag, distributed.ReduceOp.MIN)
+            distributed.all_reduce(flag, distributed.ReduceOp.MAX)
     return bool(flag)
 
 

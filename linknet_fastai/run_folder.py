@@ -6,7 +6,9 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Annotated, Any, NamedTuple, Self
 
 import tomli_w
 import torch
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from linknet_fastai.errors import UsageError, UserError, reason
@@ -35,6 +38,31 @@ def refuse_used_folder(folder: Path) -> None:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UsageError(f"--out: {folder} cannot be made, {existing} is no folder to write into")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make a run folder and keep other trainings out of it.
+
+    Raises:
+        UserError: another training is in it, or it cannot be written into.
+    """
+    lock = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock, timeout=0):
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+                with suppress(OSError):  # it is empty where a run has not come to be
+                    folder.rmdir()
+    except Timeout:
+        raise UserError(f"{folder}: another fit trains in this folder right now") from None
+    except OSError as error:
+        if error.filename != str(lock):
+            raise
+        raise UserError(f"{folder}: cannot be written into ({reason(error)})") from None
 
 
 def write_run(folder: Path, settings: Settings, origins: Mapping[str, str], run: Mapping[str, Any]) -> None:
@@ -204,29 +232,57 @@ def _parse_row(row: Mapping[str | None, Any]) -> dict[str, float]:
     return {**numbers, "epoch": int(numbers["epoch"])}
 
 
-def write_checkpoint(folder: Path, epochs_done: int, state: Mapping[str, Any]) -> None:
-    """Write the state after an epoch; the one before it is kept, older ones go."""
-    checkpoints = folder / CHECKPOINTS
-    with written_whole(checkpoints / f"epoch-{epochs_done:05d}.pt") as partial:
-        torch.save({"epochs_done": epochs_done, **state}, partial)
-    for old in sorted(checkpoints.glob("epoch-*.pt"))[:-2]:
+def write_checkpoint(folder: Path, epochs_done: int, batches_done: int, state: Mapping[str, Any]) -> None:
+    """Write the state of a training, the digest of the content in the file's name.
+
+    The checkpoint before it is kept, older ones go.
+
+    Args:
+        folder: the run folder.
+        epochs_done: how many epochs have ended.
+        batches_done: how many batches of the next one are done.
+        state: tensors, numbers and texts.
+    """
+    content = io.BytesIO()
+    torch.save({"epochs_done": epochs_done, "batches_done": batches_done, **state}, content)
+    digest = sha256(content.getbuffer()).hexdigest()[:16]
+    name = f"epoch-{epochs_done:06d}-batch-{batches_done:08d}-{digest}.pt"
+    with written_whole(folder / CHECKPOINTS / name) as partial:
+        partial.write_bytes(content.getbuffer())
+    for old in _checkpoints(folder)[2:]:
         old.unlink()
 
 
-def read_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """Read the newest checkpoint; None where no epoch has ended yet. No code in the file is run.
+def read_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """Read the newest checkpoint that is whole. No code in the file is run.
+
+    Returns:
+        The state, None where there is no checkpoint yet; a line for each newer one that is damaged.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: all are damaged.
     """
-    files = sorted((folder / CHECKPOINTS).glob("epoch-*.pt"))
-    if not files:
-        return None
-    try:
-        check_regular(files[-1])
-        return torch.load(files[-1], map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's reader raises a dozen kinds at damaged files
-        raise UserError(f"{files[-1]}: damaged ({reason(error)}); delete it to go on from the one before") from None
+    damaged = []
+    for file in _checkpoints(folder):
+        try:
+            check_regular(file)
+            content = file.read_bytes()
+            if sha256(content).hexdigest()[:16] != file.stem.rpartition("-")[2]:
+                raise ValueError("its digest is not that in its name")
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), damaged
+        except Exception as error:  # torch's reader raises a dozen kinds at damaged files
+            damaged.append(f"{file}: damaged ({reason(error)}); going on from the one before")
+    if damaged:
+        raise UserError(
+            f"{folder / CHECKPOINTS}: every checkpoint is damaged; train anew, or from the best weights with "
+            f"--init-from {folder}"
+        )
+    return None, []
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The newest first."""
+    return sorted((folder / CHECKPOINTS).glob("epoch-*.pt"), reverse=True)
 
 
 def plain_numbers(value: Any) -> Any:
@@ -253,4 +309,4 @@ def _read_toml(file: Path) -> dict[str, Any]:
 def _format(value: float) -> str:
     if isinstance(value, int):
         return str(value)
-    return "" if value != value else f"{value:.6g}"  # nan, a class that occurs nowhere, is an empty cell
+    return f"{value:.6g}" if math.isfinite(value) else ""  # a class that occurs nowhere, a loss beyond all numbers

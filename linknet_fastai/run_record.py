@@ -1,5 +1,6 @@
 """The callback that keeps a run while it trains, and who wants to hear of it."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,17 +8,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 from fastai.learner import Learner
 from fastai.torch_core import get_model
 
+from linknet_fastai.callbacks import AccumulateGradients
 from linknet_fastai.dataset import Progress
+from linknet_fastai.errors import UserError
 from linknet_fastai.metrics import ForegroundIoU
 from linknet_fastai.model_file import RUN_MODEL, save_model
-from linknet_fastai.processes import is_first
+from linknet_fastai.processes import anywhere, is_first
 from linknet_fastai.run_folder import plain_numbers, write_checkpoint, write_metrics
 from linknet_fastai.scores import best_row
 from linknet_fastai.settings import Settings
+from linknet_fastai.stopping import StopRequest
 
 Row = dict[str, float]
 
@@ -52,46 +56,75 @@ class FitResult:
 
 
 class RunRecord(Callback):
-    """Keeps a run: a row, a checkpoint and the best weights after each epoch; tells the observer.
+    """Keeps a run: checkpoints, and after each epoch a row and the best weights; tells the observer.
 
     Of several processes that train together the first alone writes.
 
     Args:
         folder: the run folder.
-        checkpoint: where an interrupted run goes on; fastai only passes through the epochs before.
+        checkpoint: where an interrupted run goes on; what was done before is passed by.
         observer: told of batches and epochs.
+        minutes: between two checkpoints within an epoch.
     """
 
     order = 70  # behind Recorder and ParamScheduler
 
     def __init__(
-        self, folder: Path, checkpoint: Mapping[str, Any] | None = None, observer: Observer | None = None
+        self,
+        folder: Path,
+        checkpoint: Mapping[str, Any] | None = None,
+        observer: Observer | None = None,
+        minutes: float = math.inf,
     ) -> None:
-        self.folder, self.checkpoint, self.observer = folder, checkpoint, observer
-        self.start_epoch = checkpoint["epochs_done"] if checkpoint else 0
-        self.rows: list[Row] = list(checkpoint["rows"]) if checkpoint else []
+        self.folder, self.checkpoint, self.observer, self.minutes = folder, checkpoint, observer, minutes
+        self.start_epoch, self.start_batch = 0, 0
+        self.rows: list[Row] = []
+        if checkpoint:
+            self.start_epoch, self.start_batch = checkpoint["epochs_done"], checkpoint["batches_done"]
+            self.rows = list(checkpoint["rows"])
+        self.stop = StopRequest()
+        self.stopped = False
 
     def before_fit(self) -> None:
         """Restore what fastai makes anew at the start of every fit."""
+        self.kept = time.perf_counter()
         if self.checkpoint:
-            smooth_loss = self.learn.recorder.smooth_loss
-            smooth_loss.count, smooth_loss.val = self.checkpoint["smooth_loss"]
+            self._restore()
             scaler, state = self.learn.device_precision.scaler, self.checkpoint["scaler"]
             if scaler and state:  # a run may go on on a device that trains in another precision
                 scaler.load_state_dict(state)
-            torch.set_rng_state(self.checkpoint["torch_rng"])
 
     def before_epoch(self) -> None:
         """Start the clock."""
-        self.begun = time.perf_counter()
+        earlier = self.checkpoint["seconds"] if self.checkpoint and self.epoch == self.start_epoch else 0
+        self.begun = time.perf_counter() - earlier
 
     def after_batch(self) -> None:
-        """Tell the observer."""
-        if self.observer and self.epoch >= self.start_epoch:
-            loss = float(self.learn.smooth_loss) if self.learn.training else float(self.learn.loss)
+        """Tell the observer; keep a checkpoint where it is time, or where the training shall end here.
+
+        Raises:
+            UserError: the loss is no number any more.
+        """
+        done = self.learn.iter + 1
+        if self.epoch < self.start_epoch:
+            return
+        if self.learn.training:
+            self.batches = done
+            if self.epoch == self.start_epoch and done <= self.start_batch:
+                self._restore()  # fastai has counted the loss of a batch that was passed by
+                return
+        loss = float(self.learn.smooth_loss) if self.learn.training else float(self.learn.loss)
+        if self.learn.training and not math.isfinite(loss):
+            raise UserError(self._no_number(loss))
+        if self.observer:
             lr = float(self.opt.hypers[-1]["lr"])
-            done = self.learn.iter + 1
             self.observer.stepped(self.epoch + 1, done, self.learn.n_iter, loss, lr, self.learn.training)
+        self.stopped = anywhere(torch.tensor(self.stop.asked, device=self.learn.dls.device))
+        due = time.perf_counter() - self.kept > 60 * self.minutes
+        if (self.stopped or (due and self.learn.training)) and not self._gradients_wait():
+            self._keep(self.epoch, self.batches)
+            if self.stopped:
+                raise CancelFitException
 
     def after_epoch(self) -> None:
         """Write the best weights first, then the checkpoint, which holds all rows, then metrics.csv.
@@ -104,23 +137,51 @@ class RunRecord(Callback):
         self.rows.append(row)
         if not is_first():
             return
-        model = get_model(self.learn.model)
         if best_row(self.rows) is row:
-            save_model(model, self.learn.card, self.folder / RUN_MODEL)
+            save_model(get_model(self.learn.model), self.learn.card, self.folder / RUN_MODEL)
+        self.begun = time.perf_counter()
+        self._keep(self.epoch + 1, 0)
+        write_metrics(self.folder, self.rows)
+        if self.observer:
+            self.observer.epoch_ended(row)
+
+    def _restore(self) -> None:
+        smooth_loss = self.learn.recorder.smooth_loss
+        smooth_loss.count, smooth_loss.val = self.checkpoint["smooth_loss"]
+        torch.set_rng_state(self.checkpoint["torch_rng"])
+
+    def _keep(self, epochs_done: int, batches_done: int) -> None:
+        self.kept = time.perf_counter()
+        if not is_first():
+            return
         scaler, smooth_loss = self.learn.device_precision.scaler, self.learn.recorder.smooth_loss
         state = {
-            "model": model.state_dict(),
+            "model": get_model(self.learn.model).state_dict(),
             "optimizer": plain_numbers(self.opt.state_dict()),
             "rows": self.rows,
             "classes": self.learn.card.class_names,
             "smooth_loss": (smooth_loss.count, smooth_loss.val),
             "scaler": scaler.state_dict() if scaler else None,
             "torch_rng": torch.get_rng_state(),
+            "seconds": time.perf_counter() - self.begun,
         }
-        write_checkpoint(self.folder, self.epoch + 1, state)
-        write_metrics(self.folder, self.rows)
-        if self.observer:
-            self.observer.epoch_ended(row)
+        write_checkpoint(self.folder, epochs_done, batches_done, state)
+
+    def _gradients_wait(self) -> bool:
+        """Whether gradients wait for those of the next batch, which no checkpoint holds."""
+        return self.learn.training and any(
+            isinstance(callback, AccumulateGradients) and callback.count for callback in self.learn.cbs
+        )
+
+    def _no_number(self, loss: float) -> str:
+        loader = self.learn.dl
+        batch = loader.order[self.learn.iter * loader.bs : (self.learn.iter + 1) * loader.bs]
+        frames = ", ".join(self.learn.dls.train_ds.items[i].stem for i in batch)
+        step = self.epoch * self.learn.n_iter + self.batches
+        return (
+            f"the loss is {loss} at step {step} (epoch {self.epoch + 1}, batch {self.batches}: {frames}); what was "
+            f"best before is in {self.folder}; train anew with a lower --lr, or look at these frames"
+        )
 
     def _row(self) -> Row:
         recorder, scores = self.learn.recorder, _counted(self.learn).scores()

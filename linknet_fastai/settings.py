@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from linknet_fastai.errors import UsageError
 
 # What presets and `fit --set` alone change: few people ever do.
-WITHOUT_OPTION = frozenset({"weight_decay", "encoder_lr", "flip", "scale", "colour", "relight"})
+WITHOUT_OPTION = frozenset({"weight_decay", "encoder_lr", "flip", "scale", "colour", "relight", "checkpoint_minutes"})
 SMALLEST_SIDE = 33
 LARGEST_SIDE = 16384
 MOST_PIXELS = 1 << 25
@@ -56,9 +56,9 @@ def _parse_lr(value: Any) -> float | str:
         rate = float(value)
     except (TypeError, ValueError, OverflowError):
         rate = math.nan
-    if value == "auto" or 0 < rate <= 100:
+    if value == "auto" or 0 < rate < math.inf:
         return value if value == "auto" else rate
-    raise ValueError(f"{reprlib.repr(value)} is no learning rate: a number above 0 and up to 100, or auto")
+    raise ValueError(f"{reprlib.repr(value)} is no learning rate: a number above 0, or auto")
 
 
 LearningRate = Annotated[float | str, BeforeValidator(_parse_lr)]
@@ -96,6 +96,8 @@ class Settings(BaseModel):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     seed: int = Field(default=0, ge=0, lt=2**32)
     compile: bool = False
+    deterministic: bool = False
+    checkpoint_minutes: float = Field(default=10, gt=0)  # between two checkpoints within an epoch
     workers: int | None = Field(default=None, ge=0, le=256)
     cache: bool = True
     cache_dir: Path | None = None

@@ -9,18 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastcore.xtras import modified_env
 
+from linknet_fastai.callbacks import PassByDone
 from linknet_fastai.charts import confusion_matrix, save_figure, training_curves
 from linknet_fastai.data import settings_for
 from linknet_fastai.dataset import Dataset, Progress, open_dataset
-from linknet_fastai.device import peak_memory_mib, resolve_precision
+from linknet_fastai.device import is_out_of_memory, peak_memory_mib, resolve_precision
 from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.evaluation import evaluate
 from linknet_fastai.export import export_model
-from linknet_fastai.learner import fit_schedule, learner_from_settings
+from linknet_fastai.learner import fit_schedule, fitting_batch, learner_from_settings
 from linknet_fastai.loggers import logging_callbacks, require_loggers
 from linknet_fastai.lr_search import search_lr
 from linknet_fastai.model_file import load_model
@@ -29,6 +31,7 @@ from linknet_fastai.processes import led, part, process_count, shared, tell
 from linknet_fastai.recipe import recipe_names
 from linknet_fastai.report import telling_frames, write_report
 from linknet_fastai.run_folder import (
+    held,
     read_checkpoint,
     read_run,
     refuse_used_folder,
@@ -37,10 +40,11 @@ from linknet_fastai.run_folder import (
     write_run,
 )
 from linknet_fastai.run_record import FitResult, Observer, RunRecord
-from linknet_fastai.settings import Settings, resolve_settings
+from linknet_fastai.settings import Settings, format_size, resolve_settings
+from linknet_fastai.stopping import asked_by_signals
 from linknet_fastai.torch_engine import Predictor
 
-FREE_ON_RESUME = {"device", "workers", "cache", "cache_dir"}
+FREE_ON_RESUME = {"device", "workers", "cache", "cache_dir", "checkpoint_minutes"}
 
 
 @led
@@ -95,13 +99,15 @@ def fit(
         "validation_frames": len(learn.dls.valid_ds),
         "notes": _notes(learn, dataset, settings),
     }
-    with logging_callbacks(log_to, folder, settings) as loggers:
+    with held(folder), logging_callbacks(log_to, folder, settings) as loggers:
         write_run(folder, settings, origins, run)
         images, labels = learn.dls.train.one_batch()
         save_batch(images, labels, learn.card, folder / "batch.png")
         if observer:
             observer.started(learn, settings, origins, {**run, "folder": folder})
-        return _train(learn, dataset, settings, RunRecord(folder, None, observer), loggers)
+        return _train(
+            learn, dataset, settings, RunRecord(folder, None, observer, settings.checkpoint_minutes), loggers
+        )
 
 
 @led
@@ -113,7 +119,7 @@ def resume(
     observer: Observer | None = None,
     log_to: Collection[str] = (),
 ) -> FitResult:
-    """Go on with an interrupted run at the epoch it had reached.
+    """Go on with an interrupted run where its last checkpoint was written, in the middle of an epoch too.
 
     Args:
         folder: the run folder.
@@ -125,9 +131,22 @@ def resume(
 
     Raises:
         UsageError: the run is complete, or an option would make it another run.
-        UserError: no run here, a damaged checkpoint, or the data is gone.
+        UserError: no run here, damaged checkpoints, another training in the folder, or the data is gone.
     """
     require_loggers(log_to)
+    read_run(folder)  # there is one
+    with held(folder):
+        return _go_on(folder, recipe, data, options, observer, log_to)
+
+
+def _go_on(
+    folder: Path,
+    recipe: str | None,
+    data: Path | None,
+    options: Mapping[str, Any] | None,
+    observer: Observer | None,
+    log_to: Collection[str],
+) -> FitResult:
     settings, origins, run, _, earlier = read_run(folder)
     if recipe is not None and _pin_recipe(recipe) != run["recipe"]:
         raise UsageError(f"--resume: {folder} trains on {run['recipe']}, not on {recipe}; leave RECIPE out")
@@ -139,7 +158,7 @@ def resume(
     settings, _ = resolve_settings(("run", settings.model_dump()), ("command line", said))
     progress = observer and observer.progress
     dataset = open_dataset(run["recipe"], data or Path(run["data"]), progress)
-    checkpoint = read_checkpoint(folder)
+    checkpoint, damaged = read_checkpoint(folder)
     if checkpoint and checkpoint["classes"] != dataset.recipe.class_names:
         raise UserError(f"--resume: {run['recipe']} has other classes now than when {folder} was started")
     if checkpoint and checkpoint["epochs_done"] >= settings.epochs:
@@ -148,14 +167,15 @@ def resume(
         return _finish(dataset, settings, FitResult(folder, checkpoint["rows"]), progress)
     learn = learner_from_settings(dataset, _without_weights(settings) if checkpoint else settings, progress)
     if observer:
-        run["notes"] = _notes(learn, dataset, settings)
+        run["notes"] = damaged + _notes(learn, dataset, settings)
         if (before := run.get("processes", 1)) != process_count():
             run["notes"].append(f"begun with {before} process(es), goes on with {process_count()}: other batches")
         observer.started(learn, settings, origins, {**run, "processes": process_count(), "folder": folder})
     if checkpoint:
         _restore(learn, checkpoint)
     with logging_callbacks(log_to, folder, settings) as loggers:
-        return _train(learn, dataset, settings, RunRecord(folder, checkpoint, observer), loggers)
+        record = RunRecord(folder, checkpoint, observer, settings.checkpoint_minutes)
+        return _train(learn, dataset, settings, record, loggers)
 
 
 def _pin_recipe(recipe: str | Path) -> str:
@@ -197,30 +217,30 @@ def _restore(learn: Learner, checkpoint: Mapping[str, Any]) -> None:
 def _train(
     learn: Learner, dataset: Dataset, settings: Settings, record: RunRecord, loggers: Sequence[Callback]
 ) -> FitResult:
-    tell(partial(_follow, dataset, settings, record.folder.resolve(), record.start_epoch))
-    finished = True
-    try:
-        _train_epochs(learn, settings, record, loggers)
-    except KeyboardInterrupt:
-        finished = False
+    start = (record.start_epoch, record.start_batch)
+    tell(partial(_follow, dataset, settings, record.folder.resolve(), start))
+    _train_epochs(learn, settings, record, loggers)
     part()
-    result = FitResult(record.folder, record.rows, finished)
-    progress = record.observer and record.observer.progress
-    return _finish(dataset, settings, result, progress) if result.rows else result
+    result = FitResult(record.folder, record.rows, finished=not record.stopped)
+    if record.stopped:  # whoever ended it wants to go: what takes time is made when it is resumed
+        if result.rows:
+            _write_result(result, learn.dls.device)
+        return result
+    return _finish(dataset, settings, result, record.observer and record.observer.progress)
 
 
-def _follow(dataset: Dataset, settings: Settings, folder: Path, start_epoch: int) -> FitResult:
+def _follow(dataset: Dataset, settings: Settings, folder: Path, start: tuple[int, int]) -> FitResult:
     """Train beside the first process, which gives the weights, writes and speaks.
 
     Raises:
         UserError: the data or the checkpoint are not to be had in this process.
     """
     learn = learner_from_settings(dataset, _without_weights(settings))
-    checkpoint = read_checkpoint(folder) if start_epoch else None
+    checkpoint = read_checkpoint(folder)[0] if any(start) else None
     if checkpoint:
         _restore(learn, checkpoint)
     record = RunRecord(folder, checkpoint)
-    if record.start_epoch != start_epoch:
+    if (record.start_epoch, record.start_batch) != start:
         raise UserError(f"--resume: {folder} is not the run that the first process sees; all machines must share it")
     _train_epochs(learn, settings, record)
     part()
@@ -229,11 +249,23 @@ def _follow(dataset: Dataset, settings: Settings, folder: Path, start_epoch: int
 
 def _train_epochs(learn: Learner, settings: Settings, record: RunRecord, loggers: Sequence[Callback] = ()) -> None:
     encoder_lr = settings.encoder_lr if settings.encoder_is_trained else 1
-    callbacks = [record, *loggers]
-    with shared(learn):
-        fit_schedule(
-            learn, settings.schedule, settings.epochs, settings.lr, record.start_epoch, callbacks, encoder_lr
-        )
+    callbacks = [record, PassByDone(record.start_epoch, record.start_batch), *loggers]
+    try:
+        with shared(learn), asked_by_signals() as record.stop:
+            fit_schedule(
+                learn, settings.schedule, settings.epochs, settings.lr, record.start_epoch, callbacks, encoder_lr
+            )
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(_what_would_fit(learn, settings)) from None
+
+
+def _what_would_fit(learn: Learner, settings: Settings) -> str:
+    tried = f"memory runs out with --bs {settings.bs} at --size {format_size(settings.crop or settings.size)}"
+    if fits := fitting_batch(learn):
+        return f"{tried}; --bs {fits} fits, with --accumulate {-(-settings.bs // fits)} for steps of as many frames"
+    return f"{tried}, and not even two frames fit; take a smaller --size, or train on a --crop of it"
 
 
 def _finish(dataset: Dataset, settings: Settings, result: FitResult, progress: Progress | None = None) -> FitResult:
@@ -249,9 +281,15 @@ def _finish(dataset: Dataset, settings: Settings, result: FitResult, progress: P
     shown = telling_frames(scored.frame_mious, dataset, settings.validate_on, predictor)
     if shown:
         save_predictions(shown, card, folder / "predictions.png")
+    _write_result(result, predictor.device)
+    write_report(folder, shown, card)
+    return result
+
+
+def _write_result(result: FitResult, device: torch.device) -> None:
     last = result.rows[-1]
     write_result(
-        folder,
+        result.folder,
         {
             "epochs_done": last["epoch"],
             "finished": result.finished,
@@ -259,8 +297,6 @@ def _finish(dataset: Dataset, settings: Settings, result: FitResult, progress: P
             "best_miou": result.best["miou"],
             "last_miou": last["miou"],
             "seconds": sum(row["seconds"] for row in result.rows),
-            "peak_memory_mib": peak_memory_mib(predictor.device),
+            "peak_memory_mib": peak_memory_mib(device),
         },
     )
-    write_report(folder, shown, card)
-    return result

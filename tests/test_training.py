@@ -3,17 +3,20 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from linknet_fastai import training
@@ -21,9 +24,10 @@ from linknet_fastai.dataset import open_dataset
 from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.evaluation import evaluate
 from linknet_fastai.lr_search import find_lr
+from linknet_fastai.model import LinkNet
 from linknet_fastai.model_file import load_model
 from linknet_fastai.prediction import collect_jobs, predict_images
-from linknet_fastai.run_folder import read_checkpoint, write_checkpoint
+from linknet_fastai.run_folder import held, read_checkpoint, write_checkpoint
 from linknet_fastai.torch_engine import Predictor
 
 SMALL = {"size": "64x48", "bs": 4, "workers": 0, "epochs": 3, "seed": 1, "device": "cpu"}
@@ -126,45 +130,126 @@ def test_the_same_seed_trains_the_same(run, street_data, tmp_path):
         assert float(ours["valid_loss"]) == pytest.approx(float(theirs["valid_loss"]), rel=1e-3)
 
 
-class StopAfter:
-    """An observer that raises after an epoch, as a kill would, or as Ctrl-C does."""
+class At:
+    """An observer that does something when a batch of an epoch (both from 1) is done, in the training part alone."""
 
     progress = None
 
-    def __init__(self, epoch: int, error: type[BaseException]) -> None:
-        self.epoch, self.error = epoch, error
+    def __init__(self, epoch: int, batch: int, does: Callable[[], None]) -> None:
+        self.place, self.does = (epoch, batch), does
 
     def started(self, *arguments) -> None:
         pass
 
-    def stepped(self, epoch, *arguments) -> None:
-        if epoch == self.epoch + 1:
-            raise self.error("stopped by the test")
+    def stepped(self, epoch, done, total, loss, lr, training) -> None:
+        if training and (epoch, done) == self.place:
+            self.does()
 
     def epoch_ended(self, row) -> None:
         pass
 
 
-def test_a_resumed_run_has_every_epoch_once_and_ends_as_the_whole_one(run, street_data, tmp_path):
-    with pytest.raises(MemoryError):
-        training.fit("street", street_data, SMALL, tmp_path / "run", StopAfter(1, MemoryError))
+def crash() -> None:
+    raise OSError("as if the power had failed")
+
+
+def send(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """What the last checkpoint of a run holds of the network."""
+    return read_checkpoint(folder)[0]["model"]
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_resumed_run_has_every_epoch_once_and_ends_with_the_weights_of_the_whole_one(run, street_data, tmp_path):
+    with pytest.raises(OSError, match="power"):
+        training.fit("street", street_data, SMALL, tmp_path / "run", At(2, 2, crash))
     assert [row["epoch"] for row in read_rows(tmp_path / "run")] == ["1"]
     result = training.resume(tmp_path / "run")
     assert [row["epoch"] for row in result.rows] == [1, 2, 3]
-    whole, resumed = read_rows(run), read_rows(tmp_path / "run")
-    assert [row["epoch"] for row in resumed] == ["1", "2", "3"]
-    for column, tolerance in (("train_loss", 1e-3), ("valid_loss", 1e-2), ("lr", 1e-6)):
-        for ours, theirs in zip(whole, resumed, strict=True):
-            assert float(ours[column]) == pytest.approx(float(theirs[column]), rel=tolerance, abs=1e-9)
+    assert same(weights(run), weights(tmp_path / "run"))
+    for ours, theirs in zip(read_rows(run), read_rows(tmp_path / "run"), strict=True):
+        assert {**ours, "seconds": ""} == {**theirs, "seconds": ""}
 
 
-def test_ctrl_c_ends_a_run_with_what_it_has(street_data, tmp_path):
-    result = training.fit("street", street_data, SMALL, tmp_path / "run", StopAfter(2, KeyboardInterrupt))
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_checkpoint_within_an_epoch_goes_on_with_the_next_batch(street_data, tmp_path, accumulate):
+    options = {**SMALL, "bs": 2, "epochs": 2, "accumulate": accumulate, "checkpoint_minutes": 1e-9}
+    whole = training.fit("street", street_data, options, tmp_path / "whole")
+    with pytest.raises(OSError, match="power"):
+        training.fit("street", street_data, options, tmp_path / "run", At(2, 4, crash))
+    state, _ = read_checkpoint(tmp_path / "run")
+    assert (state["epochs_done"], state["batches_done"]) == (1, 3 if accumulate == 1 else 2)  # no gradients waited
+    seen = []
+    observer = At(2, 4, lambda: None)
+    observer.stepped = lambda epoch, done, total, loss, lr, training: seen.append((epoch, done)) if training else None
+    resumed = training.resume(tmp_path / "run", observer=observer)
+    assert seen == [(2, 4)] if accumulate == 1 else [(2, 3), (2, 4)]
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    assert [row["train_loss"] for row in resumed.rows] == [row["train_loss"] for row in whole.rows]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_behind_the_batch_and_it_is_resumed_from_there(run, street_data, tmp_path, number):
+    result = training.fit("street", street_data, SMALL, tmp_path / "run", At(3, 1, send(number)))
     assert not result.finished
     assert len(result.rows) == 2
-    assert (tmp_path / "run" / "export.pkl").is_file()
     assert tomllib.loads((tmp_path / "run" / "run.toml").read_text())["result"]["finished"] is False
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+    state, _ = read_checkpoint(tmp_path / "run")
+    assert (state["epochs_done"], state["batches_done"]) == (2, 1)
     assert training.resume(tmp_path / "run").finished
+    assert same(weights(run), weights(tmp_path / "run"))
+    assert (tmp_path / "run" / "export.pkl").is_file()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_second_signal_ends_at_once(street_data, tmp_path):
+    def twice() -> None:
+        send(signal.SIGINT)()
+        send(signal.SIGINT)()
+
+    with pytest.raises(KeyboardInterrupt):
+        training.fit("street", street_data, SMALL, tmp_path / "run", At(2, 1, twice))
+    assert read_checkpoint(tmp_path / "run")[0]["epochs_done"] == 1
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_names_step_and_frames(street_data, tmp_path):
+    with pytest.raises(
+        UserError, match=r"the loss is (nan|inf) at step \d+ \(epoch \d, batch \d: [\w, ]+\)"
+    ) as caught:
+        training.fit("street", street_data, {**SMALL, "optimizer": "sgd", "lr": 1e6, "epochs": 9}, tmp_path / "run")
+    stems = {file.stem for file in (street_data / "train" / "images").iterdir()}
+    assert len(set(re.search(r"batch \d: ([\w, ]+)", str(caught.value))[1].split(", ")) & stems) == SMALL["bs"]
+    state, _ = read_checkpoint(tmp_path / "run")
+    assert state is None or all(weight.isfinite().all() for weight in state["model"].values())
+
+
+def test_where_memory_runs_out_the_batch_that_fits_is_named(street_data, tmp_path, monkeypatch):
+    forward = LinkNet.forward
+
+    def small_memory(self, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > 3 and self.training:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory")
+        return forward(self, images)
+
+    monkeypatch.setattr(LinkNet, "forward", small_memory)
+    with pytest.raises(UserError, match="--bs 8 at --size 64x48; --bs 2 fits, with --accumulate 4"):
+        training.fit("street", street_data, {**SMALL, "bs": 8}, tmp_path / "run")
+
+
+def test_two_trainings_do_not_share_a_folder(run, tmp_path):
+    with held(tmp_path / "new"), pytest.raises(UserError, match="another fit trains"), held(tmp_path / "new"):
+        pytest.fail("two are in it")
+    assert not (tmp_path / "new").exists()  # nothing came to be in it
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    with held(copy), pytest.raises(UserError, match="another fit trains in this folder"):
+        training.resume(copy)
 
 
 def test_sigkill_in_the_middle_of_an_epoch_loses_no_epoch_that_ended(street_data, tmp_path):
@@ -176,10 +261,10 @@ def test_sigkill_in_the_middle_of_an_epoch_loses_no_epoch_that_ended(street_data
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    done = read_checkpoint(tmp_path / "run")["epochs_done"]
+    done = read_checkpoint(tmp_path / "run")[0]["epochs_done"]
     assert done >= 1
     assert len(read_rows(tmp_path / "run")) in (done, done - 1)
-    result = training.resume(tmp_path / "run", observer=StopAfter(done + 1, KeyboardInterrupt))
+    result = training.resume(tmp_path / "run", observer=At(done + 2, 1, send(signal.SIGINT)))
     assert [row["epoch"] for row in result.rows] == list(range(1, done + 2))
 
 
@@ -209,7 +294,7 @@ def test_a_run_whose_end_was_cut_off_is_brought_to_its_end(run, tmp_path):
 def test_a_recipe_whose_classes_changed_is_not_gone_on_with(street_data, tmp_path):
     recipe = tmp_path / "mine.toml"
     recipe.write_text('base = "street"\nname = "mine"\n')
-    training.fit(recipe, street_data, {**SMALL, "epochs": 2}, tmp_path / "run", StopAfter(1, KeyboardInterrupt))
+    training.fit(recipe, street_data, {**SMALL, "epochs": 2}, tmp_path / "run", At(2, 1, send(signal.SIGINT)))
     classes = "".join(
         f'[[classes]]\nid = {entry.id}\nname = "{entry.name}"\ncolor = [0, 0, 0]\n'
         for entry in reversed(load_model(tmp_path / "run")[1].classes)
@@ -219,22 +304,28 @@ def test_a_recipe_whose_classes_changed_is_not_gone_on_with(street_data, tmp_pat
         training.resume(tmp_path / "run")
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    write_checkpoint(tmp_path, 1, {"rows": []})
-    file = tmp_path / "checkpoints" / "epoch-00001.pt"
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"epoch-00001\.pt"):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path):
+    assert read_checkpoint(tmp_path) == (None, [])
+    for epoch in (1, 2):
+        write_checkpoint(tmp_path, epoch, 0, {"rows": [epoch]})
+    older, newer = sorted((tmp_path / "checkpoints").iterdir())
+    content = bytearray(newer.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit, where torch would not notice
+    newer.write_bytes(content)
+    state, damaged = read_checkpoint(tmp_path)
+    assert state["rows"] == [1]
+    assert [line.split(":")[0] for line in damaged] == [str(newer)]
+    older.write_bytes(older.read_bytes()[:100])
+    with pytest.raises(UserError, match="every checkpoint is damaged"):
         read_checkpoint(tmp_path)
 
 
 def test_the_last_two_checkpoints_are_kept(tmp_path):
-    for epoch in (1, 2, 3):
-        write_checkpoint(tmp_path, epoch, {"rows": []})
-    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
-        "epoch-00002.pt",
-        "epoch-00003.pt",
-    ]
-    assert read_checkpoint(tmp_path)["epochs_done"] == 3
+    for epoch, batch in ((1, 0), (1, 20), (1, 100), (2, 0)):
+        write_checkpoint(tmp_path, epoch, batch, {"rows": []})
+    kept = sorted(path.name.rpartition("-")[0] for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["epoch-000001-batch-00000100", "epoch-000002-batch-00000000"]
+    assert read_checkpoint(tmp_path)[0]["epochs_done"] == 2
 
 
 def test_a_folder_in_use_is_refused_before_anything_is_written(street_data, tmp_path):
@@ -278,5 +369,5 @@ def test_a_user_trains_on_lists_of_stems(street_data, tmp_path):
 def test_only_an_encoder_that_is_trained_already_has_a_rate_of_its_own(run, street_data, tmp_path, start, share):
     start = dict.fromkeys(start, run)
     training.fit("street", street_data, SMALL | {"epochs": 1, "encoder_lr": 0.25} | start, tmp_path / "next")
-    groups = read_checkpoint(tmp_path / "next")["optimizer"]["param_groups"]
+    groups = read_checkpoint(tmp_path / "next")[0]["optimizer"]["param_groups"]
     assert groups[0]["lr"] == pytest.approx(share * groups[1]["lr"])
