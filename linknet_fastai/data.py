@@ -93,7 +93,7 @@ class FrameImage(Transform):
         if isinstance(item, CachedFrame):
             return TensorImage(item.cache.image(item.position))
         source = item.image if isinstance(item, Frame) else item
-        return PILImage(open_image(source)) if isinstance(source, str | Path) else PILImage.create(source)
+        return PILImage(open_image(Path(source))) if isinstance(source, str | Path) else PILImage.create(source)
 
 
 class FrameLabels(Transform):
