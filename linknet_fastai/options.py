@@ -65,6 +65,12 @@ AccumulateOption = Annotated[
 CompileOption = Annotated[
     bool | None, typer.Option("--compile/--no-compile", help="Have torch.compile speed the network up.")
 ]
+DeterministicOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--deterministic/--no-deterministic", help="The same bits every time, also where a GPU is slower for it."
+    ),
+]
 CacheOption = Annotated[
     bool | None,
     typer.Option("--cache/--no-cache", help="Decode frames once, into files that training maps into memory."),
