@@ -65,11 +65,6 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=DTYPES.get(precision), enabled=enabled)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out, on a GPU or not."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def tune(device: torch.device, loaders: int = 0) -> None:
     """Have this process make the most of a device; asked for again, it changes nothing.
 

@@ -29,7 +29,7 @@ from linknet_fastai.callbacks import (
 )
 from linknet_fastai.data import dls_from_settings
 from linknet_fastai.dataset import Dataset, Progress
-from linknet_fastai.device import autocast, is_out_of_memory, resolve_device, resolve_precision
+from linknet_fastai.device import autocast, resolve_device, resolve_precision
 from linknet_fastai.loss import SegmentationLoss
 from linknet_fastai.metrics import segmentation_metrics
 from linknet_fastai.model import LinkNet
@@ -228,29 +228,6 @@ def learner_from_settings(dataset: Dataset, settings: Settings, progress: Progre
     if settings.compile and (why_not := compile_network(learn, settings.crop or settings.size)):
         learn.notes.append(f"--compile: trains without, torch.compile does not work here ({why_not})")
     return learn
-
-
-def fitting_batch(learn: Learner) -> int:
-    """How many frames of the batch at which memory ran out go through a step, halved until they do.
-
-    Returns:
-        The number, 0 where not even two go through.
-    """
-    images, labels = learn.xb[0], learn.yb[0]
-    learn.pred = learn.loss = learn.loss_grad = None
-    frames = len(images) // 2
-    while frames >= 2:
-        learn.model.zero_grad(set_to_none=True)
-        try:
-            with autocast(resolve_precision(learn.device_precision.precision, images.device), images.device):
-                predicted = learn.model(images[:frames])
-            learn.loss_func(predicted, labels[:frames]).backward()
-            return frames
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-        frames //= 2
-    return 0
 
 
 def compile_network(learn: Learner, size: tuple[int, int]) -> str | None:

@@ -17,7 +17,7 @@ from linknet_fastai.dataset import Progress
 from linknet_fastai.errors import UserError
 from linknet_fastai.metrics import ForegroundIoU
 from linknet_fastai.model_file import RUN_MODEL, save_model
-from linknet_fastai.processes import anywhere, is_first
+from linknet_fastai.processes import anywhere, is_first, process_count
 from linknet_fastai.run_folder import plain_numbers, write_checkpoint, write_metrics
 from linknet_fastai.scores import best_row
 from linknet_fastai.settings import Settings
@@ -119,7 +119,7 @@ class RunRecord(Callback):
         if self.observer:
             lr = float(self.opt.hypers[-1]["lr"])
             self.observer.stepped(self.epoch + 1, done, self.learn.n_iter, loss, lr, self.learn.training)
-        self.stopped = anywhere(torch.tensor(self.stop.asked, device=self.learn.dls.device))
+        self.stopped = self._shall_stop()
         due = time.perf_counter() - self.kept > 60 * self.minutes
         if (self.stopped or (due and self.learn.training)) and not self._gradients_wait():
             self._keep(self.epoch, self.batches)
@@ -166,6 +166,12 @@ class RunRecord(Callback):
             "seconds": time.perf_counter() - self.begun,
         }
         write_checkpoint(self.folder, epochs_done, batches_done, state)
+
+    def _shall_stop(self) -> bool:
+        """Whether an end was asked for; of several processes, in any: they end behind the same batch."""
+        if process_count() == 1:
+            return self.stop.asked
+        return anywhere(torch.tensor(self.stop.asked, device=self.learn.dls.device))
 
     def _gradients_wait(self) -> bool:
         """Whether gradients wait for those of the next batch, which no checkpoint holds."""

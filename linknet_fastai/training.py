@@ -18,13 +18,14 @@ from linknet_fastai.callbacks import PassByDone
 from linknet_fastai.charts import confusion_matrix, save_figure, training_curves
 from linknet_fastai.data import settings_for
 from linknet_fastai.dataset import Dataset, Progress, open_dataset
-from linknet_fastai.device import is_out_of_memory, peak_memory_mib, resolve_precision
+from linknet_fastai.device import peak_memory_mib, resolve_precision
 from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.evaluation import evaluate
 from linknet_fastai.export import export_model
-from linknet_fastai.learner import fit_schedule, fitting_batch, learner_from_settings
+from linknet_fastai.learner import fit_schedule, learner_from_settings
 from linknet_fastai.loggers import logging_callbacks, require_loggers
 from linknet_fastai.lr_search import search_lr
+from linknet_fastai.memory import fitting_batch, is_out_of_memory
 from linknet_fastai.model_file import load_model
 from linknet_fastai.pictures import save_batch, save_predictions
 from linknet_fastai.processes import led, part, process_count, shared, tell
