@@ -23,6 +23,9 @@ def _preset_names() -> list[str]:
     return preset_names()
 
 
+# What the options of a training are listed under in --help.
+DATA, NETWORK, TRAINING, MACHINE = "Data", "Network", "Training", "Machine"
+
 RECIPE = typer.Argument(
     metavar="RECIPE", help="A shipped recipe's name, or the path of a TOML file.", autocompletion=_recipe_names
 )
@@ -40,102 +43,188 @@ PresetOption = Annotated[
         help="Training settings by name, see `linknet-fastai recipes`, or the path of a TOML file.",
         show_default="best, behind the recipe's own",
         autocompletion=_preset_names,
+        rich_help_panel=TRAINING,
     ),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Any setting, as in flip=false; may be given several times."),
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any setting, as in flip=false; may be given several times.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", help="The data folder. Left out: fetched or drawn, where the recipe says how."),
+    typer.Option(
+        "--data", help="The data folder. Left out: fetched or drawn, where the recipe says how.", rich_help_panel=DATA
+    ),
 ]
 SizeOption = Annotated[
-    str | None, typer.Option("--size", metavar="WxH", help="What the network sees, as in 480x360.")
+    str | None,
+    typer.Option("--size", metavar="WxH", help="What the network sees, as in 480x360.", rich_help_panel=DATA),
 ]
 CropOption = Annotated[
     str | None,
     typer.Option(
-        "--crop", metavar="WxH", help="What training cuts out of a frame at --size.", show_default="all of it"
+        "--crop",
+        metavar="WxH",
+        help="What training cuts out of a frame at --size.",
+        show_default="all of it",
+        rich_help_panel=DATA,
     ),
 ]
 AccumulateOption = Annotated[
-    int | None, typer.Option("--accumulate", help="Take a step every so many batches.", show_default="1")
+    int | None,
+    typer.Option(
+        "--accumulate", help="Take a step every so many batches.", show_default="1", rich_help_panel=TRAINING
+    ),
 ]
 CompileOption = Annotated[
-    bool | None, typer.Option("--compile/--no-compile", help="Have torch.compile speed the network up.")
+    bool | None,
+    typer.Option("--compile/--no-compile", help="Have torch.compile speed the network up.", rich_help_panel=MACHINE),
 ]
 DeterministicOption = Annotated[
     bool | None,
     typer.Option(
-        "--deterministic/--no-deterministic", help="The same bits every time, also where a GPU is slower for it."
+        "--deterministic",
+        help="The same bits every time, also where a GPU is slower for it.",
+        rich_help_panel=MACHINE,
     ),
 ]
 CacheOption = Annotated[
     bool | None,
-    typer.Option("--cache/--no-cache", help="Decode frames once, into files that training maps into memory."),
+    typer.Option(
+        "--cache/--no-cache",
+        help="Decode frames once, into files that training maps into memory.",
+        rich_help_panel=DATA,
+    ),
 ]
 CacheDirOption = Annotated[
     Path | None,
-    typer.Option("--cache-dir", help="Where decoded frames lie.", show_default="linknet-fastai in the user's cache"),
+    typer.Option(
+        "--cache-dir",
+        help="Where decoded frames lie.",
+        show_default="linknet-fastai in the user's cache",
+        rich_help_panel=DATA,
+    ),
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", show_default="auto")
+    str | None,
+    typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", show_default="auto", rich_help_panel=MACHINE),
 ]
 PrecisionOption = Annotated[
     Precision | None,
-    typer.Option("--precision", help="auto is bf16 where the hardware has it.", show_default="auto"),
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        help="fp32, bf16 or fp16; auto is bf16 where the hardware has it.",
+        show_default="auto",
+        rich_help_panel=MACHINE,
+    ),
 ]
 EngineOption = Annotated[
     Literal["auto", "torch", "onnxruntime", "openvino"],
-    typer.Option("--engine", help="What runs the network; auto: the fastest that is installed for this file."),
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        help="torch, onnxruntime or openvino; auto is the fastest that is installed for this file.",
+        rich_help_panel=MACHINE,
+    ),
 ]
 TrustOption = Annotated[
     bool, typer.Option("--trust-pickle", help="Load a .pkl although it can run any code it holds.")
 ]
-BsOption = Annotated[int | None, typer.Option("--bs", help="Frames a batch; where several processes train, of each.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Weights, order and augmentation follow from it.")]
-WorkersOption = Annotated[int | None, typer.Option("--workers", help="Loader processes; 0 is none.")]
+BsOption = Annotated[
+    int | None,
+    typer.Option("--bs", help="Frames a batch; where several processes train, of each.", rich_help_panel=TRAINING),
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option("--seed", help="Weights, order and augmentation follow from it.", rich_help_panel=MACHINE),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", help="Loader processes; 0 is none.", rich_help_panel=MACHINE)
+]
 DecoderOption = Annotated[
     Decoder | None,
-    typer.Option("--decoder", help="Upsampling by full or by sub-pixel convolution."),
+    typer.Option(
+        "--decoder",
+        metavar="NAME",
+        help="deconv or pixelshuffle: upsampling by full or sub-pixel convolution.",
+        rich_help_panel=NETWORK,
+    ),
 ]
 EncoderOption = Annotated[
-    str | None, typer.Option("--encoder", help="A timm model, as in resnet34.", show_default="resnet18")
+    str | None,
+    typer.Option("--encoder", help="A timm model, as in resnet34.", show_default="resnet18", rich_help_panel=NETWORK),
 ]
 PretrainedOption = Annotated[
     bool | None,
     typer.Option(
-        "--pretrained/--no-pretrained", help="Start the encoder from timm's ImageNet weights, or from none."
+        "--pretrained/--no-pretrained",
+        help="Start the encoder from timm's ImageNet weights, or from none.",
+        rich_help_panel=NETWORK,
     ),
 ]
 EncoderWeightsOption = Annotated[
-    Path | None, typer.Option("--encoder-weights", help="A local checkpoint of the timm model to start from.")
+    Path | None,
+    typer.Option(
+        "--encoder-weights", help="A local checkpoint of the timm model to start from.", rich_help_panel=NETWORK
+    ),
 ]
 InitFromOption = Annotated[
     Path | None,
-    typer.Option("--init-from", help="A run or .safetensors to start from; the head only if classes agree."),
+    typer.Option(
+        "--init-from",
+        help="A run or .safetensors to start from; the head only if classes agree.",
+        rich_help_panel=NETWORK,
+    ),
 ]
 ClassWeightsOption = Annotated[
     ClassWeights | None,
-    typer.Option("--class-weights", help="log is 1/ln(1.02 + share), sqrt its root, median median frequency."),
+    typer.Option(
+        "--class-weights",
+        metavar="NAME",
+        help="log is 1/ln(1.02 + share), sqrt its root, median median frequency; or none.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 OptimizerOption = Annotated[
     Optimizer | None,
-    typer.Option("--optimizer", help="muon, or torch's own with its defaults; one-cycle moves momentum."),
+    typer.Option(
+        "--optimizer",
+        metavar="NAME",
+        help="muon, or torch's own adamw, adam, rmsprop or sgd; one-cycle moves momentum.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 TrainOnOption = Annotated[
     str | None,
-    typer.Option("--train-on", help="A split, or a file with a frame's stem a line.", show_default="train"),
+    typer.Option(
+        "--train-on",
+        help="A split, or a file with a frame's stem a line.",
+        show_default="train",
+        rich_help_panel=DATA,
+    ),
 ]
-ValidateOnOption = Annotated[str | None, typer.Option("--validate-on", help="Likewise.", show_default="val")]
+ValidateOnOption = Annotated[
+    str | None, typer.Option("--validate-on", help="Likewise.", show_default="val", rich_help_panel=DATA)
+]
 ScheduleOption = Annotated[
     Schedule | None,
-    typer.Option("--schedule", help="step divides by ten at 1/2 and 3/4."),
+    typer.Option(
+        "--schedule",
+        metavar="NAME",
+        help="one-cycle, flat-cos, cosine, constant, or step: a tenth after 1/2 and 3/4.",
+        rich_help_panel=TRAINING,
+    ),
 ]
-EpochsOption = Annotated[int | None, typer.Option("--epochs", help="How long to train.")]
+EpochsOption = Annotated[int | None, typer.Option("--epochs", help="How long to train.", rich_help_panel=TRAINING)]
 LrOption = Annotated[
-    str | None, typer.Option("--lr", help="The highest learning rate, or auto: the finder's valley.")
+    str | None,
+    typer.Option("--lr", help="The highest learning rate, or auto: the finder's valley.", rich_help_panel=TRAINING),
 ]
 SeenSizeOption = Annotated[
     str | None,

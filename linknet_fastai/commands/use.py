@@ -34,7 +34,11 @@ def evaluate(
     ] = False,
     protocol: Annotated[
         Literal["confusion", "course"],
-        typer.Option("--protocol", help="course: the course project's per-image Dice, void scored, as well."),
+        typer.Option(
+            "--protocol",
+            metavar="NAME",
+            help="confusion, or course: the course project's per-image Dice, void scored, as well.",
+        ),
     ] = "confusion",
     json_file: JsonOption = None,
     picture: Annotated[
@@ -71,7 +75,10 @@ def predict(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where masks/ and overlays/ go.")],
     masks_only: Annotated[bool, typer.Option("--masks-only", help="Write no overlays.")] = False,
     opacity: Annotated[
-        float, typer.Option("--opacity", min=0, max=1, help="Of the colours in overlays; borders have twice that.")
+        float,
+        typer.Option(
+            "--opacity", metavar="0..1", min=0, max=1, help="Of the colours in overlays; borders have twice that."
+        ),
     ] = 0.5,
     video: Annotated[
         bool, typer.Option("--video", help="Make a folder's numbered images the frames of one overlay video.")
@@ -80,6 +87,7 @@ def predict(
         float | None,
         typer.Option(
             "--fps",
+            metavar="N",
             min=0.01,
             max=1000,
             help="Frames a second: at most so many of a video or camera, the others are dropped; exactly so many for "
@@ -91,6 +99,7 @@ def predict(
         Literal["recipe", "cityscapes"],
         typer.Option(
             "--format",
+            metavar="NAME",
             help="recipe: the recipe's class ids; cityscapes: official label ids and names, masks alone, as the "
             "official script and server take them.",
         ),
@@ -144,12 +153,16 @@ def serve(
     host: Annotated[
         str, typer.Option("--host", help="The address to listen on; whoever reaches another one may use the page.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The port to listen on.")] = 7860,
-    most_mebibytes: Annotated[int, typer.Option("--max-mib", min=1, help="The most MiB of a file.")] = 64,
+    port: Annotated[int, typer.Option("--port", metavar="N", min=1, max=65535, help="The port to listen on.")] = 7860,
+    most_mebibytes: Annotated[
+        int, typer.Option("--max-mib", metavar="N", min=1, help="The most MiB of a file.")
+    ] = 64,
     most_megapixels: Annotated[
-        float, typer.Option("--max-megapixels", min=0.001, help="The most million pixels of a frame.")
+        float, typer.Option("--max-megapixels", metavar="N", min=0.001, help="The most million pixels of a frame.")
     ] = 25,
-    most_seconds: Annotated[float, typer.Option("--max-seconds", min=0.1, help="The most seconds of a clip.")] = 30,
+    most_seconds: Annotated[
+        float, typer.Option("--max-seconds", metavar="N", min=0.1, help="The most seconds of a clip.")
+    ] = 30,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     size: SeenSizeOption = None,
     engine: EngineOption = "auto",
@@ -174,6 +187,7 @@ def export(
         Literal["pkl", "safetensors", "onnx", "openvino"],
         typer.Option(
             "--format",
+            metavar="NAME",
             help="pkl: a fastai Learner for load_learner; safetensors: weights that can run no code; onnx and "
             "openvino (.xml and .bin): from the frame to the class map, without torch.",
         ),
