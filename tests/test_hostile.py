@@ -246,19 +246,14 @@ def reading(location: str) -> Callable:
     """A graph that gives bytes of another file."""
 
     def make(helper, types) -> tuple[list, list]:
-        stolen = types_tensor(helper, types, location)
+        stolen = helper.make_tensor("stolen", types.UINT8, [1, 2, 2], bytes(4), raw=True)
+        stolen.ClearField("raw_data")
+        stolen.data_location = types.EXTERNAL
+        entry = stolen.external_data.add()
+        entry.key, entry.value = "location", location
         return [helper.make_node("Identity", ["stolen"], ["mask"])], [stolen]
 
     return make
-
-
-def types_tensor(helper, types, location: str):
-    tensor = helper.make_tensor("stolen", types.UINT8, [1, 2, 2], bytes(4), raw=True)
-    tensor.ClearField("raw_data")
-    tensor.data_location = types.EXTERNAL
-    entry = tensor.external_data.add()
-    entry.key, entry.value = "location", location
-    return tensor
 
 
 def vast(helper, types) -> tuple[list, list]:
