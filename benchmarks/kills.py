@@ -53,6 +53,8 @@ def main() -> None:
             run = Path(folder) / str(number)
             process = subprocess.Popen([*start, str(run)])
             while not (run / "run.toml").is_file():  # before that there is nothing to resume
+                if process.poll() is not None:
+                    sys.exit(f"run {number} ended by itself with {process.returncode}")
                 time.sleep(0.01)
             wait = moments.uniform(0, 0.6 * seconds)
             time.sleep(wait)

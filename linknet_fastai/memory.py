@@ -5,10 +5,18 @@ from fastai.learner import Learner
 
 from linknet_fastai.device import autocast, resolve_precision
 
+# Of a CPU's memory: torch's allocator, C++, and oneDNN where a convolution gets none.
+SIGNS = (
+    "can't allocate memory",
+    "std::bad_alloc",
+    "could not create a primitive",
+    "could not create a memory object",
+)
+
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out, on a GPU or not."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(said in str(error) for said in SIGNS)
 
 
 def fitting_batch(learn: Learner) -> int:

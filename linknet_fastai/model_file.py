@@ -9,7 +9,7 @@ import timm
 import torch
 from fastai.learner import load_learner
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from linknet_fastai.errors import UsageError, UserError, reason
 from linknet_fastai.files import written_whole
@@ -24,7 +24,8 @@ def save_model(model: LinkNet, card: ModelCard, file: Path) -> None:
     # safetensors refuses channels_last tensors, and metadata that are not strings.
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with written_whole(file) as partial:
-        save_file(tensors, partial, metadata={"format": "pt", METADATA_KEY: card.model_dump_json()})
+        # Not by its `save_file`, whose files their owner alone may read.
+        partial.write_bytes(save(tensors, {"format": "pt", METADATA_KEY: card.model_dump_json()}))
 
 
 def load_model(path: str | Path, trust_pickle: bool = False) -> tuple[LinkNet, ModelCard]:

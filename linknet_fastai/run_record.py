@@ -184,9 +184,10 @@ class RunRecord(Callback):
         batch = loader.order[self.learn.iter * loader.bs : (self.learn.iter + 1) * loader.bs]
         frames = ", ".join(self.learn.dls.train_ds.items[i].stem for i in batch)
         step = self.epoch * self.learn.n_iter + self.batches
+        kept = f"what was best before is in {self.folder}; " if self.rows else ""
         return (
-            f"the loss is {loss} at step {step} (epoch {self.epoch + 1}, batch {self.batches}: {frames}); what was "
-            f"best before is in {self.folder}; train anew with a lower --lr, or look at these frames"
+            f"the loss is {loss} at step {step} (epoch {self.epoch + 1}, batch {self.batches}: {frames}); {kept}"
+            "train anew with a lower --lr, or look at these frames"
         )
 
     def _row(self) -> Row:

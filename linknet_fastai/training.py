@@ -256,16 +256,18 @@ def _train_epochs(learn: Learner, settings: Settings, record: RunRecord, loggers
             fit_schedule(
                 learn, settings.schedule, settings.epochs, settings.lr, record.start_epoch, callbacks, encoder_lr
             )
+        return
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise UserError(_what_would_fit(learn, settings)) from None
+    raise UserError(_what_would_fit(learn, settings))  # not before the error, whose frames hold tensors, is gone
 
 
 def _what_would_fit(learn: Learner, settings: Settings) -> str:
-    tried = f"memory runs out with --bs {settings.bs} at --size {format_size(settings.crop or settings.size)}"
+    bs = learn.dls.train.bs
+    tried = f"memory runs out with --bs {bs} at --size {format_size(settings.crop or settings.size)}"
     if fits := fitting_batch(learn):
-        return f"{tried}; --bs {fits} fits, with --accumulate {-(-settings.bs // fits)} for steps of as many frames"
+        return f"{tried}; --bs {fits} fits, with --accumulate {-(-bs // fits)} for steps of as many frames"
     return f"{tried}, and not even two frames fit; take a smaller --size, or train on a --crop of it"
 
 
