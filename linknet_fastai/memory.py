@@ -1,9 +1,13 @@
 """When memory runs out in a training: how that is told, and which batch would fit."""
 
+from multiprocessing import get_context
+
 import torch
 from fastai.learner import Learner
 
 from linknet_fastai.device import autocast, resolve_precision
+from linknet_fastai.loss import SegmentationLoss
+from linknet_fastai.model import LinkNet
 
 # Of a CPU's memory: torch's allocator, C++, and oneDNN where a convolution gets none.
 SIGNS = (
@@ -22,21 +26,36 @@ def is_out_of_memory(error: Exception) -> bool:
 def fitting_batch(learn: Learner) -> int:
     """How many frames of the batch at which memory ran out go through a step, halved until they do.
 
+    Each number is tried in a process of its own: where a CPU's memory ends libraries crash.
+
     Returns:
         The number, 0 where not even two go through.
     """
-    images, labels = learn.xb[0], learn.yb[0]
+    images, card = learn.xb[0], learn.card
+    precision = resolve_precision(learn.device_precision.precision, images.device)
+    network = (len(card.classes), card.encoder, card.decoder)
+    frames, (height, width) = len(images) // 2, images.shape[-2:]
+    learn.xb = learn.yb = ()
     learn.pred = learn.loss = learn.loss_grad = None
-    frames = len(images) // 2
+    learn.model.to("cpu").zero_grad(set_to_none=True)
+    if images.device.type == "cuda":
+        torch.cuda.empty_cache()
     while frames >= 2:
-        learn.model.zero_grad(set_to_none=True)
-        try:
-            with autocast(resolve_precision(learn.device_precision.precision, images.device), images.device):
-                predicted = learn.model(images[:frames])
-            learn.loss_func(predicted, labels[:frames]).backward()
+        arguments = (network, (frames, height, width), str(images.device), precision)
+        process = get_context("spawn").Process(target=_step, args=arguments)
+        process.start()
+        process.join()
+        if process.exitcode == 0:
             return frames
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
         frames //= 2
     return 0
+
+
+def _step(network: tuple[int, str, str], shape: tuple[int, int, int], device: str, precision: str) -> None:
+    """A step as in a training, of blank frames (frames, height, width)."""
+    frames, height, width = shape
+    model = LinkNet(*network, pretrained=False).to(device, memory_format=torch.channels_last).train()
+    images = torch.zeros(frames, 3, height, width, device=device).contiguous(memory_format=torch.channels_last)
+    with autocast(precision, torch.device(device)):
+        predicted = model(images)
+    SegmentationLoss()(predicted, torch.zeros(frames, height, width, dtype=torch.long, device=device)).backward()

@@ -13,13 +13,15 @@ import tomllib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from linknet_fastai import training
+from linknet_fastai import memory, training
 from linknet_fastai.dataset import open_dataset
 from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.evaluation import evaluate
@@ -231,15 +233,30 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_step_and_frames(street_
 
 
 def test_where_memory_runs_out_the_batch_that_fits_is_named(street_data, tmp_path, monkeypatch):
-    forward = LinkNet.forward
-
     def small_memory(self, images: torch.Tensor) -> torch.Tensor:
-        if len(images) > 3 and self.training:
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory")
-        return forward(self, images)
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(LinkNet, "forward", small_memory)
-    with pytest.raises(UserError, match="--bs 8 at --size 64x48; --bs 2 fits, with --accumulate 4"):
+    monkeypatch.setattr(LinkNet, "forward", small_memory)  # of this process, not of the one that tries again
+    with pytest.raises(UserError, match="--bs 8 at --size 64x48; --bs 4 fits, with --accumulate 2"):
+        training.fit("street", street_data, {**SMALL, "bs": 8}, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("room", "said"), [(2, "--bs 2 fits, with --accumulate 4"), (1, "not even two frames fit")])
+def test_batches_are_halved_until_one_fits(street_data, tmp_path, monkeypatch, room, said):
+    class Trial:
+        """A process that ends as one does that has room for so many frames."""
+
+        def __init__(self, target: Callable, args: tuple) -> None:
+            self.exitcode = 0 if args[1][0] <= room else -signal.SIGSEGV
+
+        def start(self) -> None:
+            pass
+
+        join = start
+
+    monkeypatch.setattr(memory, "get_context", lambda how: SimpleNamespace(Process=Trial))
+    monkeypatch.setattr(LinkNet, "forward", Mock(side_effect=MemoryError))
+    with pytest.raises(UserError, match=said):
         training.fit("street", street_data, {**SMALL, "bs": 8}, tmp_path / "run")
 
 
