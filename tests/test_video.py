@@ -248,16 +248,19 @@ def test_inputs_are_told_apart(tmp_path: Path) -> None:
         collect_clips([tmp_path / "a.MOV", tmp_path / "more"], tmp_path / "out")
 
 
-def test_predict_writes_videos_beside_images(
+def test_predict_writes_videos_beside_images_and_one_that_fails_ends_none_of_the_others(
     command: Command, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder := tmp_path / "in").mkdir()
+    (folder / "broken.mp4").write_bytes(b"no video")
     write_clip(folder / "clip.mp4", [grey(90)] * 3)
     Image.fromarray(grey(90)).save(folder / "photo.png")
-    assert command("predict", model, folder, "--out", tmp_path / "out", "--opacity", 0.7) == 0
+    assert command("predict", model, folder, "--out", tmp_path / "out", "--opacity", 0.7) == 1
     written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
     assert written == ["legend.png", "masks/photo.png", "overlays/clip.mp4", "overlays/photo.png"]
-    assert "3 frames" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "3 frames" in printed.out
+    assert "broken.mp4: cannot be opened as a video" in printed.err
 
 
 @pytest.mark.parametrize("option", [["--masks-only"], ["--format", "cityscapes"]])

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from linknet_fastai.errors import UsageError
+from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.options import (
     DataOption,
     DeviceOption,
@@ -138,8 +138,12 @@ def predict(
     for clip in clips:
         from linknet_fastai.video import predict_video
 
-        with progress_bar() as progress:
-            result = predict_video(opened, clip.source, out / "overlays" / clip.target, opacity, fps, progress)
+        try:
+            with progress_bar() as progress:
+                result = predict_video(opened, clip.source, out / "overlays" / clip.target, opacity, fps, progress)
+        except UserError as error:
+            failures.append(str(error))
+            continue
         console.print(f"{result} (by {opened})")
         if result.stopped:  # which is how a camera's video ends
             raise typer.Exit(0 if isinstance(clip.source, int) else 130)
