@@ -107,7 +107,7 @@ def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:
     Image.new("RGB", (80, 60)).save(tmp_path / "a.png")
     cut = (tmp_path / "a.png").read_bytes()[:60]  # its head alone
     (tmp_path / "a.png").write_bytes(cut)
-    with pytest.raises(UserError, match=r"a\.png: 80x60 is more than 0\.004 million pixels"):
+    with pytest.raises(UserError, match=r"a\.png: .*80x60 is more than 0\.004 million pixels"):
         predict_image(Quarters(), tmp_path / "a.png", replace(LIMITS, megapixels=0.004))
     with pytest.raises(UserError, match=r"a\.png: cannot read"):
         predict_image(Quarters(), tmp_path / "a.png", replace(LIMITS, megapixels=0.005))

@@ -173,7 +173,7 @@ def test_a_session_that_has_seen_nothing_draws_nothing(client: Client) -> None:
     ("size", "line"),
     [
         (None, "error: x.png: cannot read this image"),
-        ((200, 100), "error: x.png: 200x100 is more than 0.012 million"),
+        ((200, 100), "error: x.png: cannot read this image (200x100 is more than 0.012 million"),
     ],
 )
 def test_what_is_no_image_or_too_large_is_one_line_and_leaves_nothing_shown(
