@@ -21,6 +21,7 @@ from linknet_fastai.commands import train
 from linknet_fastai.errors import UsageError
 from linknet_fastai.recipe import load_recipe, recipe_folder
 from linknet_fastai.run_folder import write_run
+from linknet_fastai.run_record import FitResult
 from linknet_fastai.settings import WITHOUT_OPTION, Settings
 
 COMMANDS = ["fit", "lr-find", "evaluate", "predict", "serve", "export", "data", "recipes", "benchmark"]
@@ -579,3 +580,14 @@ def test_the_shell_completes_recipes_and_presets(tmp_path: Path) -> None:
 
     assert completed("evaluate", "model", "city") == ["cityscapes", "cityscapes34"]
     assert completed("fit", "street", "--preset", "course") == ["course", "course-modified"]
+
+
+def test_a_run_that_was_stopped_says_how_it_goes_on_and_names_no_picture(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = FitResult(Path("run"), [{"epoch": 1, "miou": 0.5}], finished=False)
+    monkeypatch.setattr("linknet_fastai.training.fit", lambda *arguments: left)
+    assert command("fit", "street") == 130
+    printed = capsys.readouterr().out
+    assert "stopped after epoch 1; go on with: linknet-fastai fit --resume run" in printed
+    assert "report" not in printed

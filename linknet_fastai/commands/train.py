@@ -106,12 +106,12 @@ def fit(
         raise typer.Exit(130)
     best, last = result.best, result.rows[-1]
     console.print(f"\nbest mIoU {best['miou']:.4f} at epoch {best['epoch']}, last {last['miou']:.4f}")
-    console.print(f"predictions {result.folder / 'predictions.png'}")
-    console.print(f"report      {result.folder / 'report.html'}")
-    console.print(f"run         {result.folder}")
     if not result.finished:
         console.print(f"stopped after epoch {last['epoch']}; go on with: linknet-fastai fit --resume {result.folder}")
         raise typer.Exit(130)
+    console.print(f"predictions {result.folder / 'predictions.png'}")
+    console.print(f"report      {result.folder / 'report.html'}")
+    console.print(f"run         {result.folder}")
 
 
 def lr_find(
