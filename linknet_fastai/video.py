@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import chain
@@ -97,6 +97,7 @@ def predict_video(
             counted["broken"] += 1
         else:
             raise UserError(f"{_named(source)}: no frame of it can be read")
+        first = replace(first, load=image.copy)  # decoded already
         width, height = (side + side % 2 for side in image.size)  # H.264 takes even sides
 
         def predict(frame: _Frame) -> Any:
