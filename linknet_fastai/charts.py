@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from linknet_fastai.prediction import save_image
+from linknet_fastai.image_files import save_image
 from linknet_fastai.scores import best_row
 from linknet_fastai.untrusted import printable
 

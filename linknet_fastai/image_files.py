@@ -1,4 +1,4 @@
-"""Reading images, and label maps through a recipe's mapping of raw values or colours; images inside a page."""
+"""Image files: images and label maps read, PNGs written, images put into a page."""
 
 import base64
 import io
@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from linknet_fastai.errors import UserError, reason
+from linknet_fastai.files import written_whole
 from linknet_fastai.recipe import VOID, Layout, Recipe
 from linknet_fastai.untrusted import check_regular
 
@@ -158,3 +159,9 @@ class LabelReader:
 
 def _pack(color: tuple[int, int, int]) -> int:
     return color[0] << 16 | color[1] << 8 | color[2]
+
+
+def save_image(image: Image.Image, file: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    with written_whole(file) as partial:
+        image.save(partial, format="PNG", compress_level=1)

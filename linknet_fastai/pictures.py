@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from linknet_fastai.charts import literal, save_figure
+from linknet_fastai.class_maps import colour_mask, overlay
 from linknet_fastai.model_card import ModelCard
-from linknet_fastai.prediction import colour_mask, overlay
 from linknet_fastai.recipe import VOID
 
 

@@ -3,19 +3,19 @@
 import errno
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from linknet_fastai.class_maps import id_mask, overlay
 from linknet_fastai.dataset import Progress
 from linknet_fastai.errors import UsageError, UserError, reason
-from linknet_fastai.files import written_whole
-from linknet_fastai.image_files import open_image, resize_image
+from linknet_fastai.image_files import open_image, resize_image, save_image
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.settings import format_size
 from linknet_fastai.threads import MOST_THREADS, overlapped, usable_cores
@@ -89,64 +89,6 @@ class Engine(ABC):
 def frame_threads(engine: Engine) -> int:
     """How many threads keep an engine busy while others of them read and write."""
     return min(max(usable_cores(), engine.frames_at_once + 1), MOST_THREADS)
-
-
-def id_mask(channels: np.ndarray, card: ModelCard) -> np.ndarray:
-    """Turn channels (HxW uint8, 255 for void) into the recipe's class ids (HxW uint8)."""
-    ids = np.full(256, card.void.id, np.uint8)
-    ids[: len(card.classes)] = [entry.id for entry in card.classes]
-    return ids[channels]
-
-
-def colour_mask(channels: np.ndarray, card: ModelCard) -> np.ndarray:
-    """Turn channels (HxW uint8, 255 for void) into the recipe's colours (HxWx3 uint8)."""
-    colours = np.full((256, 3), card.void.color, np.uint8)
-    colours[: len(card.classes)] = [entry.color for entry in card.classes]
-    return colours[channels]
-
-
-def overlay(
-    image: Image.Image,
-    channels: np.ndarray,
-    card: ModelCard,
-    opacity: float = 0.5,
-    shown: Collection[int] | None = None,
-) -> Image.Image:
-    """Lay the classes' colours over a frame.
-
-    Where two classes meet the colour is twice as strong: poles and signs, which are little but border, stand out.
-
-    Args:
-        image: RGB, of the class map's size.
-        channels: HxW uint8, 255 for void, which stays clear.
-        card: the model's card, for the colours.
-        opacity: of the colours, 0 to 1.
-        shown: the channels that are coloured; None is all.
-    """
-    strength = np.zeros(256, np.uint8)
-    strength[list(range(len(card.classes)) if shown is None else shown)] = round(255 * opacity)
-    border = np.zeros(channels.shape, bool)
-    for here, beyond in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
-        differs = channels[here] != channels[beyond]
-        border[here] |= differs
-        border[beyond] |= differs
-    alpha = strength[channels]
-    alpha[border] = np.minimum(2 * alpha[border].astype(np.uint16), 255)
-    return Image.composite(Image.fromarray(colour_mask(channels, card)), image, Image.fromarray(alpha))
-
-
-def legend(card: ModelCard) -> Image.Image:
-    """Draw the classes' colours and names, a row each, void last: what overlays are read with."""
-    entries = [*((entry.color, entry.name) for entry in card.classes), (card.void.color, "void, left clear")]
-    font, row = ImageFont.load_default(16), 26
-    width = 60 + max(round(font.getlength(name)) for _, name in entries)
-    drawn = Image.new("RGB", (width, row * len(entries) + 10), "white")
-    pen = ImageDraw.Draw(drawn)
-    for place, (color, name) in enumerate(entries):
-        top = 8 + row * place
-        pen.rectangle((10, top, 34, top + 18), tuple(color), outline="black")
-        pen.text((46, top + 9), name, "black", font, anchor="lm")
-    return drawn
 
 
 @dataclass(frozen=True)
@@ -307,9 +249,3 @@ def predict_images(
         if progress:
             progress("predicting", done, len(jobs))
     return failures
-
-
-def save_image(image: Image.Image, file: Path) -> None:
-    """Write a PNG, whole or not at all."""
-    with written_whole(file) as partial:
-        image.save(partial, format="PNG", compress_level=1)

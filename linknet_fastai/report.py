@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from linknet_fastai.charts import CURVES, class_bars, confusion_matrix, svg, training_curves
+from linknet_fastai.class_maps import colour_mask
 from linknet_fastai.comparison import measured_alike, summarise
 from linknet_fastai.dataset import Dataset, Progress, open_dataset
 from linknet_fastai.errors import UserError
@@ -18,7 +19,7 @@ from linknet_fastai.image_files import data_url
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.model_file import load_model
 from linknet_fastai.pictures import ShownFrame
-from linknet_fastai.prediction import Engine, colour_mask, predict_file
+from linknet_fastai.prediction import Engine, predict_file
 from linknet_fastai.torch_engine import Predictor
 from linknet_fastai.untrusted import printable
 

@@ -16,12 +16,13 @@ from typing import Any
 from fastcore.xtras import modified_env
 from PIL import Image
 
+from linknet_fastai.class_maps import colour_mask, overlay
 from linknet_fastai.clips import VIDEO_SUFFIXES
 from linknet_fastai.dropped import CLIP_FPS, Limits, Seen, Tally, predict_clip, predict_image
 from linknet_fastai.errors import UsageError, UserError, need
 from linknet_fastai.image_files import data_url
 from linknet_fastai.model_card import ModelCard
-from linknet_fastai.prediction import NATIVE, Engine, colour_mask, overlay
+from linknet_fastai.prediction import NATIVE, Engine
 from linknet_fastai.threads import usable_cores
 
 gr, fastapi = need("gradio", "demo"), need("fastapi", "demo")

@@ -16,12 +16,13 @@ from typing import Any
 
 from PIL import Image
 
+from linknet_fastai.class_maps import overlay
 from linknet_fastai.clips import Source
 from linknet_fastai.dataset import Progress
 from linknet_fastai.errors import UserError, need, reason
 from linknet_fastai.files import written_whole
 from linknet_fastai.image_files import open_image
-from linknet_fastai.prediction import Engine, frame_threads, overlay
+from linknet_fastai.prediction import Engine, frame_threads
 from linknet_fastai.threads import overlapped
 
 av = need("av", "video")

@@ -12,9 +12,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from linknet_fastai.class_maps import id_mask
 from linknet_fastai.data import segmentation_dls
 from linknet_fastai.errors import UsageError, UserError
-from linknet_fastai.image_files import open_image
+from linknet_fastai.image_files import open_image, save_image
 from linknet_fastai.model import LinkNet
 from linknet_fastai.model_card import METADATA_KEY, ModelCard
 from linknet_fastai.model_file import load_model, save_model
@@ -22,12 +23,7 @@ from linknet_fastai.prediction import (
     NATIVE,
     Job,
     collect_jobs,
-    colour_mask,
-    id_mask,
-    legend,
-    overlay,
     predict_images,
-    save_image,
 )
 from linknet_fastai.torch_engine import Predictor
 
@@ -152,33 +148,6 @@ def test_the_network_gets_what_the_validation_loader_gives(street_data: Path) ->
     for place, file in enumerate(sorted((street_data / "val" / "images").glob("*.png"))):
         predictor(open_image(file))
         assert torch.equal(seen[place][0], images[place].as_subclass(Tensor))
-
-
-def test_void_has_its_own_id(card: ModelCard) -> None:
-    channels = np.array([[0, 1], [2, 255]], np.uint8)
-    assert id_mask(channels, card).tolist() == [[7, 40], [200, 9]]
-    assert colour_mask(channels, card)[0, 1].tolist() == [0, 250, 0]
-
-
-def test_an_overlay_is_stronger_along_borders_and_clear_where_void_or_not_shown(card: ModelCard) -> None:
-    channels = np.repeat(np.array([[0, 0, 0, 1, 2, 2, 2, 255, 255]], np.uint8), 3, axis=0)
-    frame = Image.fromarray(np.full((3, 9, 3), 100, np.uint8))
-    drawn = np.asarray(overlay(frame, channels, card, opacity=0.4))[1]
-    assert drawn[[0, 5, 8]].tolist() == [[160, 60, 60], [60, 60, 160], [100, 100, 100]]
-    assert drawn[[2, 3, 4]].tolist() == [[220, 20, 20], [20, 220, 20], [20, 20, 220]]  # one pixel of green is seen
-    assert drawn[7].tolist() == [100, 100, 100]
-    some = np.asarray(overlay(frame, channels, card, opacity=0.4, shown=[1]))[1]
-    assert some[3].tolist() == [20, 220, 20]
-    assert (np.delete(some, 3, axis=0) == 100).all()
-    assert overlay(frame, channels, card, opacity=0).tobytes() == frame.tobytes()
-
-
-def test_the_legend_has_a_row_of_its_colour_for_every_class_and_void(card: ModelCard) -> None:
-    drawn = legend(card)
-    rows = [drawn.getpixel((20, 17 + 26 * place)) for place in range(len(card.classes) + 1)]
-    assert rows == [entry.color for entry in card.classes] + [card.void.color]
-    names = np.asarray(drawn.convert("L"))[:, 46:] < 128
-    assert all(names[8 + 26 * place : 26 + 26 * place].any() for place in range(len(rows)))
 
 
 def test_masks_only_writes_no_overlays(predictor: Predictor, save_array: SaveArray, tmp_path: Path) -> None:

@@ -113,7 +113,9 @@ def predict(
     """Write masks of class ids, at each frame's own size, and overlays; of videos overlays alone."""
     from linknet_fastai import prediction
     from linknet_fastai.cityscapes import label_ids_of_channels, official_file_name
+    from linknet_fastai.class_maps import legend
     from linknet_fastai.clips import collect_clips
+    from linknet_fastai.image_files import save_image
     from linknet_fastai.terminal import console, progress_bar, show_error, show_lines
 
     official = mask_format == "cityscapes"
@@ -134,7 +136,7 @@ def predict(
     if jobs:
         console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {out}")
     if clips or not (masks_only or official):
-        prediction.save_image(prediction.legend(opened.card), out / "legend.png")
+        save_image(legend(opened.card), out / "legend.png")
     for clip in clips:
         from linknet_fastai.video import predict_video
 
