@@ -2,10 +2,12 @@
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from linknet_fastai.dataset import Dataset, Frame, Progress, cache_folder
 from linknet_fastai.errors import UserError, reason
-from linknet_fastai.image_files import MOST_PIXELS, resize_image, resize_labels
+from linknet_fastai.image_files import MOST_PIXELS, opened_image, resize_image, resize_labels
 from linknet_fastai.settings import format_size
 from linknet_fastai.survey import Survey, count_frames, fingerprint
 from linknet_fastai.untrusted import LARGEST_LIST, read_text
@@ -192,7 +194,7 @@ def _build(
     """Decode all frames into a folder beside, which gets its name when it is whole."""
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed; the lock says nobody writes there
-    if shutil.disk_usage(target.parent).free < len(frames) * size[0] * size[1] * 4:
+    if shutil.disk_usage(target.parent).free < len(frames) * _frame_bytes(frames[0], size, training):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # known now, not after minutes
     partial.mkdir()
     try:
@@ -207,6 +209,15 @@ def _build(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return FrameCache(target)
+
+
+def _frame_bytes(frame: Frame, size: tuple[int, int], training: bool) -> int:
+    """What a frame like this one takes: three bytes a pixel, and one for each of its label map at the size kept."""
+    label_size = size
+    if not training:
+        with suppress(UserError), opened_image(frame.label, "label map") as image:  # damaged, it is told when decoded
+            label_size = image.size
+    return 3 * math.prod(size) + math.prod(label_size)
 
 
 def _write_frames(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from linknet_fastai.errors import UsageError
-from linknet_fastai.prediction import find_images, images_in
+from linknet_fastai.prediction import find_images, images_in, is_written
 
 VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 
@@ -32,7 +32,7 @@ def collect_clips(inputs: Sequence[Path], out: Path, as_video: bool = False) -> 
 
     Args:
         inputs: files, folders, and numbers of cameras.
-        out: the folder to predict into: overlay videos that an earlier prediction left there are no input.
+        out: the folder to predict into: what an earlier prediction left there is no input.
         as_video: whether the images of a folder are a video's frames, in the order of the numbers in their names.
 
     Returns:
@@ -45,13 +45,12 @@ def collect_clips(inputs: Sequence[Path], out: Path, as_video: bool = False) -> 
     for source in inputs:
         if source.is_dir():
             if as_video:
-                frames = sorted(find_images(source), key=_by_number)
+                frames = sorted(find_images(source, out), key=_by_number)
                 clips.append(Clip(frames, Path(f"{source.resolve().name}.mp4")))
                 continue
-            videos = [path for path in sorted(source.rglob("*")) if _is_video(path)]
-            videos = [path for path in videos if (out / "overlays").resolve() not in path.resolve().parents]
+            videos = [path for path in sorted(source.rglob("*")) if _is_video(path) and not is_written(path, out)]
             clips += [Clip(path, path.relative_to(source).with_suffix(".mp4")) for path in videos]
-            if images_in(source) or not videos:
+            if images_in(source, out) or not videos:
                 images.append(source)
         elif _is_video(source):
             clips.append(Clip(source, Path(f"{source.stem}.mp4")))

@@ -151,8 +151,13 @@ def published_figures(recipe: str) -> list[Published]:
 
 
 def measured_alike(run: RunSummary, split: str) -> dict[str, Any] | None:
-    """A run's scores on a split, without test-time augmentation; None where nobody evaluated it there."""
-    return next((e for e in run.evaluations if e.get("split") == split and not e.get("tta")), None)
+    """A run's scores on a split at its own size, without test-time augmentation; None where there are none.
+
+    Those that torch computed go before those of other engines, which may have been int8's.
+    """
+    alike = {"split": (split,), "tta": (False,), "size": ("-", run.settings["size"])}
+    found = [e for e in run.evaluations if all(e[name] in values for name, values in alike.items())]
+    return min(found, key=lambda e: not e["engine"].startswith("torch"), default=None)
 
 
 def write_table(runs: Sequence[RunSummary], file: Path) -> None:

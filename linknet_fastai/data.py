@@ -4,7 +4,7 @@ import math
 import operator
 import random
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,11 @@ class ReproducibleDL(TfmdDL):
         """The order of this epoch."""
         return self._rng("order").sample(idxs, len(idxs))
 
+    def before_iter(self) -> None:
+        """Forget generators that an earlier epoch left: fastai's `show_batch(unique=True)` asks for no order."""
+        super().before_iter()
+        self._set_generators(None)
+
     def get_idxs(self) -> list[int]:
         """The order of this epoch; the generators of its augmentation are laid ready in that order."""
         self.order = super().get_idxs()
@@ -64,10 +69,13 @@ class ReproducibleDL(TfmdDL):
 
     def lay_generators(self, names: Sequence[int | str]) -> None:
         """Lay a generator ready for each frame of an epoch's augmentation, in the order that they come in."""
+        self._set_generators([self._rng(name) for name in batch] for batch in chunked(names, self.bs))
+
+    def _set_generators(self, generators: Iterator[list[random.Random]] | None) -> None:
         if self.split_idx == 0:
             for transform in self.after_batch.fs:
                 if isinstance(transform, AugmentBatch):
-                    transform.generators = ([self._rng(name) for name in batch] for batch in chunked(names, self.bs))
+                    transform.generators = generators
 
     def _pre_show_batch(self, b: tuple, max_n: int = 9) -> tuple:
         """Show labels at the size of their images: fastai draws both into one picture, pixel for pixel."""

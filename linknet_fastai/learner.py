@@ -246,7 +246,7 @@ def compile_network(learn: Learner, size: tuple[int, int]) -> str | None:
     model, device = learn.model, learn.dls.device
     before = deepcopy(model.state_dict())
     images = torch.zeros(learn.dls.train.bs, 3, *reversed(size), device=device)
-    model.to(memory_format=torch.channels_last)
+    model.to(device, memory_format=torch.channels_last)  # fastai moves it when a training begins, later than this
     model.compile()
     try:
         with autocast(resolve_precision(learn.device_precision.precision, device), device):

@@ -1,6 +1,8 @@
 """When memory runs out in a training: how that is told, and which batch would fit."""
 
+import sys
 from multiprocessing import get_context
+from typing import Any
 
 import torch
 from fastai.learner import Learner
@@ -23,32 +25,44 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(said in str(error) for said in SIGNS)
 
 
-def fitting_batch(learn: Learner) -> int:
-    """How many frames of the batch at which memory ran out go through a step, halved until they do.
+def fitting_batch(learn: Learner, size: tuple[int, int]) -> int:
+    """How many frames go through a training step where memory ran out: half a batch, or half of that, and so on.
 
     Each number is tried in a process of its own: where a CPU's memory ends libraries crash.
+
+    Args:
+        learn: the learner; nothing can be trained with it any more.
+        size: (width, height) of its training batches.
 
     Returns:
         The number, 0 where not even two go through.
     """
-    images, card = learn.xb[0], learn.card
-    precision = resolve_precision(learn.device_precision.precision, images.device)
+    device, card = learn.dls.device, learn.card
+    precision = resolve_precision(learn.device_precision.precision, device)
     network = (len(card.classes), card.encoder, card.decoder)
-    frames, (height, width) = len(images) // 2, images.shape[-2:]
+    frames, (width, height) = learn.dls.train.bs // 2, size
     learn.xb = learn.yb = ()
     learn.pred = learn.loss = learn.loss_grad = None
     learn.model.to("cpu").zero_grad(set_to_none=True)
-    if images.device.type == "cuda":
+    if device.type == "cuda":
         torch.cuda.empty_cache()
     while frames >= 2:
-        arguments = (network, (frames, height, width), str(images.device), precision)
-        process = get_context("spawn").Process(target=_step, args=arguments)
+        arguments = (network, (frames, height, width), str(device), precision)
+        process = get_context("spawn").Process(target=_try_step, args=arguments)
         process.start()
         process.join()
         if process.exitcode == 0:
             return frames
         frames //= 2
     return 0
+
+
+def _try_step(*arguments: Any) -> None:
+    """Tell by the exit status whether a step fits; not by a traceback, which a process prints of itself."""
+    try:
+        _step(*arguments)
+    except Exception:
+        sys.exit(1)
 
 
 def _step(network: tuple[int, str, str], shape: tuple[int, int, int], device: str, precision: str) -> None:

@@ -17,11 +17,12 @@ from linknet_fastai.dataset import Progress
 from linknet_fastai.errors import UsageError, UserError, reason
 from linknet_fastai.image_files import open_image, resize_image, save_image
 from linknet_fastai.model_card import ModelCard
+from linknet_fastai.recipe import IMAGE_SUFFIXES
 from linknet_fastai.settings import format_size
 from linknet_fastai.threads import MOST_THREADS, overlapped, usable_cores
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 NATIVE = "native"
+LEGEND = "legend.png"
 # What no other frame's mask could be written after either: a file where a folder should be, no right, no room.
 HOPELESS = frozenset({errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
@@ -119,16 +120,10 @@ def collect_jobs(inputs: Sequence[Path], out: Path, name_of: Callable[[Path], st
         UserError: an input is missing, or cannot be looked into.
     """
     jobs: dict[Path, Job] = {}
-    written = {(out / name).resolve() for name in ("masks", "overlays")}
     for source in inputs:
         if os.path.isdir(source):
-            # Their folders are resolved and not they: one may be a link that leads nowhere.
-            images = ((path, path.parent.resolve()) for path in images_in(source))
-            found = [
-                Job(path, path.relative_to(source).with_name(name_of(path)))
-                for path, home in images
-                if not written & {home, *home.parents}
-            ]
+            images = images_in(source, out)
+            found = [Job(path, path.relative_to(source).with_name(name_of(path))) for path in images]
         elif os.path.isfile(source):
             found = [Job(source, Path(name_of(source)))]
         else:
@@ -144,8 +139,8 @@ def collect_jobs(inputs: Sequence[Path], out: Path, name_of: Callable[[Path], st
     return list(jobs.values())
 
 
-def find_images(folder: Path) -> list[Path]:
-    """All images in a folder and its sub-folders, in the order of their names.
+def find_images(folder: Path, out: Path | None = None) -> list[Path]:
+    """All images in a folder and its sub-folders, in the order of their names, but for those predicted into `out`.
 
     Raises:
         UserError: there is no such folder.
@@ -153,25 +148,33 @@ def find_images(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of images")
-    if images := images_in(folder):
+    if images := images_in(folder, out):
         return images
     raise _no_images(folder)
 
 
-def images_in(folder: Path) -> list[Path]:
+def images_in(folder: Path, out: Path | None = None) -> list[Path]:
     """All in a folder and its sub-folders that is named like an image and is no folder, in the order of the names.
 
-    What cannot be read is said when it is read.
+    What cannot be read is said when it is read. What an earlier prediction into `out` has written is left out.
 
     Raises:
         UserError: a folder cannot be looked into.
     """
     try:
-        return sorted(
+        found = sorted(
             path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not os.path.isdir(path)
         )
     except OSError as error:
         raise UserError(f"{error.filename or folder}: cannot be looked into ({reason(error)})") from None
+    return found if out is None else [path for path in found if not is_written(path, out)]
+
+
+def is_written(path: Path, out: Path) -> bool:
+    """Whether a file lies where a prediction into `out` writes."""
+    home = path.parent.resolve()  # not the file itself: it may be a link that leads nowhere
+    folders = {(out / name).resolve() for name in ("masks", "overlays")}
+    return bool(folders & {home, *home.parents}) or (path.name == LEGEND and home == out.resolve())
 
 
 def _no_images(*inputs: Path) -> UsageError:

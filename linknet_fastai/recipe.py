@@ -18,6 +18,7 @@ VOID_LABEL = "void"
 FIELD = re.compile(r"\{([a-z_]\w*)\}", re.ASCII | re.IGNORECASE)
 MOST_WILDCARDS = 4  # in one part of a path: each more can make a name take 255 times as long to match
 VOID = 255  # the value of void in every label map and label tensor of this package
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm")
 MOST_CLASSES = 254  # label maps are uint8 inside: 255 is void and 254 "not in the mapping"
 
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -266,8 +267,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 def read_stems(file: Path) -> list[str]:
     """Read a split list: one frame a line, as a stem or a file name."""
     names = [line.strip() for line in read_source(file, "list of frames", LARGEST_LIST).split("\n")]
-    suffixes = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-    return [PurePosixPath(n).stem if n.lower().endswith(suffixes) else n for n in names if n]
+    return [PurePosixPath(n).stem if n.lower().endswith(IMAGE_SUFFIXES) else n for n in names if n]
 
 
 def _read_with_base(file: Path) -> dict[str, Any]:

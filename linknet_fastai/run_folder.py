@@ -54,7 +54,8 @@ def held(folder: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                lock.unlink(missing_ok=True)
+                with suppress(OSError):  # Windows deletes no open file, and FileLock does it itself there
+                    lock.unlink(missing_ok=True)
                 with suppress(OSError):  # it is empty where a run has not come to be
                     folder.rmdir()
     except Timeout:

@@ -85,9 +85,21 @@ class RunRecord(Callback):
         self.stop = StopRequest()
         self.stopped = False
 
+    @property
+    def batches_before(self) -> int:
+        """Training batches that were done before an interruption."""
+        return self.start_epoch * len(self.learn.dls.train) + self.start_batch
+
+    @property
+    def is_repeating(self) -> bool:
+        """Whether the current batch was done before an interruption and is passed by."""
+        learn = self.learn
+        return learn.training and (learn.epoch, learn.iter) < (self.start_epoch, self.start_batch)
+
     def before_fit(self) -> None:
         """Restore what fastai makes anew at the start of every fit."""
         self.kept = time.perf_counter()
+        self.learn.train_iter = self.start_epoch * len(self.learn.dls.train)
         if self.checkpoint:
             self._restore()
             scaler, state = self.learn.device_precision.scaler, self.checkpoint["scaler"]
@@ -110,7 +122,7 @@ class RunRecord(Callback):
             return
         if self.learn.training:
             self.batches = done
-            if self.epoch == self.start_epoch and done <= self.start_batch:
+            if self.is_repeating:
                 self._restore()  # fastai has counted the loss of a batch that was passed by
                 return
         loss = float(self.learn.smooth_loss) if self.learn.training else float(self.learn.loss)

@@ -265,8 +265,9 @@ def _train_epochs(learn: Learner, settings: Settings, record: RunRecord, loggers
 
 def _what_would_fit(learn: Learner, settings: Settings) -> str:
     bs = learn.dls.train.bs
-    tried = f"memory runs out with --bs {bs} at --size {format_size(settings.crop or settings.size)}"
-    if fits := fitting_batch(learn):
+    size = settings.crop or settings.size
+    tried = f"memory runs out with --bs {bs} at --size {format_size(size)}"
+    if fits := fitting_batch(learn, size):
         return f"{tried}; --bs {fits} fits, with --accumulate {-(-bs // fits)} for steps of as many frames"
     return f"{tried}, and not even two frames fit; take a smaller --size, or train on a --crop of it"
 

@@ -89,9 +89,10 @@ def predict_video(
     """
     begin = time.perf_counter()
     counted: Counter[str] = Counter()
-    with _opened(source, fps or FRAME_RATE, counted) as (frames, expected, sound):
-        if fps and isinstance(source, Path | int):
-            frames = _at_most(frames, fps, counted)
+    wanted = Fraction(fps).limit_denominator(1001) if fps else None  # as FFmpeg has rates: of 32-bit integers
+    with _opened(source, wanted or Fraction(FRAME_RATE), counted) as (frames, expected, sound):
+        if wanted and isinstance(source, Path | int):
+            frames = _at_most(frames, wanted, counted)
         for first in frames:
             if image := _loaded(first):
                 break
@@ -112,7 +113,7 @@ def predict_video(
             return coded
 
         with written_whole(file) as beside, av.open(str(beside), "w", format="mp4") as output:
-            rate = min(1 / first.lasts, Fraction(fps or 1000))  # says how long the last frame lasts
+            rate = min(1 / first.lasts, wanted or 1000)  # says how long the last frame lasts
             video = output.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "20"})
             video.width, video.height, video.pix_fmt, video.codec_context.time_base = width, height, "yuv420p", CLOCK
             video.codec_context.colorspace = av.video.reformatter.Colorspace.ITU709
@@ -154,11 +155,11 @@ def _loaded(frame: _Frame) -> Image.Image | None:
         return None
 
 
-def _at_most(frames: Iterable[_Frame], fps: float, counted: Counter[str]) -> Iterator[_Frame]:
+def _at_most(frames: Iterable[_Frame], fps: Fraction, counted: Counter[str]) -> Iterator[_Frame]:
     """The first frame of each of the `fps` parts of a second."""
     last = None
     for frame in frames:
-        if (part := int(frame.time * Fraction(fps))) == last:
+        if (part := int(frame.time * fps)) == last:
             counted["dropped"] += 1
         else:
             last = part
@@ -166,10 +167,12 @@ def _at_most(frames: Iterable[_Frame], fps: float, counted: Counter[str]) -> Ite
 
 
 @contextmanager
-def _opened(source: Source, rate: float, counted: Counter[str]) -> Iterator[tuple[Iterator[_Frame], int, "_Sound"]]:
+def _opened(
+    source: Source, rate: Fraction, counted: Counter[str]
+) -> Iterator[tuple[Iterator[_Frame], int, "_Sound"]]:
     """Open a source; give its frames, about how many there are (0 where nobody knows), and its sound."""
     if isinstance(source, Sequence):
-        lasts = 1 / Fraction(rate)
+        lasts = 1 / rate
         frames = (_Frame(place * lasts, lasts, partial(open_image, file)) for place, file in enumerate(source))
         yield frames, len(source), _Sound([])
         return

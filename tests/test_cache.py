@@ -173,6 +173,18 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_decoded(
     build(dataset, caches)
 
 
+def test_the_room_for_label_maps_of_their_own_size_is_reckoned_with(
+    dataset: Dataset, caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = dataset.frames("val")
+    room = len(frames) * (3 * 20 * 12 + 64 * 48)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=room - 1))
+    with pytest.raises(UserError, match="No space left on device"):
+        cached_frames(dataset, frames, "val", (20, 12), False, caches)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=room))
+    cached_frames(dataset, frames, "val", (20, 12), False, caches)
+
+
 def test_another_way_of_decoding_rebuilds_it(
     dataset: Dataset, caches: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

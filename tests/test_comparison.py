@@ -95,8 +95,13 @@ def test_only_scores_on_the_same_split_without_tta_stand_beside_published_ones(
     (folder / "evaluation-val.json").write_text(json.dumps({"split": "val", "tta": False, "miou": 0.1}))
     (folder / "evaluation-tta.json").write_text(json.dumps({"split": "test", "tta": True, "miou": 0.2}))
     assert measured_alike(summarise(folder), "test") is None
-    (folder / "evaluation-test.json").write_text(json.dumps({"split": "test", "tta": False, "miou": 0.3}))
-    assert measured_alike(summarise(folder), "test")["miou"] == 0.3
+    other_size = {"split": "test", "tta": False, "miou": 0.4, "size": "native"}
+    (folder / "evaluation-native.json").write_text(json.dumps(other_size))
+    assert measured_alike(summarise(folder), "test") is None
+    for name, miou, engine in (("int8", 0.5, "openvino in int8"), ("test", 0.3, "torch in bf16")):
+        own = {"split": "test", "tta": False, "miou": miou, "size": "64x48", "engine": engine}
+        (folder / f"evaluation-{name}.json").write_text(json.dumps(own))
+        assert measured_alike(summarise(folder), "test")["miou"] == miou
 
 
 def test_the_command_shows_differences_and_writes_table_and_picture(

@@ -177,6 +177,13 @@ def test_grey_and_transparent_images_come_as_rgb(
     assert {x.shape[1] for x, _ in [*dls.train, *dls.valid]} == {3}
 
 
+def test_one_frame_is_shown_in_several_augmentations_also_after_an_epoch(street_data: Path) -> None:
+    dls = street_dls(street_data)
+    expected = epoch(dls)
+    dls.train.show_batch(unique=True, max_n=2)
+    assert same(epoch(dls), expected)
+
+
 @pytest.mark.parametrize("part", ["train", "valid"])
 def test_show_batch_draws_also_label_maps_larger_than_their_images(dls: DataLoaders, part: str) -> None:
     getattr(dls, part).show_batch(max_n=2)

@@ -15,7 +15,7 @@ from PIL import Image
 from linknet_fastai import linknet_learner, segmentation_dls
 from linknet_fastai.callbacks import AccumulateGradients, SkipVoidBatches
 from linknet_fastai.dataset import open_dataset
-from linknet_fastai.learner import OPTIMIZERS, fit_schedule, learner_from_settings
+from linknet_fastai.learner import OPTIMIZERS, compile_network, fit_schedule, learner_from_settings
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.model_file import save_model
 from linknet_fastai.muon import Muon
@@ -261,6 +261,19 @@ def test_compile_keeps_the_weights_their_names_and_statistics(street_data, compi
     for name, value in reference.model.state_dict().items():
         assert torch.equal(value, learn.model.state_dict()[name]), name
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in learn.model.parameters())
+
+
+def test_a_network_is_compiled_on_the_device_that_it_trains_on(street_data, compiled_settings, monkeypatch):
+    learn = learner_from_settings(
+        open_dataset("street", street_data), compiled_settings.model_copy(update={"compile": False})
+    )
+    learn.dls.device = torch.device("meta")
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)
+    moved = Mock(side_effect=RuntimeError("enough"))
+    monkeypatch.setattr(type(learn.model), "to", moved)
+    with pytest.raises(RuntimeError, match="enough"):
+        compile_network(learn, (64, 48))
+    assert moved.call_args.args == (torch.device("meta"),)
 
 
 def test_compile_that_fails_leaves_the_network_as_it_is_and_says_why(street_data, compiled_settings, monkeypatch):

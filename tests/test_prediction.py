@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -204,6 +205,24 @@ def test_two_images_of_a_folder_that_would_write_one_mask_are_refused(
     with pytest.raises(UsageError) as caught:
         collect_jobs([tmp_path / "in"], tmp_path / "out")
     assert all(str(file) in str(caught.value) for file in files)
+
+
+@pytest.mark.parametrize("video", [(), ("--video",)])
+def test_what_an_earlier_prediction_wrote_is_no_input(
+    command: Callable[..., int], model_file: Path, save_array: SaveArray, tmp_path: Path, video: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "in"
+    for name in ("a.png", "sub/b.ppm"):
+        save_array(striped(64, 48), folder / name)
+    assert command("predict", model_file, folder, "--out", folder / "out") == 0
+    assert (folder / "out" / "legend.png").is_file()
+    before = sorted(path for path in (folder / "out").rglob("*.png"))
+    assert len(before) == 5
+    assert command("predict", model_file, folder, "--out", folder / "out", *video) == 0
+    assert sorted(path for path in (folder / "out").rglob("*.png")) == before
+    for clip in (folder / "out").rglob("*.mp4"):
+        with av.open(str(clip)) as container:
+            assert len(list(container.decode(video=0))) == 2
 
 
 def test_two_inputs_that_would_write_one_mask_are_refused(save_array: SaveArray, tmp_path: Path) -> None:

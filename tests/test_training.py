@@ -1,6 +1,7 @@
 """`fit`, its run folder, its interruption and resumption, `evaluate` and `predict` on what it left."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -11,7 +12,9 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -196,6 +199,32 @@ def test_a_checkpoint_within_an_epoch_goes_on_with_the_next_batch(street_data, t
     assert [row["train_loss"] for row in resumed.rows] == [row["train_loss"] for row in whole.rows]
 
 
+def test_a_resumed_run_in_fp16_goes_on_with_the_scale_of_its_loss(street_data, tmp_path, monkeypatch):
+    """On a CPU, which takes fp16 too, only not as an option."""
+    monkeypatch.setattr("linknet_fastai.callbacks.resolve_precision", lambda *_: "fp16")
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**26))
+    whole = training.fit("street", street_data, SMALL, tmp_path / "whole")
+    scale = read_checkpoint(tmp_path / "whole")[0]["scaler"]["scale"]
+    assert 1 < scale < 2**26, "the first steps overflow"
+    with pytest.raises(OSError, match="power"):
+        training.fit("street", street_data, SMALL, tmp_path / "run", At(2, 2, crash))
+    resumed = training.resume(tmp_path / "run")
+    assert [row["train_loss"] for row in resumed.rows] == [row["train_loss"] for row in whole.rows]
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    assert read_checkpoint(tmp_path / "run")[0]["scaler"]["scale"] == scale
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "auto"])
+def test_a_gpu_trains_compiled_and_resumes(street_data, tmp_path, precision):
+    options = {**SMALL, "device": "cuda", "precision": precision, "compile": True}
+    with pytest.raises(OSError, match="power"):
+        training.fit("street", street_data, options, tmp_path / "run", At(2, 2, crash))
+    assert len(training.resume(tmp_path / "run").rows) == 3
+    told = tomllib.loads((tmp_path / "run" / "run.toml").read_text())["run"]
+    assert (told["device"], told["notes"]) == ("cuda:0", [])
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_run_behind_the_batch_and_it_is_resumed_from_there(run, street_data, tmp_path, number):
     before = signal.getsignal(signal.SIGTERM)
@@ -233,13 +262,27 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_step_and_frames(street_
     assert state is None or all(weight.isfinite().all() for weight in state["model"].values())
 
 
-def test_where_memory_runs_out_the_batch_that_fits_is_named(street_data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("in_training", [True, False])
+def test_where_memory_runs_out_the_batch_that_fits_is_named(street_data, tmp_path, monkeypatch, in_training):
+    forward = LinkNet.forward
+
     def small_memory(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training != in_training:
+            return forward(self, images)
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(LinkNet, "forward", small_memory)  # of this process, not of the one that tries again
     with pytest.raises(UserError, match="--bs 8 at --size 64x48; --bs 4 fits, with --accumulate 2"):
         training.fit("street", street_data, {**SMALL, "bs": 8}, tmp_path / "run")
+
+
+def test_a_trial_that_fails_prints_no_traceback(capfd):
+    arguments = ((3, "no such encoder", "deconv"), (2, 48, 64), "cpu", "fp32")
+    trial = get_context("spawn").Process(target=memory._try_step, args=arguments)
+    trial.start()
+    trial.join()
+    assert trial.exitcode == 1
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("room", "said"), [(2, "--bs 2 fits, with --accumulate 4"), (1, "not even two frames fit")])
@@ -268,6 +311,19 @@ def test_two_trainings_do_not_share_a_folder(run, tmp_path):
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
     with held(copy), pytest.raises(UserError, match="another fit trains in this folder"):
         training.resume(copy)
+
+
+def test_where_an_open_file_cannot_be_deleted_a_run_ends_like_any_other(tmp_path, monkeypatch):
+    """As on Windows."""
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "in use", str(self))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with held(tmp_path / "run"):
+        pass
+    with pytest.raises(KeyError, match="own"), held(tmp_path / "run"):
+        raise KeyError("own")
 
 
 def test_sigkill_in_the_middle_of_an_epoch_loses_no_epoch_that_ended(street_data, tmp_path):

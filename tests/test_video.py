@@ -135,6 +135,12 @@ def test_a_rate_drops_frames_evenly(engine: Engine, tmp_path: Path) -> None:
     assert predict_video(engine, clip, tmp_path / "all.mp4", fps=60).dropped == 0
 
 
+@pytest.mark.parametrize(("fps", "frames"), [(29.97, 20), (23.976, 20), (7.3, 14), (0.01, 1)])
+def test_any_rate_is_one_that_ffmpeg_has(engine: Engine, tmp_path: Path, fps: float, frames: int) -> None:
+    clip = write_clip(tmp_path / "in.mp4", [grey(90)] * 20)
+    assert predict_video(engine, clip, tmp_path / "out.mp4", fps=fps).frames == frames
+
+
 def test_a_broken_frame_is_left_out_and_the_others_come(engine: Engine, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (5, 48, 64, 3), np.uint8)
     clip = write_clip(tmp_path / "in.avi", list(noise), codec="png")

@@ -136,7 +136,7 @@ def predict(
     if jobs:
         console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {out}")
     if clips or not (masks_only or official):
-        save_image(legend(opened.card), out / "legend.png")
+        save_image(legend(opened.card), out / prediction.LEGEND)
     for clip in clips:
         from linknet_fastai.video import predict_video
 

@@ -1,0 +1,132 @@
+"""The tables of accuracy in README.md and results/README.md, from the runs kept in results/runs.
+
+    python benchmarks/accuracy_table.py
+
+A test holds both pages to what this prints.
+"""
+
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from linknet_fastai.comparison import RunSummary, summarise
+
+RUNS = Path(__file__).parents[1] / "results" / "runs"
+DRIVES = ("0001TP", "0006R0", "0016E5")
+PRESETS = ("best", "course-modified", "course", "paper")
+FOLDERS = {"--data", "--cache-dir", "--out"}  # of the machine that a run was made on
+SAID_ELSEWHERE = {"preset", "pretrained", "epochs", "size", "seed", "train_on", "validate_on", "cache_dir"}
+
+
+def kept_runs() -> list[RunSummary]:
+    """The runs in results/runs, by name."""
+    return [summarise(file.parent) for file in sorted(RUNS.glob("*/run.toml"))]
+
+
+def left_out(run: RunSummary) -> str | None:
+    """The drive that a run was trained without and validated on; None for one on the published split."""
+    name = Path(run.settings["train_on"]).stem
+    return name.removeprefix("without-") if name.startswith("without-") else None
+
+
+def readme_tables(runs: Sequence[RunSummary]) -> list[str]:
+    """The tables of README.md as Markdown."""
+    on_split = [run for run in runs if left_out(run) is None]
+    full = [run for run in on_split if run.settings["size"] == "480x360"]
+    small = [run for run in on_split if run.settings["size"] == "240x180"]
+    return [
+        _table(
+            ("480x360", "class IoU, last epoch", "best epoch", "class accuracy, last"),
+            [
+                (
+                    f"`--epochs {run.last['epoch']}`"
+                    + (f" `--seed {seed}`" if (seed := run.settings["seed"]) else ""),
+                    _score(run.last["miou"]),
+                    f"{_score(run.best['miou'])} ({run.best['epoch']})",
+                    _score(run.last["mean_accuracy"]),
+                )
+                for run in sorted(full, key=lambda run: run.last["epoch"])
+            ],
+        ),
+        _table(
+            ("240x180, 100 epochs", "seeds", "class IoU, last epoch", "mean", "best epochs", "class accuracy"),
+            [
+                (
+                    f"`{variant}`",
+                    ", ".join(str(run.settings["seed"]) for run in group),
+                    ", ".join(_score(run.last["miou"]) for run in group),
+                    _mean(group, lambda run: run.last["miou"]),
+                    _mean(group, lambda run: run.best["miou"]),
+                    _mean(group, lambda run: run.last["mean_accuracy"]),
+                )
+                for variant, group in _by_variant(small)
+            ],
+        ),
+        _table(
+            ("240x180, 60 epochs, scored on", *DRIVES, "mean"),
+            [
+                (f"`{variant}`", *map(_score, ious), _score(fmean(ious)))
+                for variant, group in _by_variant(run for run in runs if left_out(run))
+                if len(ious := [run.last["miou"] for run in sorted(group, key=left_out)]) == len(DRIVES)
+            ],
+        ),
+    ]
+
+
+def _by_variant(runs: Iterable[RunSummary]) -> list[tuple[str, list[RunSummary]]]:
+    """Runs by preset and what else their commands said, in the order of `PRESETS`; within one by name."""
+    groups: dict[str, list[RunSummary]] = {}
+    for run in sorted(runs, key=lambda run: PRESETS.index(run.settings["preset"])):
+        said = [
+            name for name, origin in run.origins.items() if origin == "command line" and name not in SAID_ELSEWHERE
+        ]
+        words = (f"--{name.replace('_', '-')} {run.settings[name]}" for name in said)
+        groups.setdefault(" ".join([run.settings["preset"], *words]), []).append(run)
+    return list(groups.items())
+
+
+def runs_table(runs: Sequence[RunSummary]) -> str:
+    """The table of results/README.md: every run, the command that makes it, its scores."""
+    return _table(
+        ("run", "`linknet-fastai` ...", "class IoU, last epoch", "best epoch"),
+        [
+            (
+                f"`{run.name}`",
+                f"`{_command(run)}`",
+                _score(run.last["miou"]),
+                f"{_score(run.best['miou'])} ({run.best['epoch']})",
+            )
+            for run in runs
+        ],
+    )
+
+
+def _command(run: RunSummary) -> str:
+    """The command line of a run, without what belongs to one machine."""
+    words = iter(shlex.split(run.run["command"])[1:])
+    kept = []
+    for word in words:
+        if word in FOLDERS:
+            next(words)
+        else:
+            kept.append(word)
+    return shlex.join(kept)
+
+
+def _score(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _mean(runs: Sequence[RunSummary], score: Callable[[RunSummary], float]) -> str:
+    return _score(fmean(map(score, runs)))
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(
+        f"| {' | '.join(cells)} |" for cells in (columns, ("---", *["---:"] * (len(columns) - 1)), *rows)
+    )
+
+
+if __name__ == "__main__":
+    print("\n\n".join([*readme_tables(found := kept_runs()), runs_table(found)]))
