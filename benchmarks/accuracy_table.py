@@ -5,6 +5,7 @@
 A test holds both pages to what this prints.
 """
 
+import csv
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,16 +13,25 @@ from statistics import fmean
 
 from linknet_fastai.comparison import RunSummary, summarise
 
-RUNS = Path(__file__).parents[1] / "results" / "runs"
+RESULTS = Path(__file__).parents[1] / "results"
 DRIVES = ("0001TP", "0006R0", "0016E5")
 PRESETS = ("best", "course-modified", "course", "paper")
 FOLDERS = {"--data", "--cache-dir", "--out"}  # of the machine that a run was made on
+# What `best` sets, and the experiments with and without it that differ in nothing else.
+ABLATIONS = (
+    ("Muon instead of AdamW", "S05", "S02"),
+    ("rate of 5e-3 instead of 2e-3", "S06", "S05"),
+    ("Muon for the stem and the last layer too", "S11", "S06"),
+    ("residual branches open at the start", "S02", "S01"),
+    ("square-root class weights instead of none", "F02", "F01"),
+    ("scales 0.5-2 and relight instead of scales 0.75-1.75", "L02", "L01"),
+)
 SAID_ELSEWHERE = {"preset", "pretrained", "epochs", "size", "seed", "train_on", "validate_on", "cache_dir"}
 
 
 def kept_runs() -> list[RunSummary]:
     """The runs in results/runs, by name."""
-    return [summarise(file.parent) for file in sorted(RUNS.glob("*/run.toml"))]
+    return [summarise(file.parent) for file in sorted((RESULTS / "runs").glob("*/run.toml"))]
 
 
 def left_out(run: RunSummary) -> str | None:
@@ -102,8 +112,21 @@ def runs_table(runs: Sequence[RunSummary]) -> str:
     )
 
 
+def ablation_table() -> str:
+    """The table of results/README.md of what each setting of `best` does, from experiments.csv."""
+    with (RESULTS / "experiments.csv").open(newline="", encoding="utf-8") as file:
+        rows = {row["experiment"]: row for row in csv.DictReader(file)}
+    columns = ("setting", "rows", "size", "epochs", "drive left out: with", "without", "val: with", "without")
+    made = []
+    for setting, *names in ABLATIONS:
+        pair = [rows[name] for name in names]
+        scores = [_score(row[name]) for name in ("left_out_miou_last", "val_miou") for row in pair]
+        made.append((setting, " / ".join(names), pair[0]["size"], pair[0]["epochs"], *scores))
+    return _table(columns, made)
+
+
 def _command(run: RunSummary) -> str:
-    """The command line of a run, without what belongs to one machine."""
+    """The command line of a run, without what belongs to one machine; its lists lie in `results`."""
     words = iter(shlex.split(run.run["command"])[1:])
     kept = []
     for word in words:
@@ -114,8 +137,8 @@ def _command(run: RunSummary) -> str:
     return shlex.join(kept)
 
 
-def _score(value: float) -> str:
-    return f"{value:.3f}"
+def _score(value: float | str) -> str:
+    return f"{float(value):.3f}" if value != "" else ""
 
 
 def _mean(runs: Sequence[RunSummary], score: Callable[[RunSummary], float]) -> str:
@@ -129,4 +152,4 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 if __name__ == "__main__":
-    print("\n\n".join([*readme_tables(found := kept_runs()), runs_table(found)]))
+    print("\n\n".join([*readme_tables(found := kept_runs()), runs_table(found), ablation_table()]))

@@ -1,6 +1,7 @@
 """The wheel carries the recipes, and the package works from any folder."""
 
 import ast
+import csv
 import re
 import subprocess
 import sys
@@ -78,8 +79,30 @@ def test_every_package_that_is_imported_is_a_declared_dependency():
     assert needed <= {re.match(r"[\w-]+", line)[0] for line in declared}
 
 
-def test_the_speed_tables_of_the_readme_are_those_of_the_figures():
-    made = subprocess.run([sys.executable, ROOT / "benchmarks" / "readme_table.py"], capture_output=True, text=True)
+def printed_by(script: str) -> str:
+    made = subprocess.run([sys.executable, ROOT / "benchmarks" / script], capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     assert len(made.stdout.splitlines()) > 20
-    assert made.stdout.strip() in (ROOT / "README.md").read_text(encoding="utf-8")
+    return made.stdout.strip()
+
+
+def test_the_speed_tables_of_the_readme_are_those_of_the_figures():
+    assert printed_by("readme_table.py") in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_tables_of_accuracy_are_those_of_the_kept_runs():
+    pages = [(ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "results/README.md")]
+    tables = printed_by("accuracy_table.py").split("\n\n")
+    assert [table in pages[place >= 3] for place, table in enumerate(tables)] == [True] * 5
+
+
+def test_the_log_of_experiments_has_every_kept_run_with_its_score():
+    with (ROOT / "results" / "experiments.csv").open(newline="", encoding="utf-8") as file:
+        logged = {
+            row["run"]: row["left_out_miou_last"] or row["val_miou"] for row in csv.DictReader(file) if row["run"]
+        }
+    last = {}
+    for metrics in (ROOT / "results" / "runs").glob("*/metrics.csv"):
+        with metrics.open(newline="", encoding="utf-8") as file:
+            last[metrics.parent.name] = list(csv.DictReader(file))[-1]["miou"]
+    assert logged == last
