@@ -120,12 +120,9 @@ class PassByDone(Callback):
 
     order = 5  # in front of all that looks at a batch
 
-    def __init__(self, epoch: int, batches: int) -> None:
-        self.in_epoch, self.batches = epoch, batches
-
     def before_batch(self) -> None:
-        """End the batch where it was done."""
-        if self.learn.training and self.learn.epoch == self.in_epoch and self.learn.iter < self.batches:
+        """End the batch where it was done, as the run's record says."""
+        if self.learn.run_record.is_repeating:
             _pass_by(self.learn)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from linknet_fastai.errors import UsageError
-from linknet_fastai.prediction import find_images, images_in, is_written
+from linknet_fastai.prediction import find_images, images_in, not_written
 
 VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 
@@ -48,7 +48,7 @@ def collect_clips(inputs: Sequence[Path], out: Path, as_video: bool = False) -> 
                 frames = sorted(find_images(source, out), key=_by_number)
                 clips.append(Clip(frames, Path(f"{source.resolve().name}.mp4")))
                 continue
-            videos = [path for path in sorted(source.rglob("*")) if _is_video(path) and not is_written(path, out)]
+            videos = not_written((path for path in sorted(source.rglob("*")) if _is_video(path)), out)
             clips += [Clip(path, path.relative_to(source).with_suffix(".mp4")) for path in videos]
             if images_in(source, out) or not videos:
                 images.append(source)

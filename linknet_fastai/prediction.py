@@ -3,7 +3,7 @@
 import errno
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -167,14 +167,19 @@ def images_in(folder: Path, out: Path | None = None) -> list[Path]:
         )
     except OSError as error:
         raise UserError(f"{error.filename or folder}: cannot be looked into ({reason(error)})") from None
-    return found if out is None else [path for path in found if not is_written(path, out)]
+    return found if out is None else not_written(found, out)
 
 
-def is_written(path: Path, out: Path) -> bool:
-    """Whether a file lies where a prediction into `out` writes."""
-    home = path.parent.resolve()  # not the file itself: it may be a link that leads nowhere
-    folders = {(out / name).resolve() for name in ("masks", "overlays")}
-    return bool(folders & {home, *home.parents}) or (path.name == LEGEND and home == out.resolve())
+def not_written(paths: Iterable[Path], out: Path) -> list[Path]:
+    """Those files that lie where no prediction into `out` writes."""
+    base = out.resolve()
+    folders = {(base / name).resolve() for name in ("masks", "overlays")}
+    homes = ((path, path.parent.resolve()) for path in paths)  # not the file itself: it may be a link to nowhere
+    return [
+        path
+        for path, home in homes
+        if not (folders & {home, *home.parents} or (path.name == LEGEND and home == base))
+    ]
 
 
 def _no_images(*inputs: Path) -> UsageError:

@@ -250,7 +250,7 @@ def _follow(dataset: Dataset, settings: Settings, folder: Path, start: tuple[int
 
 def _train_epochs(learn: Learner, settings: Settings, record: RunRecord, loggers: Sequence[Callback] = ()) -> None:
     encoder_lr = settings.encoder_lr if settings.encoder_is_trained else 1
-    callbacks = [record, PassByDone(record.start_epoch, record.start_batch), *loggers]
+    callbacks = [record, PassByDone(), *loggers]
     try:
         with shared(learn), asked_by_signals() as record.stop:
             fit_schedule(
