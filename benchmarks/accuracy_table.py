@@ -116,12 +116,13 @@ def ablation_table() -> str:
     """The table of results/README.md of what each setting of `best` does, from experiments.csv."""
     with (RESULTS / "experiments.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["experiment"]: row for row in csv.DictReader(file)}
-    columns = ("setting", "rows", "size", "epochs", "drive left out: with", "without", "val: with", "without")
+    columns = ("setting", "rows", "size", "epochs", "left out", "on it: with", "without", "val: with", "without")
     made = []
     for setting, *names in ABLATIONS:
         pair = [rows[name] for name in names]
         scores = [_score(row[name]) for name in ("left_out_miou_last", "val_miou") for row in pair]
-        made.append((setting, " / ".join(names), pair[0]["size"], pair[0]["epochs"], *scores))
+        what = [pair[0][column] for column in ("size", "epochs", "trained_without")]
+        made.append((setting, " / ".join(names), *what, *scores))
     return _table(columns, made)
 
 
