@@ -4,7 +4,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -23,15 +23,19 @@ from linknet_fastai.errors import UserError, need, reason
 from linknet_fastai.files import written_whole
 from linknet_fastai.image_files import open_image
 from linknet_fastai.prediction import Engine, frame_threads
+from linknet_fastai.sound import Sound
 from linknet_fastai.threads import overlapped
 
 av = need("av", "video")
 
 FRAME_RATE = 25  # of numbered frames, unless said
-CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}  # FFmpeg's format and name of one
+# FFmpeg's format, its name of a camera, its options: Apple's have no 29.97 frames a second, which is its default.
+CAMERAS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "linux": ("v4l2", "/dev/video{}", {}),
+    "darwin": ("avfoundation", "{}", {"framerate": "30"}),
+}
 # What clips are read by. FFmpeg's other formats include playlists, which name further files and addresses to read.
 CLIP_FORMATS = "avi,gif,matroska,mov,mpeg,mpegts,mpegvideo"
-COPIED_SOUND = {"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"}  # what players expect in an MP4
 CLOCK = Fraction(1, 90_000)  # of the videos written: MPEG's own, in which every usual frame rate is whole
 
 
@@ -72,7 +76,8 @@ def predict_video(
 ) -> VideoResult:
     """Write an MP4 of a video with the predicted classes laid over it, whole or not at all.
 
-    Every frame keeps its time, and the sound is kept: copied, or as AAC where players would not find it in an MP4.
+    Every frame keeps its time, counted from where the source begins, and the sound is kept: copied, or as AAC where
+    players would not find it in an MP4.
     A frame that cannot be read is left out. Ctrl-C ends the video with what it has.
 
     Args:
@@ -100,6 +105,7 @@ def predict_video(
         else:
             raise UserError(f"{_named(source)}: no frame of it can be read")
         first = replace(first, load=image.copy)  # decoded already
+        begun = first.time if isinstance(source, int) else Fraction(0)  # some cameras tell the machine's time
         width, height = (side + side % 2 for side in image.size)  # H.264 takes even sides
 
         def predict(frame: _Frame) -> Any:
@@ -109,10 +115,14 @@ def predict_video(
             if drawn.size != (width, height):
                 drawn = drawn.resize((width, height))
             coded = av.VideoFrame.from_image(drawn).reformat(format="yuv420p", dst_colorspace="itu709")
-            coded.time_base, coded.pts = CLOCK, round(frame.time / CLOCK)
+            coded.time_base, coded.pts = CLOCK, round((frame.time - begun) / CLOCK)
             return coded
 
-        with written_whole(file) as beside, av.open(str(beside), "w", format="mp4") as output:
+        with (
+            _ffmpeg_in_one_line(f"{_named(source)}: cannot be made into {file}"),
+            written_whole(file) as beside,
+            av.open(str(beside.absolute()), "w", format="mp4") as output,
+        ):
             rate = min(1 / first.lasts, wanted or 1000)  # says how long the last frame lasts
             video = output.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "20"})
             video.width, video.height, video.pix_fmt, video.codec_context.time_base = width, height, "yuv420p", CLOCK
@@ -139,6 +149,15 @@ def predict_video(
     return VideoResult(file, counted["frames"], counted["dropped"], counted["broken"], stopped, seconds)
 
 
+@contextmanager
+def _ffmpeg_in_one_line(what: str) -> Iterator[None]:
+    """Say what FFmpeg refuses; not all of its errors are an OSError, which `written_whole` tells."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise UserError(f"{what} ({reason(error)})") from error
+
+
 @dataclass(frozen=True)
 class _Frame:
     """When and how long a frame is shown, in seconds, and what reads it."""
@@ -151,7 +170,7 @@ class _Frame:
 def _loaded(frame: _Frame) -> Image.Image | None:
     try:
         return frame.load()
-    except UserError:
+    except (UserError, av.FFmpegError):
         return None
 
 
@@ -167,46 +186,50 @@ def _at_most(frames: Iterable[_Frame], fps: Fraction, counted: Counter[str]) -> 
 
 
 @contextmanager
-def _opened(
-    source: Source, rate: Fraction, counted: Counter[str]
-) -> Iterator[tuple[Iterator[_Frame], int, "_Sound"]]:
+def _opened(source: Source, rate: Fraction, counted: Counter[str]) -> Iterator[tuple[Iterator[_Frame], int, Sound]]:
     """Open a source; give its frames, about how many there are (0 where nobody knows), and its sound."""
     if isinstance(source, Sequence):
         lasts = 1 / rate
         frames = (_Frame(place * lasts, lasts, partial(open_image, file)) for place, file in enumerate(source))
-        yield frames, len(source), _Sound([])
+        yield frames, len(source), Sound()
         return
     if isinstance(source, Path):
-        container = open_container(_named(source), str(source))
+        container = open_container(_named(source), str(source.absolute()))  # 12:30.mp4 would be a protocol's name
     else:
         if sys.platform not in CAMERAS:
             raise UserError(f"camera {source}: cameras are read on Linux and macOS alone; predict a clip of it")
-        form, name = CAMERAS[sys.platform]
-        container = open_container(_named(source), name.format(source), form)
+        form, name, options = CAMERAS[sys.platform]
+        container = open_container(_named(source), name.format(source), form, options)
     with container:
         if not container.streams.video:
             raise UserError(f"{_named(source)}: there is no video in it")
-        video, sound = container.streams.video[0], _Sound(container.streams.audio)
+        video = container.streams.video[0]
         if isinstance(source, int):
-            yield _newest(_decoded(container, video, sound, counted), counted), 0, sound
+            # The reader must have left the container before it closes, also where Ctrl-C ends it.
+            sound = Sound()
+            with closing(_newest(_decoded(container, video, sound, Fraction(0), counted), counted)) as frames:
+                yield frames, 0, sound
             return
+        start = max(Fraction(container.start_time or 0, av.time_base), Fraction(0))
+        sound = Sound(container.streams.audio, start)
         seconds = container.duration * 1e-6 if container.duration else 0
         expected = video.frames or round(seconds * (video.average_rate or 0))
-        yield _decoded(container, video, sound, counted), expected, sound
+        yield _decoded(container, video, sound, start, counted), expected, sound
 
 
-def open_container(name: str, file: str, form: str | None = None) -> Any:
+def open_container(name: str, file: str, form: str | None = None, options: dict[str, str] | None = None) -> Any:
     """Open what PyAV reads.
 
     Args:
         name: for the message.
-        file: a file, or a device of the format.
+        file: an absolute path, or a device of the format.
         form: FFmpeg's name of the format; None is to look, among `CLIP_FORMATS`.
+        options: FFmpeg's for the format.
 
     Raises:
         UserError: it cannot be opened.
     """
-    options = None if form else {"format_whitelist": CLIP_FORMATS}
+    options = options if form else {"format_whitelist": CLIP_FORMATS}
     try:
         return av.open(file, format=form, options=options, metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -219,11 +242,14 @@ def _named(source: Source) -> str:
     return f"camera {source}" if isinstance(source, int) else str(source)
 
 
-def _decoded(container: Any, video: Any, sound: "_Sound", counted: Counter[str]) -> Iterator[_Frame]:
-    """The frames of a video; packets of sound go to `sound` on the way. What is broken is counted and passed by."""
+def _decoded(container: Any, video: Any, sound: Sound, start: Fraction, counted: Counter[str]) -> Iterator[_Frame]:
+    """The frames of a video, their times counted from `start`; packets of sound go to `sound` on the way.
+
+    What is broken is counted and passed by.
+    """
     packets = container.demux(video, *sound.streams)
     usual = 1 / Fraction(video.average_rate or FRAME_RATE)
-    upcoming = Fraction(0)  # when a frame is shown that does not say
+    upcoming = start  # when a frame is shown that does not say
     while True:
         try:
             packet = next(packets, None)
@@ -244,7 +270,7 @@ def _decoded(container: Any, video: Any, sound: "_Sound", counted: Counter[str])
             moment = upcoming if frame.pts is None else Fraction(frame.pts * frame.time_base)
             lasts = Fraction(frame.duration * frame.time_base) if frame.duration else usual
             upcoming = moment + lasts
-            yield _Frame(moment, lasts, partial(_upright, frame))
+            yield _Frame(moment - start, lasts, partial(_upright, frame))
 
 
 def _upright(frame: Any) -> Image.Image:
@@ -277,47 +303,3 @@ def _newest(frames: Iterator[_Frame], counted: Counter[str]) -> Iterator[_Frame]
         with suppress(Empty):
             waiting.get_nowait()  # makes room for what the reader still puts
         reader.join()
-
-
-class _Sound:
-    """Brings the sound of a video into another: copied where players find it in an MP4, else as AAC.
-
-    Packets that come before `begin` wait for it.
-    """
-
-    def __init__(self, streams: Sequence[Any]) -> None:
-        self.streams = streams
-        self._waiting: list[Any] = []
-        self._output: Any = None
-
-    def begin(self, output: Any) -> None:
-        """Add the streams to an output that has written nothing yet."""
-        self._output = output
-        self._copied, self._coded = {}, {}
-        for stream in self.streams:
-            if stream.codec_context.name in COPIED_SOUND:
-                self._copied[stream.index] = output.add_stream_from_template(stream)
-            else:
-                self._coded[stream.index] = output.add_stream("aac", rate=stream.codec_context.sample_rate)
-        for packet in self._waiting:
-            self.take(packet)
-        self._waiting.clear()
-
-    def take(self, packet: Any) -> None:
-        """Write a packet; a broken one is left out."""
-        if self._output is None:
-            self._waiting.append(packet)
-        elif (copied := self._copied.get(packet.stream.index)) is not None:
-            if packet.dts is not None:  # the last packet of a stream is empty
-                packet.stream = copied
-                self._output.mux(packet)
-        else:
-            coded = self._coded[packet.stream.index]
-            with suppress(av.FFmpegError):
-                for frame in packet.decode():
-                    self._output.mux(coded.encode(frame))
-
-    def end(self) -> None:
-        """Write what the encoders still hold."""
-        for coded in self._coded.values():
-            self._output.mux(coded.encode(None))

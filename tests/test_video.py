@@ -18,6 +18,9 @@ from linknet_fastai.model_card import ModelCard
 from linknet_fastai.prediction import Engine
 from linknet_fastai.video import predict_video
 
+# FFmpeg's test picture stands for a camera, and tells the time of a machine that was started 50,000 seconds ago: PyAV
+# reads both through a device.
+CAMERAS = dict.fromkeys(("linux", "darwin"), ("lavfi", "testsrc=s=64x48:r=100:d={},setpts=PTS+50000/TB", {}))
 COLOURS = {"dark": (255, 0, 0), "light": (0, 0, 255)}
 Command = Callable[..., int]
 
@@ -48,6 +51,7 @@ def write_clip(
     codec: str = "libx264",
     sound: str | None = None,
     rotation: int = 0,
+    hertz: int = 48_000,
 ) -> Path:
     """A clip at 10 frames a second, or with frames at the given times."""
     with av.open(str(file), "w") as output:
@@ -58,10 +62,10 @@ def write_clip(
         if rotation:
             stream.set_display_rotation(rotation)
         if sound:
-            heard = output.add_stream(sound, rate=48_000)
-            waves = np.sin(np.arange(48_000 * len(frames) // 10) / 20).astype(np.float32)[None]
+            heard = output.add_stream(sound, rate=hertz)
+            waves = np.sin(np.arange(hertz * len(frames) // 10) / 20).astype(np.float32)[None]
             played = av.AudioFrame.from_ndarray(waves, format="fltp", layout="mono")
-            played.sample_rate, played.pts = 48_000, 0
+            played.sample_rate, played.pts = hertz, round(hertz * times[0]) if times else 0
         for number, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts = round((times[number] if times else Fraction(number, 10)) * 1000)
@@ -107,6 +111,49 @@ def test_sound_stays(engine: Engine, tmp_path: Path, coded: str, suffix: str, ke
         assert container.streams.audio[0].codec_context.name == kept
     assert len(heard) == pytest.approx(2 * 48_000, abs=2 * 1024)
     assert np.abs(heard).max() > 0.5
+
+
+def test_sound_at_a_rate_that_aac_lacks_stays(engine: Engine, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "in.mkv", [grey(90)] * 20, sound="pcm_s16le", hertz=10_000)
+    with av.open(str(predict_video(engine, clip, tmp_path / "out.mp4").file)) as container:
+        heard = sum(frame.samples for frame in container.decode(audio=0))
+    assert heard == pytest.approx(2 * 48_000, abs=3 * 1024)
+
+
+def test_sound_that_nobody_can_decode_is_left_out(engine: Engine, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "in.mkv", [grey(90)] * 5, sound="pcm_s16le")
+    clip.write_bytes(clip.read_bytes().replace(b"A_PCM/INT/LIT", b"A_XYZ/INT/LIT"))
+    with av.open(str(clip)) as container:
+        assert [stream.codec_context for stream in container.streams.audio] == [None]
+    frames, _, codecs = read_clip(predict_video(engine, clip, tmp_path / "out.mp4").file)
+    assert (len(frames), codecs) == (5, [])
+
+
+def test_a_clip_whose_time_runs_back_is_predicted_to_its_end(engine: Engine, tmp_path: Path) -> None:
+    one = write_clip(tmp_path / "one.ts", [grey(90)] * 10, sound="aac")
+    two = tmp_path / "two.ts"
+    two.write_bytes(one.read_bytes() * 2)
+    result = predict_video(engine, two, tmp_path / "out.mp4")
+    frames, times, codecs = read_clip(result.file)
+    assert (result.frames, len(frames), codecs) == (20, 20, ["aac"])
+    assert times == sorted(set(times))
+
+
+def test_a_clip_that_begins_late_begins_at_once(engine: Engine, tmp_path: Path) -> None:
+    times = [Fraction(36_000 + n, 10) for n in range(10)]
+    clip = write_clip(tmp_path / "late.ts", [grey(90)] * 10, times, sound="aac")
+    result = predict_video(engine, clip, tmp_path / "out.mp4")
+    with av.open(str(result.file)) as container:
+        assert [float(stream.start_time * stream.time_base) for stream in container.streams] == pytest.approx(
+            [0, 0], abs=0.1
+        )
+        assert container.duration * 1e-6 == pytest.approx(1, abs=0.1)
+
+
+def test_a_colon_in_a_name_is_no_protocol(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_clip(tmp_path / "in.mp4", [grey(90)] * 3).rename("12:30:05.mp4")
+    assert predict_video(engine, Path("12:30:05.mp4"), Path("run:1/out.mp4")).frames == 3
 
 
 def test_a_turned_clip_comes_out_upright(engine: Engine, tmp_path: Path) -> None:
@@ -216,13 +263,26 @@ def test_images_become_a_video_in_the_order_of_their_numbers(engine: Engine, tmp
 def test_a_camera_is_read_until_it_ends_and_late_frames_are_dropped(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # FFmpeg's test picture stands for the camera: PyAV reads both through a device.
-    monkeypatch.setattr(video, "CAMERAS", dict.fromkeys(("linux", "darwin"), ("lavfi", "testsrc=s=64x48:r=100:d={}")))
+    monkeypatch.setattr(video, "CAMERAS", CAMERAS)
     result = predict_video(engine, 2, tmp_path / "out.mp4")
     assert result.frames + result.dropped == 200
     frames, times, _ = read_clip(result.file)
     assert len(frames) == result.frames >= 1
     assert times == sorted(set(times))
+    assert times[0] == 0
+
+
+def test_ctrl_c_ends_a_camera_with_what_it_has(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "CAMERAS", CAMERAS)
+
+    def stop(what: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt  # while the camera's reader is at a frame
+
+    result = predict_video(engine, 9999, tmp_path / "out.mp4", progress=stop)
+    assert result.stopped
+    assert len(read_clip(result.file)[0]) == result.frames == 1
 
 
 def test_a_camera_that_is_not_there_is_one_line(engine: Engine, tmp_path: Path) -> None:
