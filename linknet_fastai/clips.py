@@ -1,5 +1,6 @@
 """Which videos there are among the inputs of a prediction. Opens none: that is `video`, which needs PyAV."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from linknet_fastai.errors import UsageError
-from linknet_fastai.prediction import find_images, images_in, not_written
+from linknet_fastai.prediction import files_in, find_images, images_in
 
 VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 
@@ -39,33 +40,31 @@ def collect_clips(inputs: Sequence[Path], out: Path, as_video: bool = False) -> 
         The videos, and the inputs that hold images, for `collect_jobs`.
 
     Raises:
-        UsageError: a folder without images that should be frames, or two videos that would write one file.
+        UsageError: no folder with images that should be frames, or two videos that would write one file.
+        UserError: a folder cannot be looked into.
     """
     clips, images = [], []
     for source in inputs:
-        if source.is_dir():
+        if os.path.isdir(source):
+            videos = files_in(source, VIDEO_SUFFIXES, out)
+            clips += [Clip(path, path.relative_to(source).with_suffix(".mp4")) for path in videos]
             if as_video:
                 frames = sorted(find_images(source, out), key=_by_number)
                 clips.append(Clip(frames, Path(f"{source.resolve().name}.mp4")))
-                continue
-            videos = not_written((path for path in sorted(source.rglob("*")) if _is_video(path)), out)
-            clips += [Clip(path, path.relative_to(source).with_suffix(".mp4")) for path in videos]
-            if images_in(source, out) or not videos:
+            elif images_in(source, out) or not videos:
                 images.append(source)
-        elif _is_video(source):
+        elif source.suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(source):
             clips.append(Clip(source, Path(f"{source.stem}.mp4")))
-        elif str(source).isdecimal() and not source.exists():
+        elif str(source).isdecimal() and not os.path.exists(source):
             clips.append(Clip(int(str(source)), Path(f"camera-{source}.mp4")))
         else:
             images.append(source)
+    if as_video and not any(isinstance(clip.source, Sequence) for clip in clips):
+        raise UsageError("--video: makes one video of the images of a folder; name the folder")
     targets = Counter(clip.target for clip in clips)
     if twice := [target for target, number in targets.items() if number > 1]:
         raise UsageError(f"two videos would both write {twice[0]}; predict them apart")
     return clips, images
-
-
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
 
 
 def _by_number(file: Path) -> list[Any]:

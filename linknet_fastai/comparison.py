@@ -130,11 +130,13 @@ def differing_settings(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
 
 
 def spreads(runs: Sequence[RunSummary]) -> list[Spread]:
-    """Groups of two and more runs that differ in their seeds alone."""
+    """Groups of two and more runs that differ in their seeds alone; those that have not ended are left out."""
     groups: dict[str, list[RunSummary]] = {}
     for run in runs:
+        if run.last["epoch"] < run.settings["epochs"]:
+            continue
         alike = {name: value for name, value in run.settings.items() if name not in NOT_TOLD_APART}
-        groups.setdefault(json.dumps([run.recipe, alike], sort_keys=True), []).append(run)
+        groups.setdefault(json.dumps([run.recipe, run.run["data"], alike], sort_keys=True), []).append(run)
     return [
         Spread([run.name for run in group], [run.settings["seed"] for run in group], [r.last["miou"] for r in group])
         for group in groups.values()

@@ -54,6 +54,7 @@ class Tally(Engine):
 
     def __init__(self, engine: Engine, ended: Event, most_frames: float = math.inf) -> None:
         super().__init__(engine.card, engine.precision, engine.size, engine.frames_at_once)
+        self.name = engine.name
         self._engine, self._free, self._ended, self._lock = engine, engine._free, ended, Lock()
         self.most_frames, self.frames, self.seconds = most_frames, 0, 0.0
         self.pixels = np.zeros(len(engine.card.classes), np.int64)
@@ -71,7 +72,7 @@ class Tally(Engine):
         begin = time.perf_counter()
         try:
             channels = self._engine.channels(pixels, size)
-        except UserError:  # names the model's file, which is nothing for a page
+        except Exception:  # may name the model's file, which is nothing for a page
             raise UserError("the network fails on this frame: linknet-fastai predict says why") from None
         seconds = time.perf_counter() - begin
         with self._lock:

@@ -1,6 +1,7 @@
 """Opens a model with the engine that is asked for, or the fastest installed one for its file."""
 
 import os
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def open_engine(
     if kind not in ENGINES_OF:
         if engine not in ("auto", "torch"):
             raise UsageError(
-                f"--engine: {engine} runs exported files; first: linknet-fastai export {model} "
+                f"--engine: {engine} runs exported files; first: linknet-fastai export {shlex.quote(str(model))} "
                 f"--format {'openvino' if engine == 'openvino' else 'onnx'}"
             )
         return _open_torch(model, precision, device, size, trust_pickle, at_once, tta)

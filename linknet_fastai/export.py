@@ -79,6 +79,8 @@ def export_run(
         raise UsageError(f"--int8: goes with --format openvino, not with {file_format}")
     if int8 != (calibrate is not None):
         raise UsageError("--int8 and --calibrate DIR go together: the frames decide the scale of every layer")
+    if out is not None and not out.name:
+        raise UsageError(f"--out: {out} is a folder; name a file")
     checked = file_format in ("onnx", "openvino")
     if check and not checked:
         raise UsageError(f"--check: compares other engines with torch; a {file_format} runs in torch itself")

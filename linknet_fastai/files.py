@@ -20,6 +20,8 @@ def written_whole(file: Path) -> Iterator[Path]:
     Raises:
         UserError: the file cannot be written.
     """
+    if not file.name:
+        raise UserError(f"{file}: is a folder; name a file")
     # A digest stands for the name, which may be as long as the system allows already.
     digest = hashlib.sha256(os.fsencode(file.name)).hexdigest()[:12]
     partial = file.with_name(f".{os.getpid()}-{digest}{file.suffix[:16]}")

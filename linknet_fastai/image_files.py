@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from linknet_fastai.errors import UserError, reason
 from linknet_fastai.files import written_whole
@@ -17,6 +17,7 @@ from linknet_fastai.recipe import VOID, Layout, Recipe
 from linknet_fastai.untrusted import check_regular
 
 UNMAPPED = 254
+SOFTWARE = ("Software", "linknet-fastai")  # a text in every PNG written here
 BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 # Pillow tells a format by what is in a file, not by its name. These hold pixels and nothing else: it would run
 # Ghostscript for an EPS of any name.
@@ -162,6 +163,17 @@ def _pack(color: tuple[int, int, int]) -> int:
 
 
 def save_image(image: Image.Image, file: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG, whole or not at all; it says that it was written here, see `saved_here`."""
+    said = PngImagePlugin.PngInfo()
+    said.add_text(*SOFTWARE)
     with written_whole(file) as partial:
-        image.save(partial, format="PNG", compress_level=1)
+        image.save(partial, format="PNG", compress_level=1, pnginfo=said)
+
+
+def saved_here(file: Path) -> bool:
+    """Whether `save_image` wrote a file, and nobody has written it anew since."""
+    try:
+        with opened_image(file, "this image") as image:
+            return SOFTWARE in image.info.items()
+    except UserError:
+        return False

@@ -46,7 +46,8 @@ def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = No
     absent: dict[str, str] = {}
     folders: dict[str, dict[str, int]] = {}
     problems: list[str] = []
-    for name in dataset.recipe.splits:
+    settings, _ = settings_for(dataset, {})
+    for name in dict.fromkeys((*dataset.recipe.splits, settings.train_on, settings.validate_on)):
         try:
             frames = dataset.frames(name)
             surveys[name] = survey(dataset, frames, progress)
@@ -57,7 +58,6 @@ def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = No
             absent[name] = str(error)
         except UserError as error:
             problems.append(str(error))
-    settings, _ = settings_for(dataset, {})
     train, valid = (surveys.get(name) for name in (settings.train_on, settings.validate_on))
     weights = class_weights(torch.tensor(train.class_pixels), "log") if train else None
     problems += [problem for found in surveys.values() for problem in found.problems]

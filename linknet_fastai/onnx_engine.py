@@ -1,7 +1,6 @@
 """The engine that runs an exported `.onnx` in onnxruntime. Imports no torch."""
 
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -26,7 +25,7 @@ class OnnxPredictor(Engine):
         UserError: onnxruntime is not installed, or the file is damaged or not ours.
     """
 
-    name: ClassVar[str] = "onnxruntime"
+    name = "onnxruntime"
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from threading import Lock
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class OpenVinoPredictor(Engine):
         UserError: OpenVINO is not installed, or the file is damaged or not ours.
     """
 
-    name: ClassVar[str] = "openvino"
+    name = "openvino"
 
     def __init__(
         self,

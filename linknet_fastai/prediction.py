@@ -3,11 +3,11 @@
 import errno
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import ClassVar
+from typing import NoReturn
 
 import numpy as np
 from PIL import Image
@@ -15,7 +15,7 @@ from PIL import Image
 from linknet_fastai.class_maps import id_mask, overlay
 from linknet_fastai.dataset import Progress
 from linknet_fastai.errors import UsageError, UserError, reason
-from linknet_fastai.image_files import open_image, resize_image, save_image
+from linknet_fastai.image_files import open_image, resize_image, save_image, saved_here
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.recipe import IMAGE_SUFFIXES
 from linknet_fastai.settings import format_size
@@ -23,8 +23,9 @@ from linknet_fastai.threads import MOST_THREADS, overlapped, usable_cores
 
 NATIVE = "native"
 LEGEND = "legend.png"
+WRITTEN = ("masks", "overlays")  # the folders that a prediction writes into
 # What no other frame's mask could be written after either: a file where a folder should be, no right, no room.
-HOPELESS = frozenset({errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO})
+HOPELESS = frozenset({errno.ENOTDIR, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 
 class Engine(ABC):
@@ -39,7 +40,7 @@ class Engine(ABC):
         tta: whether it averages over flips and scales.
     """
 
-    name: ClassVar[str]
+    name: str
     tta = False
 
     def __init__(
@@ -116,7 +117,7 @@ def collect_jobs(inputs: Sequence[Path], out: Path, name_of: Callable[[Path], st
     What an earlier prediction left in `out` is no input, also where `out` lies inside a folder of images.
 
     Raises:
-        UsageError: nothing to do, or two inputs that would write one file.
+        UsageError: nothing to do, two inputs that would write one file, or one that is there and no prediction.
         UserError: an input is missing, or cannot be looked into.
     """
     jobs: dict[Path, Job] = {}
@@ -136,6 +137,9 @@ def collect_jobs(inputs: Sequence[Path], out: Path, name_of: Callable[[Path], st
             jobs[job.target] = job
     if not jobs:
         raise _no_images(*inputs)
+    for file in (out / folder / target for target in jobs for folder in WRITTEN):
+        if os.path.lexists(file) and not saved_here(file):
+            raise UsageError(f"{file}: is there already and was not predicted; it would be lost: take another --out")
     return list(jobs.values())
 
 
@@ -154,26 +158,49 @@ def find_images(folder: Path, out: Path | None = None) -> list[Path]:
 
 
 def images_in(folder: Path, out: Path | None = None) -> list[Path]:
-    """All in a folder and its sub-folders that is named like an image and is no folder, in the order of the names.
+    """All files in a folder and its sub-folders that are named like an image, see `files_in`.
 
-    What cannot be read is said when it is read. What an earlier prediction into `out` has written is left out.
+    What cannot be read is said when it is read.
+    """
+    return files_in(folder, IMAGE_SUFFIXES, out)
+
+
+def files_in(folder: Path, suffixes: Collection[str], out: Path | None = None) -> list[Path]:
+    """All files with such a suffix in a folder and its sub-folders, in the order of their names; links are followed.
+
+    Args:
+        folder: where to look.
+        suffixes: in small letters, as in ".png".
+        out: what an earlier prediction into this folder has written is left out.
 
     Raises:
         UserError: a folder cannot be looked into.
     """
-    try:
-        found = sorted(
-            path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not os.path.isdir(path)
-        )
-    except OSError as error:
-        raise UserError(f"{error.filename or folder}: cannot be looked into ({reason(error)})") from None
-    return found if out is None else not_written(found, out)
+    found = sorted(path for path in _walk(folder) if path.suffix.lower() in suffixes)
+    return found if out is None else _not_written(found, out)
 
 
-def not_written(paths: Iterable[Path], out: Path) -> list[Path]:
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder. A link to a folder is followed once, and not where it leads back up."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise UserError(f"{error.filename}: cannot be looked into ({reason(error)})") from None
+
+    followed = {os.path.realpath(folder)}
+    for here, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        yield from (Path(here, name) for name in files)
+        for name in list(folders):
+            if os.path.islink(link := os.path.join(here, name)):
+                target = os.path.realpath(link)
+                if target in followed or Path(target) in Path(os.path.realpath(here)).parents:
+                    folders.remove(name)
+                followed.add(target)
+
+
+def _not_written(paths: Iterable[Path], out: Path) -> list[Path]:
     """Those files that lie where no prediction into `out` writes."""
     base = out.resolve()
-    folders = {(base / name).resolve() for name in ("masks", "overlays")}
+    folders = {(base / name).resolve() for name in WRITTEN}
     homes = ((path, path.parent.resolve()) for path in paths)  # not the file itself: it may be a link to nowhere
     return [
         path
@@ -243,7 +270,9 @@ def predict_images(
         try:
             predict(job)
         except UserError as error:
-            if getattr(error.__cause__, "errno", None) in HOPELESS:
+            number = getattr(error.__cause__, "errno", None)
+            # No right to write there is hopeless too; but Windows says so of one file that a viewer has open.
+            if number in HOPELESS or (number in (errno.EACCES, errno.EPERM) and not os.access(out, os.W_OK)):
                 raise
             return str(error)
         except Exception as error:  # of memory, say: one frame's failure is none of the others'

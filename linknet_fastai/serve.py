@@ -5,6 +5,7 @@ The page is Gradio's, which comes with the extra `demo`.
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from html import escape
@@ -290,7 +291,8 @@ def serve(
         signal.signal(number, signal.default_int_handler)  # as Ctrl-C: the folder goes then too
     with suppress(KeyboardInterrupt), served(engine, host, port, limits, open_browser) as address:
         told(address)
-        Event().wait()
+        while True:  # on Windows Ctrl-C does not end the wait for a lock
+            time.sleep(1)
 
 
 def _of_this_page(request: fastapi.Request) -> None:

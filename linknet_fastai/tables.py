@@ -122,7 +122,8 @@ def show_comparison(runs: Sequence["RunSummary"]) -> None:
             percent(run.last["miou"]),
             percent(run.last["mean_accuracy"]),
             f"{percent(run.best['miou'])} at {run.best['epoch']}",
-            str(run.last["epoch"]),
+            f"{run.last['epoch']}"
+            + (f" of {epochs}" if (epochs := run.settings["epochs"]) > run.last["epoch"] else ""),
             f"{run.seconds / len(run.rows):.1f}",
             f"{run.seconds / 60:.1f}",
             f"{run.run['parameters'] / 1e6:.2f}" if "parameters" in run.run else "-",

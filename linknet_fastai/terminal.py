@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # these import torch, which --help must not wait for
     from linknet_fastai.dataset import Progress as ProgressReport
     from linknet_fastai.settings import Settings
 
+WIDEST = 10_000  # columns of a table in a pipe
 LONGEST_LINE = 4000  # of an error: an option's whole megabyte is not said again
 COLUMNS = (
     ("epoch", "epoch", 9, ""),
@@ -95,8 +96,12 @@ def table(*columns: str, words: int = 1) -> Table:
 
 def show_table(shown: Table) -> None:
     """Print a table; in a pipe it is as wide as it needs to be."""
-    width = None if console.is_terminal else 200
-    console.print(shown, width=width, soft_wrap=False)
+    if console.is_terminal:
+        console.print(shown, soft_wrap=False)
+        return
+    usual, console.width = console.width, WIDEST
+    console.print(shown, soft_wrap=False)
+    console.width = usual
 
 
 @contextmanager
@@ -230,14 +235,15 @@ class TrainingDisplay:
         console.print("".join(f"{cell:>{width}}" for cell, (_, _, width, _) in zip(cells, COLUMNS, strict=True)))
 
 
-def write_json(content: Any, file: Path | None) -> bool:
-    """Write figures for programs, where a file is named; whether stdout is still free for people."""
+def show_or_print_json(show: Callable[[], None], content: Any, file: Path | None) -> None:
+    """Show figures to people and write them for programs, where a file is named; for "-" programs alone get them."""
+    said = json.dumps(content, indent=2)
     if file == Path("-"):
-        print(json.dumps(content, indent=2))
-        return False
+        print(said)
+        return
+    show()  # first: where the file cannot be written they are not lost
     if file:
-        write_text(file, json.dumps(content, indent=2) + "\n")
-    return True
+        write_text(file, f"{said}\n")
 
 
 def show_lines(lines: Sequence[str], show: Any, most: int = 20) -> None:

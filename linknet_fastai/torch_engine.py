@@ -1,7 +1,6 @@
 """The engine that runs a network in torch: any device, any model file of ours but the exported graphs."""
 
 import math
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -36,7 +35,7 @@ class Predictor(Engine):
             decides. As many times as slow, and no speed or score of LinkNet as it is.
     """
 
-    name: ClassVar[str] = "torch"
+    name = "torch"
 
     def __init__(
         self,

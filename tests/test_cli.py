@@ -23,6 +23,7 @@ from linknet_fastai.recipe import load_recipe, recipe_folder
 from linknet_fastai.run_folder import write_run
 from linknet_fastai.run_record import FitResult
 from linknet_fastai.settings import WITHOUT_OPTION, Settings
+from linknet_fastai.terminal import show_table, table
 
 COMMANDS = ["fit", "lr-find", "evaluate", "predict", "serve", "export", "data", "recipes", "benchmark"]
 Command = Callable[..., int]
@@ -108,6 +109,7 @@ WRONG_USE = [
     ("predict {model} {frame} --out out --engine onnxruntime", "export {model} --format onnx"),
     ("predict {model} {frame} --out out --engine tensorrt", "--engine"),
     ("export {model} --format tflite", "--format"),
+    ("export {model} --format safetensors --out .", "--out: . is a folder; name a file"),
     ("export {model} --format onnx --int8 --calibrate {street}", "--int8: goes with --format openvino"),
     ("export {model} --format openvino --int8", "--calibrate DIR"),
     ("export {model} --format onnx --check {tmp}/empty", "{tmp}/empty: no images"),
@@ -134,6 +136,7 @@ WRONG_ELSE = [
     ("predict {model} {frame} --out {tmp}/stems.txt", "cannot be written"),
     ("evaluate {model} street --data {street} --json {tmp}/stems.txt/x.json", "{tmp}/stems.txt/x.json"),
     ("evaluate {model} street --data {street} --json {tmp}/empty", "{tmp}/empty"),
+    ("evaluate {model} street --data {street} --json .", ".: is a folder; name a file"),
     ("export {model} --format safetensors --out {tmp}/stems.txt/x", "{tmp}/stems.txt/x"),
     ("data street --data {street} --out {tmp}/stems.txt/x.png", "{tmp}/stems.txt/x.png"),
     ("serve {tmp}/gone", "{tmp}/gone: no such model"),
@@ -411,6 +414,35 @@ def test_evaluate_and_predict_agree_to_the_pixel(
     ious = [row["iou"] for row in scores["classes"] if row["iou"] is not None]
     assert scores["miou"] == pytest.approx(np.mean(ious))
     assert row_of(shown, "mean")[1] == f"{scores['miou']:.4f}"
+
+
+def test_scores_are_shown_also_where_they_cannot_be_written(
+    command: Command, here: Path, street_data: Path, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for option in ("--json", "--picture"):
+        assert command("evaluate", model, "street", "--data", street_data, option, here) == 1
+        out, err = capsys.readouterr()
+        assert row_of(out, "mean")
+        assert str(here) in err
+
+
+def test_a_table_in_a_pipe_is_not_folded(capsys: pytest.CaptureFixture) -> None:
+    long = [f"{name * 50}.toml" for name in "abc"]
+    shown = table(*"123")
+    shown.add_row(*long)
+    show_table(shown)
+    assert capsys.readouterr().out.splitlines()[1].split() == long
+
+
+def test_data_names_a_split_to_train_on_that_is_not_there(
+    command: Command, street_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    recipe = tmp_path / "own.toml"
+    text = (recipe_folder() / "street.toml").read_text()
+    recipe.write_text(text.replace("\ntrain = {}", '\ntraining = { folder = "train" }'))
+    assert recipe.read_text() != text
+    assert command("data", recipe, "--data", street_copy) == 1
+    assert "'train' is no split of street (training" in capsys.readouterr().err
 
 
 def test_evaluate_writes_json_alone_to_stdout_when_asked(

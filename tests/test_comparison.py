@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,8 @@ def test_runs_that_differ_in_the_seed_alone_have_a_spread(runs: list[Path]) -> N
     assert (group.names, group.seeds) == (["a", "b"], [1, 2])
     assert group.mean == pytest.approx((a.last["miou"] + b.last["miou"]) / 2)
     assert spreads([a, a, c]) == []  # one run named twice has no spread
+    assert spreads([a, replace(b, rows=b.rows[:1])]) == []  # nor has one that has not ended
+    assert spreads([a, replace(b, run=b.run | {"data": "/elsewhere"})]) == []
 
 
 def test_the_table_has_a_row_a_run_and_every_setting(runs: list[Path], tmp_path: Path) -> None:

@@ -86,9 +86,10 @@ def test_no_frame_is_predicted_once_the_page_is_closed() -> None:
     assert engine.calls == 0
 
 
-def test_an_error_of_the_engine_names_no_file_of_the_model() -> None:
+@pytest.mark.parametrize("kind", [UserError, RuntimeError, MemoryError])
+def test_an_error_of_the_engine_names_no_file_of_the_model(kind: type[Exception]) -> None:
     def fail() -> None:
-        raise UserError("/home/me/model.onnx: fails")
+        raise kind("/home/me/model.onnx: fails")
 
     with pytest.raises(UserError, match=r"^the network fails on this frame: linknet-fastai predict says why$"):
         Tally(Quarters(work=fail), Event())(Image.new("RGB", (80, 60)))

@@ -1,6 +1,8 @@
 """Prediction: masks have the frame's size and the recipe's ids; model files are checked before they are believed."""
 
+import errno
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from linknet_fastai.class_maps import id_mask
+from linknet_fastai.clips import collect_clips
 from linknet_fastai.data import segmentation_dls
 from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.image_files import open_image, save_image
@@ -223,6 +226,71 @@ def test_what_an_earlier_prediction_wrote_is_no_input(
     for clip in (folder / "out").rglob("*.mp4"):
         with av.open(str(clip)) as container:
             assert len(list(container.decode(video=0))) == 2
+
+
+def test_a_label_map_that_was_drawn_by_hand_is_not_overwritten(
+    command: Callable[..., int],
+    model_file: Path,
+    save_array: SaveArray,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_array(striped(64, 48), tmp_path / "yard" / "images" / "a.png")
+    drawn = save_array(np.ones((48, 64), np.uint8), tmp_path / "yard" / "masks" / "a.png")
+    before = drawn.read_bytes()
+    assert command("predict", model_file, tmp_path / "yard" / "images", "--out", tmp_path / "yard") == 2
+    assert f"{drawn}: is there already" in capsys.readouterr().err
+    assert drawn.read_bytes() == before
+    assert not (tmp_path / "yard" / "overlays").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links take a right there")
+def test_links_to_folders_are_followed_once(save_array: SaveArray, tmp_path: Path) -> None:
+    save_array(striped(8, 8), tmp_path / "in" / "a.png")
+    save_array(striped(8, 8), tmp_path / "elsewhere" / "b.png")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "self").symlink_to(tmp_path / "in")
+    jobs = collect_jobs([tmp_path / "in"], tmp_path / "out")
+    assert [job.target.as_posix() for job in jobs] == ["a.png", "link/b.png"]
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(
+    save_array: SaveArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_array(striped(8, 8), tmp_path / "in" / "a.png")
+    save_array(striped(8, 8), tmp_path / "in" / "closed" / "b.png")
+    scandir = os.scandir
+
+    def refused(folder: str) -> object:  # root may look into everything
+        if Path(folder).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    for collect in (collect_jobs, collect_clips):
+        with pytest.raises(UserError, match="closed: cannot be looked into"):
+            collect([tmp_path / "in"], tmp_path / "out")
+
+
+def test_a_mask_that_something_holds_open_is_one_failure(
+    predictor: Predictor, save_array: SaveArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        save_array(striped(64, 48), tmp_path / "in" / f"{name}.png")
+    jobs = collect_jobs([tmp_path / "in"], tmp_path / "out")
+    replace = Path.replace
+
+    def refused(self: Path, target: Path) -> Path:  # as Windows does where a viewer has the file open
+        if target.name == "a.png":
+            raise PermissionError(errno.EACCES, "in use", str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refused)
+    (tmp_path / "out").mkdir()
+    (failure,) = predict_images(predictor, jobs, tmp_path / "out")
+    assert "a.png: cannot be written" in failure
+    assert (tmp_path / "out" / "masks" / "b.png").is_file()
 
 
 def test_two_inputs_that_would_write_one_mask_are_refused(save_array: SaveArray, tmp_path: Path) -> None:

@@ -329,6 +329,32 @@ def test_predict_writes_videos_beside_images_and_one_that_fails_ends_none_of_the
     assert "broken.mp4: cannot be opened as a video" in printed.err
 
 
+def test_a_folders_own_videos_are_predicted_beside_the_video_of_its_images(tmp_path: Path) -> None:
+    for name in ("a.png", "clip.mp4"):
+        (tmp_path / name).touch()
+    clips, images = collect_clips([tmp_path], tmp_path / "out", as_video=True)
+    assert [clip.source for clip in clips] == [tmp_path / "clip.mp4", [tmp_path / "a.png"]]
+    assert images == []
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--video"], "--video: "),
+        (["--fps", 5], "--fps: "),
+        (["--masks-only", "--opacity", 0.5], "--opacity: --masks-only"),
+        (["--format", "cityscapes", "--opacity", 0.5], "--opacity: --format cityscapes"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    command: Command, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list, named: str
+) -> None:
+    Image.fromarray(grey(90)).save(tmp_path / "photo.png")
+    assert command("predict", model, tmp_path / "photo.png", "--out", tmp_path / "out", *options) == 2
+    assert f"error: {named}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("option", [["--masks-only"], ["--format", "cityscapes"]])
 def test_options_that_a_video_cannot_follow_are_refused(
     command: Command, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str]

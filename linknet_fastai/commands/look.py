@@ -1,5 +1,6 @@
 """`data`, `recipes`, `report`, `compare`, `benchmark`: what is on disk and shipped, what came out, how fast it is."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -39,7 +40,8 @@ def recipes(
         print(printable(read_source(find_shipped(show, folder, "recipe"), "recipe"), keep="\n\t"), end="")
     elif copy:
         written = copy_recipe(*copy)
-        console.print(f"{', '.join(map(str, written))}; check it with: linknet-fastai data {copy[1]} --data DIR")
+        check = shlex.join(["linknet-fastai", "data", str(copy[1]), "--data", "DIR"])
+        console.print(f"{', '.join(map(str, written))}; check it with: {check}")
     else:
         shown = table("recipe", "classes", "trains at", "data")
         for recipe in map(load_recipe, recipe_names()):
@@ -74,13 +76,12 @@ def benchmark(
     """Measure speed, multiply-adds and memory on this machine, by every engine that is installed."""
     from linknet_fastai import benchmark as speed
     from linknet_fastai.tables import show_speeds
-    from linknet_fastai.terminal import progress_bar, write_json
+    from linknet_fastai.terminal import progress_bar, show_or_print_json
 
     sizes = [parse_size_option(text) for text in size] if size else speed.SIZES
     with progress_bar() as progress:
         speeds = speed.benchmark(model, sizes, device or "auto", progress)
-    if write_json([asdict(speed) for speed in speeds], json_file):
-        show_speeds(speeds)
+    show_or_print_json(lambda: show_speeds(speeds), [asdict(speed) for speed in speeds], json_file)
 
 
 def compare(

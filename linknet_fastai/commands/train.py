@@ -1,5 +1,6 @@
 """`fit` and `lr-find`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -99,15 +100,14 @@ def fit(
             result = training.resume(resume, recipe, data, options, display, log_to)
         else:
             result = training.fit(recipe, data, options, out, display, log_to)
+    go_on = shlex.join(["linknet-fastai", "fit", "--resume", str(result.folder)])
     if not result.rows:
-        console.print(
-            f"\nstopped before the first epoch ended; go on with: linknet-fastai fit --resume {result.folder}"
-        )
+        console.print(f"\nstopped before the first epoch ended; go on with: {go_on}")
         raise typer.Exit(130)
     best, last = result.best, result.rows[-1]
     console.print(f"\nbest mIoU {best['miou']:.4f} at epoch {best['epoch']}, last {last['miou']:.4f}")
     if not result.finished:
-        console.print(f"stopped after epoch {last['epoch']}; go on with: linknet-fastai fit --resume {result.folder}")
+        console.print(f"stopped after epoch {last['epoch']}; go on with: {go_on}")
         raise typer.Exit(130)
     console.print(f"predictions {result.folder / 'predictions.png'}")
     console.print(f"report      {result.folder / 'report.html'}")
@@ -154,7 +154,7 @@ def lr_find(
         shown.add_row(name, f"{rate:.2e}")
     show_table(shown)
     console.print(f"plot {folder / 'lr-find.png'}, points {folder / 'lr-find.csv'}")
-    console.print(f"train with: linknet-fastai fit {recipe} --lr {found.suggestions['valley']:.2g}")
+    console.print(f"train with: linknet-fastai fit {shlex.quote(str(recipe))} --lr {found.suggestions['valley']:.2g}")
 
 
 def _said(arguments: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:

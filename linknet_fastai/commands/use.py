@@ -50,20 +50,19 @@ def evaluate(
     from linknet_fastai import evaluation
     from linknet_fastai.dataset import open_dataset
     from linknet_fastai.tables import show_evaluation
-    from linknet_fastai.terminal import progress_bar, show_note, write_json
+    from linknet_fastai.terminal import progress_bar, show_note, show_or_print_json
 
     opened = _open_engine(model, engine, precision, device, size, trust_pickle, tta=tta)
     with progress_bar() as progress:
         dataset = open_dataset(recipe, data, progress)
         result = evaluation.evaluate(opened, dataset, split, progress, protocol == "course")
+    if note := dataset.note(split):
+        show_note(note)
+    show_or_print_json(lambda: show_evaluation(result, f"{model} on {recipe} {split}"), result.as_json(), json_file)
     if picture:
         from linknet_fastai.charts import confusion_matrix, save_figure
 
         save_figure(confusion_matrix(result.counts, result.class_names), picture)
-    if note := dataset.note(split):
-        show_note(note)
-    if write_json(result.as_json(), json_file):
-        show_evaluation(result, f"{model} on {recipe} {split}")
 
 
 def predict(
@@ -75,11 +74,16 @@ def predict(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where masks/ and overlays/ go.")],
     masks_only: Annotated[bool, typer.Option("--masks-only", help="Write no overlays.")] = False,
     opacity: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "--opacity", metavar="0..1", min=0, max=1, help="Of the colours in overlays; borders have twice that."
+            "--opacity",
+            metavar="0..1",
+            min=0,
+            max=1,
+            help="Of the colours in overlays; borders have twice that.",
+            show_default="0.5",
         ),
-    ] = 0.5,
+    ] = None,
     video: Annotated[
         bool, typer.Option("--video", help="Make a folder's numbered images the frames of one overlay video.")
     ] = False,
@@ -120,11 +124,18 @@ def predict(
 
     official = mask_format == "cityscapes"
     clips, image_inputs = collect_clips(inputs, out, video)
-    if clips and (masks_only or official):
-        raise UsageError(
-            f"{'--format cityscapes' if official else '--masks-only'}: videos get overlays alone; for masks take the "
-            "frames out first, as in ffmpeg -i clip.mp4 frames/%06d.png"
-        )
+    if masks_only or official:
+        option = "--format cityscapes" if official else "--masks-only"
+        if clips:
+            raise UsageError(
+                f"{option}: videos get overlays alone; for masks take the frames out first, as in "
+                "ffmpeg -i clip.mp4 frames/%06d.png"
+            )
+        if opacity is not None:
+            raise UsageError(f"--opacity: {option} writes no overlays; leave one of them out")
+    if fps and not clips:
+        raise UsageError("--fps: there is no video to predict; --video makes one of a folder's images")
+    opacity = 0.5 if opacity is None else opacity
     jobs = []
     if image_inputs:
         jobs = prediction.collect_jobs(image_inputs, out, official_file_name if official else prediction.mask_name)
