@@ -2,9 +2,11 @@
 
 import math
 import operator
+import os
 import random
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,11 @@ class ReproducibleDL(TfmdDL):
 
     def new(self, dataset=None, cls=None, **kwargs) -> TfmdDL:
         """A loader like this one, with the same seed."""
-        return super().new(dataset, cls, **({"seed": self.seed} | kwargs))
+        made = super().new(dataset, cls, **({"seed": self.seed} | kwargs))
+        # With an augmentation of its own: two loops then take no frame's generator from each other.
+        made.after_batch = copy(made.after_batch)
+        made.after_batch.fs = L(copy(f) if isinstance(f, AugmentBatch) else f for f in made.after_batch.fs)
+        return made
 
     def shuffle_fn(self, idxs: list[int]) -> list[int]:
         """The order of this epoch."""
@@ -64,8 +70,12 @@ class ReproducibleDL(TfmdDL):
         return self.order
 
     def wif(self) -> None:
-        """Have a loader process leave Ctrl-C to the one that trains, which comes to an orderly end."""
+        """Have a loader process leave Ctrl-C and SIGTERM to the one that trains, which comes to an orderly end.
+
+        Both may come to the whole group of processes: from the terminal, from SLURM, torchrun or `timeout`.
+        """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def lay_generators(self, names: Sequence[int | str]) -> None:
         """Lay a generator ready for each frame of an epoch's augmentation, in the order that they come in."""
@@ -94,7 +104,8 @@ class FrameImage(Transform):
     So `learn.predict` takes what fastai users give it.
     """
 
-    input_types = (Frame, Path, str, bytes, np.ndarray, torch.Tensor, Image.Image)  # fastai's `test_dl` asks for them
+    # fastai's `test_dl` asks for them, and a learner takes them along: no Path, which each Python has elsewhere.
+    input_types = (Frame, os.PathLike, str, bytes, np.ndarray, torch.Tensor, Image.Image)
 
     def encodes(self, item):  # typed, fastai would dispatch on it
         """A PILImage in RGB; of a cached frame the 3xHxW uint8 tensor."""

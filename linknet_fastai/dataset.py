@@ -132,7 +132,8 @@ class Dataset:
         return []
 
     def _listed_frames(self, file: Path) -> list[Frame]:
-        folders = [self._split_folder(name) for name in self.recipe.splits] if self.layout.by_folder else [""]
+        # Two splits may be of one folder: where nobody has test frames, val stands for them.
+        folders = {self._split_folder(name): None for name in self.recipe.splits} if self.layout.by_folder else [""]
         frames = _by_stem([f for folder in folders for f in match_frames(self.folder, self.layout, folder)])
         stems = read_stems(file)
         if absent := [stem for stem in stems if stem not in frames]:
@@ -268,10 +269,14 @@ def _draw_street(progress: Progress | None) -> Path:
     sources = sorted(Path(street.__file__).parent.glob("*.py"))
     version = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
     folder = cache_folder() / f"street-{version}"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        street.write_scenes(
-            folder,
-            on_progress=progress and (lambda done, total: progress("drawing street scenes", done, total)),
-        )
+    if not os.path.isdir(folder):
+        drawn = progress and (lambda done, total: progress("drawing street scenes", done, total))
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            street.write_scenes(folder, on_progress=drawn)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: the street scenes cannot be drawn there ({reason(error)}); XDG_CACHE_HOME=DIR has them "
+                "drawn elsewhere"
+            ) from error
     return folder

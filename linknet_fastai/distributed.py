@@ -38,6 +38,10 @@ class SharedDL(DistributedDL):
     def epoch(self, epoch: int) -> None:
         self.dl.epoch = epoch
 
+    def wif(self) -> None:
+        """What a loader process begins with, see `ReproducibleDL`; fastai leaves it out."""
+        self.dl.wif()
+
     def get_idxs(self) -> list[int]:
         """This process's part of the order; the generators of its augmentation are laid ready."""
         self.order = part = super().get_idxs()

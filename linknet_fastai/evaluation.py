@@ -28,6 +28,7 @@ class Evaluation:
         frame_mious: the mIoU of each frame for itself, by its image's path below the data folder.
         official: the scores of the benchmark that the recipe names, where it names one.
         course_dice: the mean of `frame_dice`, where it was asked for.
+        note: why there are no official scores, where there should be.
     """
 
     recipe: str
@@ -41,6 +42,7 @@ class Evaluation:
     tta: bool = False
     official: CityscapesScores | None = None
     course_dice: float | None = None
+    note: str | None = None
 
     @cached_property
     def scores(self) -> Scores:
@@ -70,6 +72,7 @@ class Evaluation:
             "engine": self.engine,
             "tta": self.tta,
             "frames": self.frames,
+            **({"note": self.note} if self.note else {}),
             "classes": [
                 {"name": name, "iou": number(iou), "accuracy": number(accuracy), "pixels": pixels}
                 for name, iou, accuracy, pixels in zip(
@@ -108,7 +111,7 @@ def evaluate(
     engine.card.check_recipe(dataset.recipe)
     n_classes, read_label = len(dataset.recipe.classes), dataset.read_label
 
-    scorer, label_ids, counting = CityscapesScorer(), official_label_ids(dataset), Lock()
+    scorer, label_ids, counting, unscored = CityscapesScorer(), official_label_ids(dataset), Lock(), []
 
     def count(frame: Frame) -> tuple[np.ndarray, float]:
         _, predicted = predict_file(engine, frame.image)
@@ -116,12 +119,12 @@ def evaluate(
         if labels.shape != predicted.shape:
             raise UserError(size_mismatch(frame, labels.shape[::-1], predicted.shape[::-1]))
         if label_ids is not None:
-            truth = read_truth(frame.label)
             try:
+                truth = read_truth(frame.label)
                 with counting:
                     scorer.update(label_ids[predicted], *truth)
-            except ValueError as error:
-                raise UserError(f"{frame.label}: the official scores cannot be had ({error})") from None
+            except (UserError, ValueError) as error:  # costs these scores, and none of the others
+                unscored.append(f"{frame.label}: the official scores cannot be had ({error})")
         dice = frame_dice(predicted, labels, n_classes) if course else 0.0
         return count_pixels(predicted, labels, n_classes), dice
 
@@ -137,7 +140,7 @@ def evaluate(
         if progress:
             progress(f"evaluating {split}", done, len(frames))
     seconds = time.perf_counter() - begin
-    official = None if label_ids is None else scorer.scores()
+    official = None if label_ids is None or unscored else scorer.scores()
     return Evaluation(
         dataset.recipe.name,
         split,
@@ -150,6 +153,7 @@ def evaluate(
         engine.tta,
         official,
         dice_sum / len(frames) if course else None,
+        min(unscored, default=None),
     )
 
 

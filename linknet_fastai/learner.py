@@ -1,7 +1,7 @@
 """From DataLoaders to a fastai Learner that trains LinkNet; optimizers and schedules by name."""
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from linknet_fastai.callbacks import (
 from linknet_fastai.data import dls_from_settings
 from linknet_fastai.dataset import Dataset, Progress
 from linknet_fastai.device import autocast, resolve_device, resolve_precision
+from linknet_fastai.errors import UsageError
 from linknet_fastai.loss import SegmentationLoss
 from linknet_fastai.metrics import segmentation_metrics
 from linknet_fastai.model import LinkNet
@@ -58,6 +59,16 @@ class LinkNetLearner(Learner):
     def _do_epoch_validate(self, ds_idx: int = 1, dl: DataLoader | None = None) -> None:
         with torch.inference_mode():
             super()._do_epoch_validate(ds_idx, dl)
+
+    def __getstate__(self) -> dict:
+        """As fastai's, but for the paths, whose class another system or Python cannot load."""
+        dls = copy(self.dls)
+        dls.path = str(dls.path)
+        return super().__getstate__() | {"path": str(self.path), "dls": dls}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self.path, self.dls.path = Path(self.path), Path(self.dls.path)
 
     def get_preds(self, *args, **kwargs) -> list:
         """As fastai's; what comes out may be changed in place, as tensors of the inference mode may not."""
@@ -113,7 +124,7 @@ def linknet_learner(
         metrics: by default mIoU, mean accuracy and pixel accuracy.
         cbs: further callbacks.
         path: where the learner saves and exports; the current folder, never the data folder.
-        kwargs: further arguments of `Learner`.
+        kwargs: further arguments of `Learner`; they go before what is chosen here.
 
     Returns:
         A Learner with, beside fastai's own, `card`: the `ModelCard` of its model.
@@ -134,6 +145,8 @@ def linknet_learner(
         "lr": lr,
     }
     settings, _ = resolve_settings(("loaders", dls.settings.model_dump()), ("argument", said))
+    if settings.init_from is not None and settings.encoder_weights is not None:
+        raise UsageError("--init-from: brings the encoder's weights too; leave --encoder-weights out")
     n_classes = len(dls.recipe.classes)
     resolve_precision(settings.precision, torch.device(dls.device))
     model = LinkNet(
@@ -149,11 +162,13 @@ def linknet_learner(
     loss_func = SegmentationLoss(loss.class_weights(dls.class_pixels, settings.class_weights))
     if settings.lr != "auto":
         kwargs["lr"] = settings.lr
+    if settings.accumulate > 1:
+        cbs = [*cbs, AccumulateGradients(settings.accumulate, dls.train.bs)]
     return wrap_model(
         dls,
         model,
         card,
-        loss_func,
+        kwargs.pop("loss_func", loss_func),
         settings.optimizer,
         settings.weight_decay,
         settings.precision,
@@ -189,12 +204,18 @@ def wrap_model(
         precision: see `linknet_learner`, as are `metrics`, `cbs` and `kwargs`.
     """
     opt = OPTIMIZERS[optimizer]
+    chosen = {
+        "opt_func": partial(
+            OptimWrapper, opt=opt if weight_decay is None else partial(opt, weight_decay=weight_decay)
+        ),
+        "splitter": encoder_and_rest,
+        # Momentum cycles only where there is one: torch's RMSprop has none unless told.
+        "moms": (0.0, 0.0, 0.0) if optimizer == "rmsprop" else (0.95, 0.85, 0.95),
+    }
     learn = LinkNetLearner(
         dls,
         model,
         loss_func,
-        opt_func=partial(OptimWrapper, opt=opt if weight_decay is None else partial(opt, weight_decay=weight_decay)),
-        splitter=encoder_and_rest,
         metrics=list(metrics) if metrics is not None else segmentation_metrics(model.n_classes),
         cbs=[
             SkipVoidBatches(),
@@ -203,9 +224,7 @@ def wrap_model(
             EpochSeed(),
             *cbs,
         ],
-        # Momentum cycles only where there is one: torch's RMSprop has none unless told.
-        moms=(0.0, 0.0, 0.0) if optimizer == "rmsprop" else (0.95, 0.85, 0.95),
-        **kwargs,
+        **(chosen | kwargs),
     )
     learn.card = card
     return learn
@@ -223,8 +242,6 @@ def learner_from_settings(dataset: Dataset, settings: Settings, progress: Progre
     learn.remove_cb(ProgressCallback)
     learn.logger = noop
     learn.notes = []
-    if settings.accumulate > 1:
-        learn.add_cb(AccumulateGradients(settings.accumulate, learn.dls.train.bs))
     if settings.compile and (why_not := compile_network(learn, settings.crop or settings.size)):
         learn.notes.append(f"--compile: trains without, torch.compile does not work here ({why_not})")
     return learn

@@ -7,6 +7,8 @@ from torch.autograd.function import once_differentiable
 
 from linknet_fastai.recipe import VOID
 
+LARGEST_IN_FP16 = 1000  # of the weights, when they come into a gradient
+
 
 def class_weights(pixels: Tensor, method: str = "log") -> Tensor | None:
     """Weights that lift rare classes.
@@ -19,8 +21,8 @@ def class_weights(pixels: Tensor, method: str = "log") -> Tensor | None:
             frames that hold the class); "none" weighs all classes alike.
 
     Returns:
-        C float32 weights, or None for "none". A class without a pixel gets the largest weight of the others:
-        nothing ever trains it, and an infinite weight would spoil the loss.
+        C float32 weights, or None for "none". A class without a pixel, which nothing ever trains, gets what p = 0
+        gives; with "median", where that is infinite, the largest weight of the others.
     """
     if method == "none":
         return None
@@ -51,6 +53,8 @@ class SegmentationLoss(CrossEntropyLossFlat):
         if self.reduction == "mean" and not kwargs:
             weight = self.func.weight
             weight = torch.ones(logits.shape[1], device=logits.device) if weight is None else weight
+            if logits.dtype == torch.float16:  # whose largest number is 65504; a weighted mean is the same
+                weight = weight / (weight.max() / LARGEST_IN_FP16).clamp(min=1)
             return _WeightedCrossEntropy.apply(logits, labels, weight)
         flat = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1])
         return self.func(flat.float(), labels.reshape(-1).long(), **kwargs)

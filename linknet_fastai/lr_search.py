@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,9 +16,10 @@ from fastai.learner import Learner, replacing_yield
 
 from linknet_fastai.charts import lr_search_curve, save_figure
 from linknet_fastai.data import settings_for
-from linknet_fastai.dataset import Progress, open_dataset
+from linknet_fastai.dataset import EmptySplitError, Progress, open_dataset
 from linknet_fastai.files import write_text
 from linknet_fastai.learner import learner_from_settings
+from linknet_fastai.memory import told_where_memory_ends
 from linknet_fastai.run_folder import refuse_used_folder
 
 
@@ -75,10 +77,14 @@ def find_lr(
     """
     dataset = open_dataset(recipe, data, progress)
     settings, _ = settings_for(dataset, options or {})
+    try:
+        dataset.frames(settings.validate_on)
+    except EmptySplitError:  # nothing is validated here
+        settings = settings.model_copy(update={"validate_on": settings.train_on})
     folder = out or Path("runs") / f"{dataset.recipe.name}-lr-find-{datetime.now():%Y%m%d-%H%M%S}"
     refuse_used_folder(folder)
     learn = learner_from_settings(dataset, settings, progress)
-    found = search_lr(learn, steps, progress)
+    found = told_where_memory_ends(partial(search_lr, learn, steps, progress), learn, settings)
     save_figure(lr_search_curve(found.rates, found.losses, found.suggestions), folder / "lr-find.png")
     points = "".join(f"{rate:.6g},{loss:.6g}\n" for rate, loss in zip(found.rates, found.losses, strict=True))
     write_text(folder / "lr-find.csv", "lr,loss\n" + points)

@@ -1,23 +1,54 @@
 """When memory runs out in a training: how that is told, and which batch would fit."""
 
 import sys
+from collections.abc import Callable
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from fastai.learner import Learner
 
 from linknet_fastai.device import autocast, resolve_precision
+from linknet_fastai.errors import UserError
 from linknet_fastai.loss import SegmentationLoss
 from linknet_fastai.model import LinkNet
+from linknet_fastai.settings import Settings, format_size
 
-# Of a CPU's memory: torch's allocator, C++, and oneDNN where a convolution gets none.
+# Of a CPU's memory: torch's allocator (Windows has another), C++, oneDNN where a convolution gets none. Of a GPU's
+# where torch raises no OutOfMemoryError: Apple's, and CUDA's libraries.
 SIGNS = (
     "can't allocate memory",
+    "not enough memory",
     "std::bad_alloc",
     "could not create a primitive",
     "could not create a memory object",
+    "MPS backend out of memory",
+    "_ALLOC_FAILED",
 )
+Result = TypeVar("Result")
+
+
+def told_where_memory_ends(work: Callable[[], Result], learn: Learner, settings: Settings) -> Result:
+    """Do work with a learner, and give what comes of it.
+
+    Raises:
+        UserError: memory runs out; the message says which batch would fit.
+    """
+    try:
+        return work()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    raise UserError(_what_would_fit(learn, settings))  # not before the error, whose frames hold tensors, is gone
+
+
+def _what_would_fit(learn: Learner, settings: Settings) -> str:
+    bs = learn.dls.train.bs
+    size = settings.crop or settings.size
+    tried = f"memory runs out with --bs {bs} at --size {format_size(size)}"
+    if fits := fitting_batch(learn, size):
+        return f"{tried}; --bs {fits} fits, with --accumulate {-(-bs // fits)} for steps of as many frames"
+    return f"{tried}, and not even two frames fit; take a smaller --size, or train on a --crop of it"
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -23,7 +23,7 @@ def save_model(model: LinkNet, card: ModelCard, file: Path) -> None:
     """Write weights and card, whole or not at all."""
     # safetensors refuses channels_last tensors, and metadata that are not strings.
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with written_whole(file) as partial:
+    with written_whole(file, durable=True) as partial:
         # Not by its `save_file`, whose files their owner alone may read.
         partial.write_bytes(save(tensors, {"format": "pt", METADATA_KEY: card.model_dump_json()}))
 

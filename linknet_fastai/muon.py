@@ -20,9 +20,9 @@ UPDATE_SIZE = 0.2  # the root mean square of an update at a learning rate of 1, 
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al., 2024) for convolution weights, AdamW for everything else.
 
-    The momentum of a convolution's weight is a matrix, output channels by everything else. Its singular values are
-    all brought near to 1 before it is taken off the weight: directions that seldom occur in the gradient, such as
-    those of rare classes, are learned as quickly as the others.
+    The momentum of a convolution's weight is a matrix, its first dimension (output channels; input channels of a full
+    convolution) by everything else. Its singular values are all brought near to 1 before it is taken off the weight:
+    directions that seldom occur in the gradient, such as those of rare classes, are learned as quickly as the others.
 
     Args:
         params: as for every optimizer of torch.

@@ -45,7 +45,7 @@ def load_preset(name_or_path: str | Path) -> Preset:
     table = read_toml(file, "preset")
     title, base = table.pop("title", file.stem), table.pop("base", None)
     if base is not None:
-        if base not in preset_names() or base == file.stem:
+        if base not in preset_names() or file.samefile(preset_folder() / f"{base}.toml"):
             raise UsageError(f"{file}: base: {str(base)[:50]!r} is no shipped preset ({', '.join(preset_names())})")
         table = load_preset(base).settings | table
     try:

@@ -274,7 +274,7 @@ def _read_with_base(file: Path) -> dict[str, Any]:
     table = read_toml(file, "recipe")
     if (base_name := table.pop("base", None)) is None:
         return table
-    if base_name not in recipe_names() or base_name == file.stem:
+    if base_name not in recipe_names() or file.samefile(recipe_folder() / f"{base_name}.toml"):
         raise UsageError(f"{file}: base: {str(base_name)[:50]!r} is no shipped recipe ({', '.join(recipe_names())})")
     base = load_recipe(base_name).model_dump(exclude_unset=True)
     layouts = {layout["name"]: layout for layout in base["layouts"]}

@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -244,12 +244,14 @@ def write_checkpoint(folder: Path, epochs_done: int, batches_done: int, state: M
         batches_done: how many batches of the next one are done.
         state: tensors, numbers and texts.
     """
-    content = io.BytesIO()
-    torch.save({"epochs_done": epochs_done, "batches_done": batches_done, **state}, content)
-    digest = sha256(content.getbuffer()).hexdigest()[:16]
+    unnamed = folder / CHECKPOINTS / "unnamed.pt"
+    with written_whole(unnamed) as partial:
+        torch.save({"epochs_done": epochs_done, "batches_done": batches_done, **state}, partial)
+        with partial.open("rb") as file:
+            digest = file_digest(file, "sha256").hexdigest()[:16]
     name = f"epoch-{epochs_done:06d}-batch-{batches_done:08d}-{digest}.pt"
-    with written_whole(folder / CHECKPOINTS / name) as partial:
-        partial.write_bytes(content.getbuffer())
+    with written_whole(folder / CHECKPOINTS / name, durable=True) as partial:
+        unnamed.replace(partial)
     for old in _checkpoints(folder)[2:]:
         old.unlink()
 

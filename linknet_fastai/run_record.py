@@ -172,6 +172,7 @@ class RunRecord(Callback):
             "optimizer": plain_numbers(self.opt.state_dict()),
             "rows": self.rows,
             "classes": self.learn.card.class_names,
+            "data": data_facts(self.learn),
             "smooth_loss": (smooth_loss.count, smooth_loss.val),
             "scaler": scaler.state_dict() if scaler else None,
             "torch_rng": torch.get_rng_state(),
@@ -216,6 +217,15 @@ class RunRecord(Callback):
             "lr": float(self.opt.hypers[-1]["lr"]),
             "seconds": time.perf_counter() - self.begun,
         }
+
+
+def data_facts(learn: Learner) -> dict[str, Any]:
+    """By what a resumed run is held against the data it was begun with."""
+    return {
+        "the frames to train on": len(learn.dls.train_ds),
+        "the frames to validate on": len(learn.dls.valid_ds),
+        "the classes' pixels": learn.dls.class_pixels.tolist(),
+    }
 
 
 def _counted(learn: Learner) -> ForegroundIoU:

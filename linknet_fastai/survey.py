@@ -127,8 +127,9 @@ def _look(
 
 def fingerprint(dataset: Dataset, frames: Sequence[Frame]) -> str:
     """Changes with the recipe's mapping, any file's path, size or time of change, and with what decodes them."""
-    models = [model.model_dump(mode="json") for model in (dataset.layout, dataset.recipe)]
-    digest = hashlib.sha256(json.dumps([FORMAT, PIL.__version__, *models]).encode())
+    reader = dataset.read_label
+    mapping = [len(dataset.recipe.classes), reader.in_color, sorted(reader.raw.items())]
+    digest = hashlib.sha256(json.dumps([FORMAT, PIL.__version__, *mapping]).encode())
     for frame in frames:
         for path in (frame.image, frame.label):
             try:

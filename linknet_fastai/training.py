@@ -25,7 +25,7 @@ from linknet_fastai.export import export_model
 from linknet_fastai.learner import fit_schedule, learner_from_settings
 from linknet_fastai.loggers import logging_callbacks, require_loggers
 from linknet_fastai.lr_search import search_lr
-from linknet_fastai.memory import fitting_batch, is_out_of_memory
+from linknet_fastai.memory import told_where_memory_ends
 from linknet_fastai.model_file import load_model
 from linknet_fastai.pictures import save_batch, save_predictions
 from linknet_fastai.processes import led, part, process_count, shared, tell
@@ -37,11 +37,12 @@ from linknet_fastai.run_folder import (
     read_run,
     refuse_used_folder,
     write_evaluation,
+    write_metrics,
     write_result,
     write_run,
 )
-from linknet_fastai.run_record import FitResult, Observer, RunRecord
-from linknet_fastai.settings import Settings, format_size, resolve_settings
+from linknet_fastai.run_record import FitResult, Observer, RunRecord, data_facts
+from linknet_fastai.settings import Settings, resolve_settings
 from linknet_fastai.stopping import asked_by_signals
 from linknet_fastai.torch_engine import Predictor
 
@@ -83,7 +84,8 @@ def fit(
     learn = learner_from_settings(dataset, settings, progress)
     if settings.lr == "auto":
         with modified_env(WORLD_SIZE="1"):  # the first process searches alone, and fastai takes it for the only one
-            found = search_lr(learn, progress=progress).suggestions["valley"]
+            found = told_where_memory_ends(partial(search_lr, learn, progress=progress), learn, settings)
+        found = found.suggestions["valley"]
         settings = settings.model_copy(update={"lr": found})
         origins["lr"] = "learning rate finder"
     run = {
@@ -167,8 +169,11 @@ def _go_on(
             raise UsageError(f"--resume: {folder} is complete, all {settings.epochs} epochs are done")
         return _finish(dataset, settings, FitResult(folder, checkpoint["rows"]), progress)
     learn = learner_from_settings(dataset, _without_weights(settings) if checkpoint else settings, progress)
+    if checkpoint:
+        _check_same_data(learn, checkpoint, folder)
     if observer:
         run["notes"] = damaged + _notes(learn, dataset, settings)
+        run["train_frames"], run["validation_frames"] = len(learn.dls.train_ds), len(learn.dls.valid_ds)
         if (before := run.get("processes", 1)) != process_count():
             run["notes"].append(f"begun with {before} process(es), goes on with {process_count()}: other batches")
         observer.started(learn, settings, origins, {**run, "processes": process_count(), "folder": folder})
@@ -177,6 +182,17 @@ def _go_on(
     with logging_callbacks(log_to, folder, settings) as loggers:
         record = RunRecord(folder, checkpoint, observer, settings.checkpoint_minutes)
         return _train(learn, dataset, settings, record, loggers)
+
+
+def _check_same_data(learn: Learner, checkpoint: Mapping[str, Any], folder: Path) -> None:
+    """Refuse data that are not what a run was begun with: its order, schedule and class weights follow from them."""
+    now = data_facts(learn)
+    for what, before in checkpoint.get("data", {}).items():
+        if now[what] != before:
+            raise UserError(
+                f"--resume: {what} are {now[what]} now and were {before} when {folder} was begun; for other data "
+                f"start a new training with --init-from {folder}"
+            )
 
 
 def _pin_recipe(recipe: str | Path) -> str:
@@ -251,30 +267,20 @@ def _follow(dataset: Dataset, settings: Settings, folder: Path, start: tuple[int
 def _train_epochs(learn: Learner, settings: Settings, record: RunRecord, loggers: Sequence[Callback] = ()) -> None:
     encoder_lr = settings.encoder_lr if settings.encoder_is_trained else 1
     callbacks = [record, PassByDone(), *loggers]
-    try:
+
+    def train() -> None:
         with shared(learn), asked_by_signals() as record.stop:
             fit_schedule(
                 learn, settings.schedule, settings.epochs, settings.lr, record.start_epoch, callbacks, encoder_lr
             )
-        return
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-    raise UserError(_what_would_fit(learn, settings))  # not before the error, whose frames hold tensors, is gone
 
-
-def _what_would_fit(learn: Learner, settings: Settings) -> str:
-    bs = learn.dls.train.bs
-    size = settings.crop or settings.size
-    tried = f"memory runs out with --bs {bs} at --size {format_size(size)}"
-    if fits := fitting_batch(learn, size):
-        return f"{tried}; --bs {fits} fits, with --accumulate {-(-bs // fits)} for steps of as many frames"
-    return f"{tried}, and not even two frames fit; take a smaller --size, or train on a --crop of it"
+    told_where_memory_ends(train, learn, settings)
 
 
 def _finish(dataset: Dataset, settings: Settings, result: FitResult, progress: Progress | None = None) -> FitResult:
     """Write what is made of the best weights: scores, pictures, the exported learner, the result, the report."""
     folder = result.folder
+    write_metrics(folder, result.rows)  # a run may have been ended between its last checkpoint and this
     model, card = load_model(folder)
     export_model(model, card, folder / "export.pkl")  # first: it needs no data
     save_figure(training_curves(result.rows), folder / "curves.png")

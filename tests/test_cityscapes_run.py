@@ -14,7 +14,6 @@ from PIL import Image
 from linknet_fastai import training
 from linknet_fastai.dataset import open_dataset
 from linknet_fastai.engines import open_engine
-from linknet_fastai.errors import UserError
 from linknet_fastai.evaluation import evaluate, official_label_ids
 from linknet_fastai.recipe import load_recipe
 
@@ -70,11 +69,19 @@ def test_evaluate_prints_class_and_category_scores(
     assert any(line.split()[0] == "category" for line in lines[start:] if line.strip())
 
 
-def test_instances_for_a_part_of_the_frames_are_refused_by_name(run: Path, tmp_path: Path) -> None:
+def test_instances_for_a_part_of_the_frames_cost_the_official_scores_alone(
+    run: Path, command: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     tree = write_cityscapes(tmp_path / "half", (192, 96), frames=2)
     (missing := sorted(tree.glob("gtFine/val/*/*_instanceIds.png"))[-1]).unlink()
-    with pytest.raises(UserError, match=missing.name.replace("instanceIds", "labelIds")):
-        evaluate(open_engine(run), open_dataset(run.name, tree))
+    assert command("evaluate", run, run.name, "--data", tree, "--json", tmp_path / "scores.json") == 0
+    out, err = capsys.readouterr()
+    assert missing.name.replace("instanceIds", "labelIds") in err
+    assert "official Cityscapes script" not in out
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert "averageScoreClasses" not in scores
+    assert "official scores cannot be had" in scores["note"]
+    assert scores["frames"] == 4
 
 
 def test_without_any_instances_there_is_no_iiou(run: Path, tmp_path: Path) -> None:

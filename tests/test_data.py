@@ -1,5 +1,6 @@
 """DataLoaders: what a batch holds, and that it follows from seed, epoch and frame alone."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 from linknet_fastai.cache import CachedFrame
 from linknet_fastai.data import FrameImage, default_workers, segmentation_dls
 from linknet_fastai.dataset import Frame, open_dataset
+from linknet_fastai.distributed import SharedDL
 from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.image_files import open_image
 
@@ -142,6 +144,27 @@ def test_a_new_loader_keeps_the_seed(street_data: Path) -> None:
     train = street_dls(street_data, seed=5).train
     assert train.new().get_idxs() == train.get_idxs()
     assert train.new().seed == 5
+
+
+def test_a_new_loader_takes_nothing_from_one_that_is_walked(street_data: Path) -> None:
+    alone = [batch[0] for batch in street_dls(street_data).train]
+    train = street_dls(street_data).train
+    beside = []
+    for batch in train:
+        list(train.new())
+        beside.append(batch[0])
+    assert all(map(torch.equal, alone, beside))
+
+
+def test_loader_processes_leave_both_signals_to_the_one_that_trains(
+    street_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = street_dls(street_data).train
+    for loader in (train, SharedDL(train, rank=0, world_size=2)):
+        heard = {}
+        monkeypatch.setattr(signal, "signal", heard.__setitem__)
+        loader.wif()
+        assert heard == {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}
 
 
 def test_label_maps_of_several_sizes_are_validated_one_by_one(

@@ -83,6 +83,13 @@ def test_street_scenes_are_read_as_drawn(street_data: Path) -> None:
 # Where the data lies
 
 
+def test_street_scenes_that_cannot_be_drawn_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"street scenes cannot be drawn there.*XDG_CACHE_HOME"):
+        open_dataset("street")
+
+
 def test_a_data_folder_one_level_down_is_found(segnet_tree: Path) -> None:
     (segnet_tree.parent / "another").mkdir()
     dataset = open_dataset("camvid", segnet_tree.parent)
@@ -265,6 +272,10 @@ def test_own_splits_by_folder(own_recipe: OwnRecipe, own_tree: Path) -> None:
     dataset = open_dataset(file, own_tree)
     assert [frame.stem for frame in dataset.frames("val")] == ["f7", "f8", "f9"]
     assert len(dataset.frames("train")) == 7
+    # val may stand for test frames that nobody has, and a list still finds its frames
+    file.write_text(f'{file.read_text()}\n[splits.test]\nfolder = "check"\n')
+    (stems := own_tree / "some.txt").write_text("f8\nf1\n")
+    assert [frame.stem for frame in open_dataset(file, own_tree).frames(str(stems))] == ["f8", "f1"]
 
 
 def test_a_pattern_with_globs_and_fields_finds_each_label(

@@ -1,5 +1,6 @@
 """The library from a notebook: a Learner that behaves as fastai users expect."""
 
+from pathlib import Path
 from unittest.mock import Mock
 
 import matplotlib as mpl
@@ -10,11 +11,15 @@ import torch
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner, load_learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.optimizer import SGD
+from fastai.torch_core import trainable_params
 from PIL import Image
 
 from linknet_fastai import linknet_learner, segmentation_dls
 from linknet_fastai.callbacks import AccumulateGradients, SkipVoidBatches
 from linknet_fastai.dataset import open_dataset
+from linknet_fastai.errors import UsageError
 from linknet_fastai.learner import OPTIMIZERS, compile_network, fit_schedule, learner_from_settings
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.model_file import save_model
@@ -72,7 +77,31 @@ def test_a_notebook_session_works_from_data_to_export(dls, street_data, tmp_path
 def test_an_export_from_a_notebook_holds_no_path_of_the_data(dls, street_data, tmp_path):
     learn = linknet_learner(dls, pretrained=False, path=".")
     learn.export((tmp_path / "a.pkl").absolute())
-    assert str(street_data).encode() not in (tmp_path / "a.pkl").read_bytes()
+    content = (tmp_path / "a.pkl").read_bytes()
+    assert str(street_data).encode() not in content
+    assert b"pathlib" not in content, "another system or Python could not load it"
+    assert load_learner(tmp_path / "a.pkl").path == Path()
+
+
+def test_what_a_user_gives_the_learner_goes_before_what_is_chosen_for_him(dls):
+    loss = CrossEntropyLossFlat(axis=1, ignore_index=VOID)
+    given = {"loss_func": loss, "opt_func": SGD, "moms": (0.9, 0.8, 0.9), "splitter": trainable_params, "lr": 0.5}
+    learn = linknet_learner(dls, pretrained=False, **given)
+    assert {name: getattr(learn, name) for name in given} == given
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+
+
+def test_loaders_bring_their_accumulation(street_data, tmp_path):
+    (preset := tmp_path / "slow.toml").write_text("accumulate = 3\n")
+    dls = segmentation_dls("street", street_data, size="64x48", bs=2, workers=0, device="cpu", preset=preset)
+    assert linknet_learner(dls, pretrained=False).accumulate_gradients.n_acc == 6
+
+
+def test_two_sources_of_the_encoders_weights_are_refused(street_data):
+    dls = segmentation_dls("street", street_data, size="64x48", bs=2, workers=0, device="cpu")
+    with pytest.raises(UsageError, match="--init-from"):
+        linknet_learner(dls, init_from="run", encoder_weights="weights.pth")
 
 
 def test_validation_scores_at_the_label_maps_own_size(dls):

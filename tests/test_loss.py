@@ -82,6 +82,17 @@ def test_loss_and_gradient_are_those_of_cross_entropy(dtype, weights):
     torch.testing.assert_close(gradient, expected, rtol=1e-5 if dtype == torch.float32 else 2e-2, atol=1e-6)
 
 
+def test_a_weight_too_large_for_fp16_costs_no_step():
+    labels = torch.tensor([[[0, 1]]])
+    weights = torch.tensor([1.0, 1e6])
+    logits = torch.zeros(1, 2, 1, 2, dtype=torch.float16, requires_grad=True)
+    loss = SegmentationLoss(weights)(logits, labels)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient.isfinite().all()
+    assert loss.item() == pytest.approx(math.log(2))
+    assert gradient[0, :, 0, 1].tolist() == pytest.approx([0.5, -0.5], abs=1e-3)
+
+
 def test_other_reductions_are_those_of_fastai():
     logits, labels = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
     each = SegmentationLoss(reduction="none")(logits, labels)

@@ -91,6 +91,8 @@ def test_a_preset_of_ones_own_may_stand_on_a_shipped_one(tmp_path: Path) -> None
     preset = load_preset(write(tmp_path, 'base = "course"\nlr = 0.125\n'))
     assert preset.settings == load_preset("course").settings | {"lr": 0.125}
     assert preset.title == "mine"
+    (tmp_path / "best.toml").write_text('base = "best"\nlr = 0.125\n')  # of the same name
+    assert load_preset(tmp_path / "best.toml").settings == load_preset("best").settings | {"lr": 0.125}
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,7 @@ def test_a_list_may_hold_stems_or_file_names_and_empty_lines(tmp_path: Path) -> 
 def test_a_recipe_takes_over_what_its_base_says(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('base = "camvid"\nname = "mine"\nlayouts = ["segnet"]\n[training]\nbs = 4\n', encoding="utf-8")
+    file = file.rename(tmp_path / "camvid.toml")  # the base's own name
     recipe, base = load_recipe(file), load_recipe("camvid")
     assert (recipe.name, recipe.title) == ("mine", base.title)
     assert (recipe.classes, recipe.void, recipe.splits) == (base.classes, base.void, base.splits)

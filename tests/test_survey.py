@@ -156,6 +156,15 @@ def test_another_mapping_is_another_survey(
     assert after.class_pixels[:2] == before.class_pixels[1::-1]
 
 
+def test_what_does_not_decide_pixels_makes_no_other_survey(
+    dataset: Dataset, own_recipe: Callable[..., Path], own_tree: Path, looks: list[str]
+) -> None:
+    look_at(dataset)
+    changed = own_recipe(("bs = 2", "bs = 4"), ("painted by hand", "painted"), ("[200, 0, 0]", "[100, 0, 0]"))
+    look_at(open_dataset(changed, own_tree))
+    assert len(looks) == 6
+
+
 def test_another_split_is_another_survey(dataset: Dataset) -> None:
     assert look_at(dataset).frames == 6
     assert look_at(dataset, "val").frames == 4

@@ -262,6 +262,34 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_step_and_frames(street_
     assert state is None or all(weight.isfinite().all() for weight in state["model"].values())
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 1024 bytes.",  # on Windows
+        "MPS backend out of memory (MPS allocated: 1 GB, other allocations: 0 bytes)",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_the_end_of_memory_is_known_on_every_device(said):
+    assert memory.is_out_of_memory(RuntimeError(said))
+    assert not memory.is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_where_memory_runs_out_in_a_search_for_a_rate_the_batch_that_fits_is_named(
+    street_data, tmp_path, monkeypatch
+):
+    def full(self, images: torch.Tensor) -> torch.Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(LinkNet, "forward", full)
+    monkeypatch.setattr(memory, "fitting_batch", lambda learn, size: 2)
+    with pytest.raises(UserError, match="--bs 2 fits"):
+        find_lr("street", street_data, SMALL, tmp_path / "lr", steps=20)
+    with pytest.raises(UserError, match="--bs 2 fits"):
+        training.fit("street", street_data, {**SMALL, "lr": "auto"}, tmp_path / "run")
+
+
 @pytest.mark.parametrize("in_training", [True, False])
 def test_where_memory_runs_out_the_batch_that_fits_is_named(street_data, tmp_path, monkeypatch, in_training):
     forward = LinkNet.forward
@@ -394,6 +422,39 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path)
         read_checkpoint(tmp_path)
 
 
+def test_a_run_is_not_gone_on_with_on_other_data(street_data, tmp_path):
+    data = Path(shutil.copytree(street_data, tmp_path / "street"))
+    training.fit("street", data, {**SMALL, "epochs": 2}, tmp_path / "run", At(2, 1, send(signal.SIGINT)))
+    label = next((data / "train" / "labels").iterdir())
+    Image.fromarray(np.zeros((72, 96), np.uint8)).save(label)
+    with pytest.raises(UserError, match="the classes' pixels are"):
+        training.resume(tmp_path / "run")
+    label.unlink()
+    (data / "train" / "images" / label.name).unlink()
+    with pytest.raises(UserError, match="the frames to train on are 7 now and were 8"):
+        training.resume(tmp_path / "run")
+
+
+def test_a_row_that_was_not_written_comes_with_the_end_of_the_run(run, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    whole = (copy / "metrics.csv").read_text()
+    (copy / "metrics.csv").write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    text = (copy / "run.toml").read_text()
+    (copy / "run.toml").write_text(text[: text.index("[result]")])
+    training.resume(copy)
+    assert (copy / "metrics.csv").read_text() == whole
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(os, "fsync", lambda number: told.append(os.readlink(f"/proc/self/fd/{number}")))
+    write_checkpoint(tmp_path, 1, 0, {"rows": []})
+    (file,) = (tmp_path / "checkpoints").iterdir()
+    assert file.name.startswith("epoch-000001")
+    assert [Path(path).parent for path in told] == [tmp_path / "checkpoints", tmp_path]
+    assert not Path(told[0]).name.startswith("epoch")
+
+
 def test_the_last_two_checkpoints_are_kept(tmp_path):
     for epoch, batch in ((1, 0), (1, 20), (1, 100), (2, 0)):
         write_checkpoint(tmp_path, epoch, batch, {"rows": []})
@@ -417,6 +478,13 @@ def test_lr_find_leaves_plot_and_points(street_data, tmp_path):
         points = list(csv.DictReader(file))
     assert len(points) == len(found.rates) > 5
     assert sorted(path.name for path in folder.iterdir()) == ["lr-find.csv", "lr-find.png"]
+
+
+def test_a_rate_is_looked_for_without_frames_to_validate_on(street_data, tmp_path):
+    data = Path(shutil.copytree(street_data, tmp_path / "street"))
+    shutil.rmtree(data / "val")
+    found, _ = find_lr("street", data, SMALL, tmp_path / "lr", steps=20)
+    assert set(found.suggestions) == {"valley", "steep", "minimum"}
 
 
 def test_lr_auto_trains_at_the_valley(street_data, tmp_path):
