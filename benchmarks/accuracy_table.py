@@ -22,8 +22,11 @@ ABLATIONS = (
     ("Muon instead of AdamW", "S05", "S02"),
     ("rate of 5e-3 instead of 2e-3", "S06", "S05"),
     ("Muon for the stem and the last layer too", "S11", "S06"),
-    ("residual branches open at the start", "S02", "S01"),
+    ("residual branches open at the start, with AdamW", "S02", "S01"),
+    ("residual branches open at the start, with Muon", "D04", "A03"),
     ("square-root class weights instead of none", "F02", "F01"),
+    ("relight 0.7 instead of none", "D04", "A01"),
+    ("scales 0.5-2 instead of 0.75-1.75", "D04", "A02"),
     ("scales 0.5-2 and relight instead of scales 0.75-1.75", "L02", "L01"),
 )
 SAID_ELSEWHERE = {"preset", "pretrained", "epochs", "size", "seed", "train_on", "validate_on", "cache_dir"}
