@@ -36,7 +36,8 @@ def written_whole(file: Path, durable: bool = False) -> Iterator[Path]:
             _sync(partial)
         partial.replace(file)
         if durable and os.name == "posix":  # elsewhere no folder can be opened
-            _sync(file.parent)
+            with suppress(OSError):  # not every file system has it for folders
+                _sync(file.parent)
     # torch says a full disk with a RuntimeError; a name that is no UTF-8 cannot stand in a text.
     except (OSError, RuntimeError, SafetensorError, UnicodeEncodeError) as error:
         raise UserError(f"{file}: cannot be written ({reason(error)})") from error
