@@ -208,7 +208,7 @@ def truncated_image(folder: Path) -> Path:
 
 
 def empty_split(folder: Path) -> Path:
-    for file in (folder / "val/images").iterdir():
+    for file in (folder / "train/images").iterdir():
         file.unlink()
     return folder
 

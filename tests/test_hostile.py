@@ -564,8 +564,9 @@ def test_a_frame_that_may_not_be_read_is_one_line(tmp_path: Path, monkeypatch: p
 def test_a_mask_that_cannot_be_written_ends_none_of_the_others(tmp_path: Path) -> None:
     for name in "abc":
         save(photo(), tmp_path / f"in/{name}.png")
-    (tmp_path / "out/masks/b.png").mkdir(parents=True)
-    (failure,) = predict_images(Blank(), collect_jobs([tmp_path / "in"], tmp_path / "out"), tmp_path / "out")
+    jobs = collect_jobs([tmp_path / "in"], tmp_path / "out")
+    (tmp_path / "out/masks/b.png").mkdir(parents=True)  # comes in between: what is there before is refused
+    (failure,) = predict_images(Blank(), jobs, tmp_path / "out")
     assert failure.startswith(f"{tmp_path}/out/masks/b.png: cannot be written")
     assert len(list((tmp_path / "out/overlays").iterdir())) == 2
 
