@@ -26,6 +26,7 @@ ABLATIONS = (
     ("residual branches open at the start, with Muon", "D04", "A03"),
     ("square-root class weights instead of none", "F02", "F01"),
     ("relight 0.7 instead of none", "D04", "A01"),
+    ("colour 0.3 instead of none", "D06", "A04"),
     ("scales 0.5-2 instead of 0.75-1.75", "D04", "A02"),
     ("scales 0.5-2 and relight instead of scales 0.75-1.75", "L02", "L01"),
 )
