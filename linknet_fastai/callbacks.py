@@ -8,7 +8,7 @@ from fastai.learner import Learner
 from fastai.torch_core import find_bs
 from torch import Tensor
 
-from linknet_fastai.device import autocast, resolve_precision, tune
+from linknet_fastai.device import autocast, release_memory, resolve_precision, tune
 from linknet_fastai.loss import SegmentationLoss
 from linknet_fastai.processes import everywhere
 from linknet_fastai.recipe import VOID
@@ -66,6 +66,10 @@ class DevicePrecision(Callback):
             self.scaler.step(self.learn.opt.opt)  # the torch optimizer inside fastai's OptimWrapper
             self.scaler.update()
             raise CancelStepException
+
+    def after_epoch(self) -> None:
+        """Keep no more memory than the next epoch needs."""
+        release_memory(next(self.learn.model.parameters()).device)
 
     def leave(self) -> None:
         """Leave autocast, where it was entered; the learner calls this also when a batch fails or is interrupted."""

@@ -82,10 +82,25 @@ def tune(device: torch.device, loaders: int = 0) -> None:
         torch.set_num_threads(max(1, usable_cores() - loaders))
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
-    elif device.type == "cpu" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
+    if libc := _glibc_of(device):
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give the system back what a training on a CPU keeps and may never use again; see `tune`.
+
+    Small things that stay, such as the losses that fastai records, come to lie between large ones that go. What then
+    fits into no gap makes the heap grow, by 60 MB an epoch of 46 batches: a training of 1 GB had 7 after 100 epochs.
+    The gaps keep their addresses; the next batches fetch the pages that they need anew, in a tenth of a second.
+    """
+    if libc := _glibc_of(device):
+        libc.malloc_trim(0)
+
+
+def _glibc_of(device: torch.device) -> ctypes.CDLL | None:
+    """The C library that a device's memory comes from, where it is glibc."""
+    return ctypes.CDLL(None) if device.type == "cpu" and platform.libc_ver()[0] == "glibc" else None
 
 
 def peak_memory_mib(device: torch.device) -> int | None:

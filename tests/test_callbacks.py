@@ -1,5 +1,7 @@
 """Precision on any device, label sizes, batches that are all void, seeds."""
 
+import os
+import platform
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -118,6 +120,26 @@ def test_loader_processes_and_threads_that_compute_have_cores_of_their_own(monke
     assert told == []
     device.tune(torch.device("cpu"), loaders)
     assert told == [threads]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others keep no memory")
+def test_gaps_between_what_stays_go_back_to_the_system_at_the_end_of_an_epoch():
+    def resident() -> int:
+        line = next(line for line in device.STATUS.read_text().splitlines() if line.startswith("VmRSS"))
+        return int(line.split()[1]) >> 10  # MiB
+
+    callback = DevicePrecision("fp32")
+    callback.learn = SimpleNamespace(model=nn.Linear(1, 1))
+    device.tune(torch.device("cpu"))
+    # The second of each pair keeps the first one's gap from the next.
+    pairs = [(bytearray(os.urandom(1 << 20)), bytearray(os.urandom(1 << 12))) for _ in range(200)]
+    stay = [small for _, small in pairs]
+    full = resident()
+    del pairs
+    assert resident() > full - 50, "kept for the next batch"
+    callback.after_epoch()
+    assert resident() < full - 150
+    assert len(stay) == 200
 
 
 @pytest.mark.parametrize(("batches", "steps"), [(1, 4), (2, 2), (3, 2), (8, 1)])
