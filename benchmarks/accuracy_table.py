@@ -28,6 +28,7 @@ ABLATIONS = (
     ("relight 0.7 instead of none", "D04", "A01"),
     ("colour 0.3 instead of none", "D06", "A04"),
     ("scales 0.5-2 instead of 0.75-1.75", "D04", "A02"),
+    ("scales 0.5-2 instead of 0.75-1.75", "D06", "A05"),
     ("scales 0.5-2 and relight instead of scales 0.75-1.75", "L02", "L01"),
 )
 SAID_ELSEWHERE = {"preset", "pretrained", "epochs", "size", "seed", "train_on", "validate_on", "cache_dir"}
