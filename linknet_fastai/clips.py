@@ -51,7 +51,7 @@ def collect_clips(inputs: Sequence[Path], out: Path, as_video: bool = False) -> 
             if as_video:
                 frames = sorted(find_images(source, out), key=_by_number)
                 clips.append(Clip(frames, Path(f"{source.resolve().name}.mp4")))
-            elif images_in(source, out) or not videos:
+            elif not videos or images_in(source, out):
                 images.append(source)
         elif source.suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(source):
             clips.append(Clip(source, Path(f"{source.stem}.mp4")))

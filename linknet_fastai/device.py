@@ -92,7 +92,8 @@ def release_memory(device: torch.device) -> None:
 
     Small things that stay, such as the losses that fastai records, come to lie between large ones that go. What then
     fits into no gap makes the heap grow, by 60 MB an epoch of 46 batches: a training of 1 GB had 7 after 100 epochs.
-    The gaps keep their addresses; the next batches fetch the pages that they need anew, in a tenth of a second.
+    The gaps keep their addresses; the next batches fetch the pages that they need anew. Measured with 480 MB of
+    gaps: 0.2 s.
     """
     if libc := _glibc_of(device):
         libc.malloc_trim(0)

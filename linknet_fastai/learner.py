@@ -1,4 +1,4 @@
-"""From DataLoaders to a fastai Learner that trains LinkNet; optimizers and schedules by name."""
+"""From DataLoaders to a fastai Learner that trains LinkNet; optimizers by name."""
 
 from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
@@ -6,11 +6,9 @@ from functools import partial
 from pathlib import Path
 
 import fastai.vision.learner  # noqa: F401 - teaches show_results images and masks
-import numpy as np
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
-from fastai.callback.schedule import ParamScheduler, SchedCos
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner, Metric
@@ -30,7 +28,6 @@ from linknet_fastai.callbacks import (
 from linknet_fastai.data import dls_from_settings
 from linknet_fastai.dataset import Dataset, Progress
 from linknet_fastai.device import autocast, resolve_device, resolve_precision
-from linknet_fastai.errors import UsageError
 from linknet_fastai.loss import SegmentationLoss
 from linknet_fastai.metrics import segmentation_metrics
 from linknet_fastai.model import LinkNet
@@ -50,7 +47,6 @@ OPTIMIZERS: dict[str, Callable] = {
     "sgd": partial(torch.optim.SGD, momentum=0.9, fused=True),
     "muon": Muon,
 }
-STEPS = (0.5, 0.75)  # the step schedule divides the learning rate by ten at these shares of the training
 
 
 class LinkNetLearner(Learner):
@@ -145,8 +141,6 @@ def linknet_learner(
         "lr": lr,
     }
     settings, _ = resolve_settings(("loaders", dls.settings.model_dump()), ("argument", said))
-    if settings.init_from is not None and settings.encoder_weights is not None:
-        raise UsageError("--init-from: brings the encoder's weights too; leave --encoder-weights out")
     n_classes = len(dls.recipe.classes)
     resolve_precision(settings.precision, torch.device(dls.device))
     model = LinkNet(
@@ -281,45 +275,3 @@ def compile_network(learn: Learner, size: tuple[int, int]) -> str | None:
 def encoder_and_rest(model: LinkNet) -> list[list[nn.Parameter]]:
     """Two parameter groups, so that `learn.freeze()` trains decoder and head alone."""
     return [list(model.encoder.parameters()), [*model.blocks.parameters(), *model.head.parameters()]]
-
-
-def fit_schedule(
-    learn: Learner,
-    schedule: str,
-    epochs: int,
-    lr: float,
-    start_epoch: int = 0,
-    cbs: Sequence[Callback] = (),
-    encoder_lr: float = 1.0,
-) -> None:
-    """Train by one of the schedules, from `start_epoch` on.
-
-    Args:
-        learn: the learner.
-        schedule: "one-cycle" and "flat-cos" are fastai's, "cosine" falls from `lr` to 0 by half a cosine, "constant"
-            keeps `lr`, "step" divides it by ten after half and after three quarters of the training.
-        epochs: the whole length of the training.
-        lr: the (highest) learning rate.
-        start_epoch: how many epochs were done before, their callbacks' events are skipped by fastai.
-        cbs: callbacks for this training.
-        encoder_lr: the encoder's share of the learning rate: a trained one is spoilt by the rate that a new decoder
-            needs.
-    """
-    shared = {"cbs": list(cbs), "start_epoch": start_epoch}
-    rates = np.array([lr * encoder_lr, lr])  # of the groups of `encoder_and_rest`
-    if schedule == "one-cycle":
-        learn.fit_one_cycle(epochs, rates, **shared)
-    elif schedule == "flat-cos":
-        learn.fit_flat_cos(epochs, rates, **shared)
-    elif schedule == "constant":
-        learn.fit(epochs, rates, **shared)
-    elif schedule in ("cosine", "step"):
-        scheduled = SchedCos(rates, 0) if schedule == "cosine" else partial(_step_rate, rates)
-        shared["cbs"].append(ParamScheduler({"lr": scheduled}))
-        learn.fit(epochs, rates, **shared)
-    else:
-        raise ValueError(f"schedule {schedule!r}: use 'one-cycle', 'flat-cos', 'cosine', 'constant' or 'step'")
-
-
-def _step_rate(rates: np.ndarray, share: float) -> np.ndarray:
-    return rates * 0.1 ** sum(share >= step for step in STEPS)

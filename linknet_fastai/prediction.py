@@ -150,7 +150,7 @@ def find_images(folder: Path, out: Path | None = None) -> list[Path]:
         UserError: there is no such folder.
         UsageError: there are no images in it.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder of images")
     if images := images_in(folder, out):
         return images

@@ -172,7 +172,7 @@ class RunRecord(Callback):
             "optimizer": plain_numbers(self.opt.state_dict()),
             "rows": self.rows,
             "classes": self.learn.card.class_names,
-            "data": data_facts(self.learn),
+            "data": _data_facts(self.learn),
             "smooth_loss": (smooth_loss.count, smooth_loss.val),
             "scaler": scaler.state_dict() if scaler else None,
             "torch_rng": torch.get_rng_state(),
@@ -219,7 +219,22 @@ class RunRecord(Callback):
         }
 
 
-def data_facts(learn: Learner) -> dict[str, Any]:
+def check_same_data(learn: Learner, checkpoint: Mapping[str, Any], folder: Path) -> None:
+    """Refuse data that are not what a run was begun with: its order, schedule and class weights follow from them.
+
+    Raises:
+        UserError: frames or the classes' pixels have another count.
+    """
+    now = _data_facts(learn)
+    for what, before in checkpoint.get("data", {}).items():
+        if now[what] != before:
+            raise UserError(
+                f"--resume: {what} are {now[what]} now and were {before} when {folder} was begun; for other data "
+                f"start a new training with --init-from {folder}"
+            )
+
+
+def _data_facts(learn: Learner) -> dict[str, Any]:
     """By what a resumed run is held against the data it was begun with."""
     return {
         "the frames to train on": len(learn.dls.train_ds),

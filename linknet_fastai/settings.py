@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from linknet_fastai.errors import UsageError
 
@@ -110,6 +119,13 @@ class Settings(BaseModel):
         if scale[0] > scale[1]:
             raise ValueError(f"{list(scale)} does not begin with the smaller one")
         return scale
+
+    @field_validator("init_from")
+    @classmethod
+    def _check_one_origin(cls, run: Path | None, info: ValidationInfo) -> Path | None:
+        if run is not None and info.data.get("encoder_weights") is not None:
+            raise ValueError("brings the encoder's weights too; leave --encoder-weights out")
+        return run
 
     @property
     def encoder_is_trained(self) -> bool:

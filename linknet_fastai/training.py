@@ -22,7 +22,7 @@ from linknet_fastai.device import peak_memory_mib, resolve_precision
 from linknet_fastai.errors import UsageError, UserError
 from linknet_fastai.evaluation import evaluate
 from linknet_fastai.export import export_model
-from linknet_fastai.learner import fit_schedule, learner_from_settings
+from linknet_fastai.learner import learner_from_settings
 from linknet_fastai.loggers import logging_callbacks, require_loggers
 from linknet_fastai.lr_search import search_lr
 from linknet_fastai.memory import told_where_memory_ends
@@ -41,7 +41,8 @@ from linknet_fastai.run_folder import (
     write_result,
     write_run,
 )
-from linknet_fastai.run_record import FitResult, Observer, RunRecord, data_facts
+from linknet_fastai.run_record import FitResult, Observer, RunRecord, check_same_data
+from linknet_fastai.schedules import fit_schedule
 from linknet_fastai.settings import Settings, resolve_settings
 from linknet_fastai.stopping import asked_by_signals
 from linknet_fastai.torch_engine import Predictor
@@ -84,9 +85,8 @@ def fit(
     learn = learner_from_settings(dataset, settings, progress)
     if settings.lr == "auto":
         with modified_env(WORLD_SIZE="1"):  # the first process searches alone, and fastai takes it for the only one
-            found = told_where_memory_ends(partial(search_lr, learn, progress=progress), learn, settings)
-        found = found.suggestions["valley"]
-        settings = settings.model_copy(update={"lr": found})
+            search = told_where_memory_ends(partial(search_lr, learn, progress=progress), learn, settings)
+        settings = settings.model_copy(update={"lr": search.suggestions["valley"]})
         origins["lr"] = "learning rate finder"
     run = {
         "recipe": _pin_recipe(recipe),
@@ -170,7 +170,7 @@ def _go_on(
         return _finish(dataset, settings, FitResult(folder, checkpoint["rows"]), progress)
     learn = learner_from_settings(dataset, _without_weights(settings) if checkpoint else settings, progress)
     if checkpoint:
-        _check_same_data(learn, checkpoint, folder)
+        check_same_data(learn, checkpoint, folder)
     if observer:
         run["notes"] = damaged + _notes(learn, dataset, settings)
         run["train_frames"], run["validation_frames"] = len(learn.dls.train_ds), len(learn.dls.valid_ds)
@@ -182,17 +182,6 @@ def _go_on(
     with logging_callbacks(log_to, folder, settings) as loggers:
         record = RunRecord(folder, checkpoint, observer, settings.checkpoint_minutes)
         return _train(learn, dataset, settings, record, loggers)
-
-
-def _check_same_data(learn: Learner, checkpoint: Mapping[str, Any], folder: Path) -> None:
-    """Refuse data that are not what a run was begun with: its order, schedule and class weights follow from them."""
-    now = data_facts(learn)
-    for what, before in checkpoint.get("data", {}).items():
-        if now[what] != before:
-            raise UserError(
-                f"--resume: {what} are {now[what]} now and were {before} when {folder} was begun; for other data "
-                f"start a new training with --init-from {folder}"
-            )
 
 
 def _pin_recipe(recipe: str | Path) -> str:

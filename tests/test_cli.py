@@ -70,6 +70,7 @@ WRONG_USE = [
     (FIT + "--size 480", "--size (from the command line)"),
     (FIT + "--size 20x20", "between 33 and 16384"),
     (FIT + "--epochs 0", "--epochs"),
+    (FIT + "--init-from run --encoder-weights weights.pth", "--init-from (from the command line)"),
     (FIT + "--epochs many", "--epochs"),
     (FIT + "--bs 1", "--bs"),
     (FIT + "--lr fast", "--lr"),

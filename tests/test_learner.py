@@ -20,11 +20,12 @@ from linknet_fastai import linknet_learner, segmentation_dls
 from linknet_fastai.callbacks import AccumulateGradients, SkipVoidBatches
 from linknet_fastai.dataset import open_dataset
 from linknet_fastai.errors import UsageError
-from linknet_fastai.learner import OPTIMIZERS, compile_network, fit_schedule, learner_from_settings
+from linknet_fastai.learner import OPTIMIZERS, compile_network, learner_from_settings
 from linknet_fastai.model_card import ModelCard
 from linknet_fastai.model_file import save_model
 from linknet_fastai.muon import Muon
 from linknet_fastai.recipe import VOID
+from linknet_fastai.schedules import fit_schedule
 from linknet_fastai.settings import Settings
 
 mpl.use("Agg")
@@ -140,49 +141,6 @@ def test_each_optimizer_is_what_its_name_says(dls, name, kind, decay):
         fit_schedule(learn, "one-cycle", 1, 1e-3)
     assert all(group["weight_decay"] == decay for group in learn.opt.opt.param_groups)
     assert set(OPTIMIZERS) == {"muon", "adamw", "adam", "rmsprop", "sgd"}
-
-
-def test_step_schedule_divides_by_ten_after_half_and_three_quarters(dls):
-    learn = linknet_learner(dls, pretrained=False)
-    with learn.no_bar():
-        fit_schedule(learn, "step", 4, 1e-3)
-    rates = learn.recorder.lrs
-    assert rates[0] == pytest.approx(1e-3)
-    assert rates[len(rates) // 2] == pytest.approx(1e-4)
-    assert rates[-1] == pytest.approx(1e-5)
-
-
-@pytest.mark.parametrize(("schedule", "share_at_the_end"), [("flat-cos", 0.5), ("cosine", 0.05), ("constant", 1.0)])
-def test_other_schedules_start_at_the_given_rate_and_end_where_their_name_says(dls, schedule, share_at_the_end):
-    learn = linknet_learner(dls, pretrained=False)
-    with learn.no_bar():
-        fit_schedule(learn, schedule, 5, 1e-3)
-    assert learn.recorder.lrs[0] == pytest.approx(1e-3)
-    assert learn.recorder.lrs[-1] / 1e-3 <= share_at_the_end
-    assert (learn.recorder.lrs[-1] == pytest.approx(1e-3)) == (schedule == "constant")
-
-
-class GroupRates(Callback):
-    """Notes the learning rates of encoder and decoder at every batch."""
-
-    def before_fit(self) -> None:
-        self.rates = []
-
-    def after_batch(self) -> None:
-        if self.training:
-            self.rates.append([group["lr"] for group in self.opt.hypers])
-
-
-@pytest.mark.parametrize("schedule", ["one-cycle", "flat-cos", "cosine", "constant", "step"])
-@pytest.mark.parametrize("share", [1.0, 0.1])
-def test_a_trained_encoder_has_its_share_of_the_rate_at_every_step(dls, schedule, share):
-    learn, noted = linknet_learner(dls, pretrained=False), GroupRates()
-    with learn.no_bar():
-        fit_schedule(learn, schedule, 2, 1e-3, cbs=[noted], encoder_lr=share)
-    encoder, rest = np.array(noted.rates).T
-    assert len(rest) == 2 * len(dls.train)
-    assert np.allclose(encoder, share * rest)
-    assert rest.max() <= 1e-3 * 1.001
 
 
 def test_freezing_leaves_decoder_and_head_to_train(dls):

@@ -446,13 +446,14 @@ def test_a_row_that_was_not_written_comes_with_the_end_of_the_run(run, tmp_path)
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
-    told = []
-    monkeypatch.setattr(os, "fsync", lambda number: told.append(os.readlink(f"/proc/self/fd/{number}")))
+    folder, synced = tmp_path / "checkpoints", []
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append((os.fstat(number).st_ino, sorted(folder.glob("epoch-*"))))
+    )
     write_checkpoint(tmp_path, 1, 0, {"rows": []})
-    (file,) = (tmp_path / "checkpoints").iterdir()
+    (file,) = folder.iterdir()
     assert file.name.startswith("epoch-000001")
-    assert [Path(path).parent for path in told] == [tmp_path / "checkpoints", tmp_path]
-    assert not Path(told[0]).name.startswith("epoch")
+    assert synced == [(file.stat().st_ino, []), (folder.stat().st_ino, [file])]
 
 
 def test_the_last_two_checkpoints_are_kept(tmp_path):
