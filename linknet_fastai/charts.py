@@ -69,10 +69,8 @@ def training_curves(rows: Sequence[Mapping[str, float]], titles: Sequence[str] =
             marker = "o" if len(rows) < 3 else None
             axes.plot(epochs, [row[column] for row in rows], color=colour, label=label, marker=marker)
         if "miou" in CURVES[title]:
-            axes.plot(best["epoch"], best["miou"], "o", color=BLUE)
-            where = (best["epoch"], best["miou"])
-            text = f"best {best['miou']:.3f}"
-            axes.annotate(text, where, xytext=(0, -14), textcoords="offset points", ha="right", color=BLUE)
+            best_of_all = f"best mIoU {best['miou']:.3f}, epoch {best['epoch']:.0f}"
+            axes.plot(best["epoch"], best["miou"], "o", color=BLUE, label=best_of_all)
             axes.set_ylim(0, 1)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch")
