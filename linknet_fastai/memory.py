@@ -1,9 +1,11 @@
 """When memory runs out in a training: how that is told, and which batch would fit."""
 
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
-from multiprocessing import get_context
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from fastai.learner import Learner
@@ -25,6 +27,8 @@ SIGNS = (
     "MPS backend out of memory",
     "_ALLOC_FAILED",
 )
+# Not by multiprocessing: what it spawns runs the caller's script again where that has no `__main__` guard.
+TRIAL = "import json, sys; from linknet_fastai.memory import step; step(*json.loads(sys.argv[1]))"
 Result = TypeVar("Result")
 
 
@@ -78,26 +82,28 @@ def fitting_batch(learn: Learner, size: tuple[int, int]) -> int:
     if device.type == "cuda":
         torch.cuda.empty_cache()
     while frames >= 2:
-        arguments = (network, (frames, height, width), str(device), precision)
-        process = get_context("spawn").Process(target=_try_step, args=arguments)
-        process.start()
-        process.join()
-        if process.exitcode == 0:
+        if step_fits(network, (frames, height, width), str(device), precision):
             return frames
         frames //= 2
     return 0
 
 
-def _try_step(*arguments: Any) -> None:
-    """Tell by the exit status whether a step fits; not by a traceback, which a process prints of itself."""
-    try:
-        _step(*arguments)
-    except Exception:
-        sys.exit(1)
+def step_fits(network: tuple[int, str, str], shape: tuple[int, int, int], device: str, precision: str) -> bool:
+    """Whether memory holds a training step; see `step` for the arguments. A process of its own tries it."""
+    command = [sys.executable, "-P", "-c", TRIAL, json.dumps([network, shape, device, precision])]
+    found_here = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(command, env=found_here, capture_output=True).returncode == 0
 
 
-def _step(network: tuple[int, str, str], shape: tuple[int, int, int], device: str, precision: str) -> None:
-    """A step as in a training, of blank frames (frames, height, width)."""
+def step(network: tuple[int, str, str], shape: tuple[int, int, int], device: str, precision: str) -> None:
+    """A step as in a training, of blank frames.
+
+    Args:
+        network: the number of classes, the encoder and the decoder.
+        shape: (frames, height, width) of the batch.
+        device: where it is done.
+        precision: "fp32", "bf16" or "fp16".
+    """
     frames, height, width = shape
     model = LinkNet(*network, pretrained=False).to(device, memory_format=torch.channels_last).train()
     images = torch.zeros(frames, 3, height, width, device=device).contiguous(memory_format=torch.channels_last)

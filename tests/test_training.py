@@ -14,9 +14,9 @@ import tomllib
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -305,28 +305,29 @@ def test_where_memory_runs_out_the_batch_that_fits_is_named(street_data, tmp_pat
 
 
 def test_a_trial_that_fails_prints_no_traceback(capfd):
-    arguments = ((3, "no such encoder", "deconv"), (2, 48, 64), "cpu", "fp32")
-    trial = get_context("spawn").Process(target=memory._try_step, args=arguments)
-    trial.start()
-    trial.join()
-    assert trial.exitcode == 1
+    assert not memory.step_fits((3, "no such encoder", "deconv"), (2, 48, 64), "cpu", "fp32")
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_trial_does_not_begin_the_script_anew_that_needs_it(tmp_path):
+    script = tmp_path / "train.py"  # as people write them: without `if __name__ == "__main__"`
+    script.write_text(
+        "print('begun')\n"
+        "from linknet_fastai.memory import step_fits\n"
+        "print('fits:', step_fits((3, 'resnet18', 'deconv'), (2, 48, 64), 'cpu', 'fp32'))\n"
+    )
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert ran.stdout.split("\n") == ["begun", "fits: True", ""]
 
 
 @pytest.mark.parametrize(("room", "said"), [(2, "--bs 2 fits, with --accumulate 4"), (1, "not even two frames fit")])
 def test_batches_are_halved_until_one_fits(street_data, tmp_path, monkeypatch, room, said):
-    class Trial:
-        """A process that ends as one does that has room for so many frames."""
+    def trial(command: list[str], **kwargs: Any) -> SimpleNamespace:
+        """Ends as a process does that has room for so many frames."""
+        _, (frames, _, _), *_ = json.loads(command[-1])
+        return SimpleNamespace(returncode=0 if frames <= room else -signal.SIGSEGV)
 
-        def __init__(self, target: Callable, args: tuple) -> None:
-            self.exitcode = 0 if args[1][0] <= room else -signal.SIGSEGV
-
-        def start(self) -> None:
-            pass
-
-        join = start
-
-    monkeypatch.setattr(memory, "get_context", lambda how: SimpleNamespace(Process=Trial))
+    monkeypatch.setattr(memory, "subprocess", SimpleNamespace(run=trial))
     monkeypatch.setattr(LinkNet, "forward", Mock(side_effect=MemoryError))
     with pytest.raises(UserError, match=said):
         training.fit("street", street_data, {**SMALL, "bs": 8}, tmp_path / "run")
