@@ -5,6 +5,7 @@ from copy import copy, deepcopy
 from functools import partial
 from pathlib import Path
 
+import fastai.callback.schedule  # gives every Learner fit_one_cycle and lr_find
 import fastai.vision.learner  # noqa: F401 - teaches show_results images and masks
 import torch
 from fastai.callback.core import Callback
