@@ -61,7 +61,9 @@ class LinkNetLearner(Learner):
         """As fastai's, but for the paths, whose class another system or Python cannot load."""
         dls = copy(self.dls)
         dls.path = str(dls.path)
-        return super().__getstate__() | {"path": str(self.path), "dls": dls}
+        state = super().__getstate__() | {"path": str(self.path), "dls": dls}
+        state.pop("__stored_args__", None)  # fastcore 1.8 keeps the path there a second time
+        return state
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
