@@ -10,8 +10,11 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from linknet_fastai.comparison import RunSummary, summarise
+from linknet_fastai.presets import load_preset
+from linknet_fastai.settings import WITHOUT_OPTION, Settings
 
 RESULTS = Path(__file__).parents[1] / "results"
 DRIVES = ("0001TP", "0006R0", "0016E5")
@@ -27,9 +30,11 @@ ABLATIONS = (
     ("square-root class weights instead of none", "F02", "F01"),
     ("relight 0.7 instead of none", "D04", "A01"),
     ("colour 0.3 instead of none", "D06", "A04"),
-    ("scales 0.5-2 instead of 0.75-1.75", "D04", "A02"),
-    ("scales 0.5-2 instead of 0.75-1.75", "D06", "A05"),
-    ("scales 0.5-2 and relight instead of scales 0.75-1.75", "L02", "L01"),
+    ("flips instead of none", "A05", "A07"),
+    ("scales 0.75-1.75 instead of 0.5-2", "A02", "D04"),
+    ("scales 0.75-1.75 instead of 0.5-2", "A06", "D05"),
+    ("scales 0.75-1.75 instead of 0.5-2", "A05", "D06"),
+    ("relight 0.7 and scales 0.5-2 instead of none and 0.75-1.75", "L02", "L01"),
 )
 SAID_ELSEWHERE = {"preset", "pretrained", "epochs", "size", "seed", "train_on", "validate_on", "cache_dir"}
 
@@ -48,7 +53,7 @@ def left_out(run: RunSummary) -> str | None:
 def readme_tables(runs: Sequence[RunSummary]) -> list[str]:
     """The tables of README.md as Markdown."""
     on_split = [run for run in runs if left_out(run) is None]
-    full = [run for run in on_split if run.settings["size"] == "480x360"]
+    full = [run for run in on_split if run.settings["size"] == "480x360" and _variant(run) == "best"]
     small = [run for run in on_split if run.settings["size"] == "240x180"]
     return [
         _table(
@@ -90,15 +95,32 @@ def readme_tables(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _by_variant(runs: Iterable[RunSummary]) -> list[tuple[str, list[RunSummary]]]:
-    """Runs by preset and what else their commands said, in the order of `PRESETS`; within one by name."""
+    """Runs that were trained alike: presets in the order of `PRESETS`, each in front of what varies it."""
     groups: dict[str, list[RunSummary]] = {}
-    for run in sorted(runs, key=lambda run: PRESETS.index(run.settings["preset"])):
-        said = [
-            name for name, origin in run.origins.items() if origin == "command line" and name not in SAID_ELSEWHERE
-        ]
-        words = (f"--{name.replace('_', '-')} {run.settings[name]}" for name in said)
-        groups.setdefault(" ".join([run.settings["preset"], *words]), []).append(run)
-    return list(groups.items())
+    for run in runs:
+        groups.setdefault(_variant(run), []).append(run)
+    return sorted(groups.items(), key=lambda group: (PRESETS.index(group[1][0].settings["preset"]), group[0]))
+
+
+def _variant(run: RunSummary) -> str:
+    """A run's preset, and what it was told or given that the preset does not say today."""
+    told = {name for name, origin in run.origins.items() if origin == "command line"} - SAID_ELSEWHERE
+    return shlex.join([run.settings["preset"], *_options(run, told | _of_preset(run))])
+
+
+def _options(run: RunSummary, names: Iterable[str]) -> list[str]:
+    """The options that give those of a run's settings that today's preset has otherwise."""
+    now = Settings(**load_preset(run.settings["preset"]).settings).model_dump(mode="json")
+    changed = {name: run.settings[name] for name in sorted(names) if run.settings.get(name) != now[name]}
+    return [word for name, value in changed.items() for word in _option(name, value)]
+
+
+def _option(name: str, value: Any) -> tuple[str, str]:
+    return ("--set", f"{name}={value}") if name in WITHOUT_OPTION else (f"--{name.replace('_', '-')}", str(value))
+
+
+def _of_preset(run: RunSummary) -> set[str]:
+    return {name for name, origin in run.origins.items() if origin.startswith(("preset", "default"))}
 
 
 def runs_table(runs: Sequence[RunSummary]) -> str:
@@ -132,7 +154,7 @@ def ablation_table() -> str:
 
 
 def _command(run: RunSummary) -> str:
-    """The command line of a run, without what belongs to one machine; its lists lie in `results`."""
+    """The command line that gives a run today, without what belongs to one machine; its lists lie in `results`."""
     words = iter(shlex.split(run.run["command"])[1:])
     kept = []
     for word in words:
@@ -140,7 +162,7 @@ def _command(run: RunSummary) -> str:
             next(words)
         else:
             kept.append(word)
-    return shlex.join(kept)
+    return shlex.join([*kept, *_options(run, _of_preset(run))])
 
 
 def _score(value: float | str) -> str:
