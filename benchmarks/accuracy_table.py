@@ -31,6 +31,7 @@ ABLATIONS = (
     ("relight 0.7 instead of none", "D04", "A01"),
     ("colour 0.3 instead of none", "D06", "A04"),
     ("flips instead of none", "A05", "A07"),
+    ("scales 0.75-1.75 instead of none", "A05", "A08"),
     ("scales 0.75-1.75 instead of 0.5-2", "A02", "D04"),
     ("scales 0.75-1.75 instead of 0.5-2", "A06", "D05"),
     ("scales 0.75-1.75 instead of 0.5-2", "A05", "D06"),
