@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from linknet_fastai.comparison import RunSummary, summarise
-from linknet_fastai.presets import load_preset
-from linknet_fastai.settings import WITHOUT_OPTION, Settings
+from linknet_fastai.config.presets import load_preset
+from linknet_fastai.config.settings import WITHOUT_OPTION, Settings
+from linknet_fastai.runs.compare import RunSummary, summarise
 
 RESULTS = Path(__file__).parents[1] / "results"
 DRIVES = ("0001TP", "0006R0", "0016E5")

@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from linknet_fastai.cityscapes import LABELS
-from linknet_fastai.dataset import Dataset, Frame, open_dataset
-from linknet_fastai.errors import UserError
-from linknet_fastai.files import written_whole
-from linknet_fastai.image_files import open_image
+from linknet_fastai.core.errors import UserError
+from linknet_fastai.core.files import written_whole
+from linknet_fastai.core.images import open_image
+from linknet_fastai.data.dataset import Dataset, Frame, open_dataset
+from linknet_fastai.scoring.cityscapes import LABELS
 
 LABEL_OF_CLASS = {
     "Sky": "sky",

@@ -67,7 +67,7 @@ def _ask(name: str, desk: Connection) -> tuple[float, int]:
 def _serve(contestant: Contestant, setting: Any, desk: Connection) -> None:
     import torch
 
-    from linknet_fastai.device import peak_memory_mib
+    from linknet_fastai.core.device import peak_memory_mib
 
     multiprocessing.set_start_method(None, force=True)  # the platform's own for loader processes, as in any script
     try:

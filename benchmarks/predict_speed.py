@@ -53,7 +53,7 @@ def _each_frame(predict: Callable[[np.ndarray], np.ndarray]) -> Callable[[], flo
 
 def ours_frame(setting: Setting, kind: str, engine: str, precision: str) -> Callable[[], float]:
     """An engine of ours, a frame at a time."""
-    from linknet_fastai.engines import open_engine
+    from linknet_fastai.engines.open_engine import open_engine
 
     opened = open_engine(setting.file(kind), engine, precision, size=SIZE, frames=1)
     return _each_frame(lambda frame: opened.channels(frame, SIZE[::-1]))
@@ -87,8 +87,8 @@ def smp_frame(setting: Setting, tuned: bool) -> Callable[[], float]:
 
 def ours_files(setting: Setting, kind: str, precision: str) -> Callable[[], float]:
     """`predict --masks-only` over the val frames, without the start of the program."""
-    from linknet_fastai.engines import open_engine
-    from linknet_fastai.prediction import collect_jobs, predict_images
+    from linknet_fastai.engines.open_engine import open_engine
+    from linknet_fastai.predict.images import collect_jobs, predict_images
 
     out = setting.folder / f"masks-{kind}-{precision}"
     jobs = collect_jobs([setting.val], out)
@@ -130,7 +130,7 @@ ENGINES = {
 
 
 def _export(run: Path, folder: Path, train: Path) -> None:
-    from linknet_fastai.export import export_run
+    from linknet_fastai.export.export import export_run
 
     export_run(run, "onnx", folder / "model.onnx", check=train)
     export_run(run, "openvino", folder / "model.xml", check=train)
@@ -139,9 +139,9 @@ def _export(run: Path, folder: Path, train: Path) -> None:
 
 def _scores(setting: Setting, camvid: Path) -> dict[str, float]:
     """The mIoU on val of each engine, at the run's own size."""
-    from linknet_fastai.dataset import open_dataset
-    from linknet_fastai.engines import open_engine
-    from linknet_fastai.evaluation import evaluate
+    from linknet_fastai.data.dataset import open_dataset
+    from linknet_fastai.engines.open_engine import open_engine
+    from linknet_fastai.scoring.evaluate import evaluate
 
     scores = {}
     for name, (kind, engine, precision) in ENGINES.items():

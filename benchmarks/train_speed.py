@@ -61,9 +61,9 @@ def ours_uncached(setting: Setting) -> Callable[[], float]:
 
 
 def _ours(setting: Setting, options: dict) -> Callable[[], float]:
-    from linknet_fastai.data import settings_for
-    from linknet_fastai.dataset import open_dataset
-    from linknet_fastai.learner import learner_from_settings
+    from linknet_fastai.data.dataset import open_dataset
+    from linknet_fastai.data.loaders import settings_for
+    from linknet_fastai.learner.learner import learner_from_settings
 
     valid = setting.cache / "valid.txt"
     valid.write_text(next((setting.camvid / "val").glob("*.png")).stem)
@@ -103,9 +103,9 @@ def bare(setting: Setting) -> Callable[[], float]:
     """The same network and loss in a bare torch loop, tuned alike, its batches ready in memory."""
     import torch
 
-    from linknet_fastai.device import autocast, resolve_precision, tune
-    from linknet_fastai.loss import SegmentationLoss
-    from linknet_fastai.model import LinkNet
+    from linknet_fastai.core.device import autocast, resolve_precision, tune
+    from linknet_fastai.learner.loss import SegmentationLoss
+    from linknet_fastai.model.linknet import LinkNet
 
     device = torch.device("cpu")
     tune(device)

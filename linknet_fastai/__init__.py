@@ -5,18 +5,18 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ForegroundIoU": "metrics",
-    "LinkNet": "model",
-    "Predictor": "torch_engine",
-    "SegmentationLoss": "loss",
-    "class_weights": "loss",
-    "evaluate": "evaluation",
-    "linknet_learner": "learner",
-    "load_model": "model_file",
-    "load_recipe": "recipe",
-    "open_dataset": "dataset",
-    "segmentation_dls": "data",
-    "segmentation_metrics": "metrics",
+    "ForegroundIoU": "scoring.metrics",
+    "LinkNet": "model.linknet",
+    "Predictor": "engines.torch_engine",
+    "SegmentationLoss": "learner.loss",
+    "class_weights": "learner.loss",
+    "evaluate": "scoring.evaluate",
+    "linknet_learner": "learner.learner",
+    "load_model": "model.save_load",
+    "load_recipe": "config.recipe",
+    "open_dataset": "data.dataset",
+    "segmentation_dls": "data.loaders",
+    "segmentation_metrics": "scoring.metrics",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from linknet_fastai.cityscapes import LABELS, Label
+from linknet_fastai.scoring.cityscapes import LABELS, Label
 
 CITIES = {"train": ("aachen", "bremen"), "val": ("lindau", "bad honnef-süd")}
 FULL_SIZE = (2048, 1024)

@@ -17,12 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
-from linknet_fastai import cli, street
-from linknet_fastai.model import LinkNet
-from linknet_fastai.model_card import ModelCard
-from linknet_fastai.model_file import save_model
-from linknet_fastai.recipe import load_recipe
-from linknet_fastai.terminal import console
+from linknet_fastai.cli import main as cli
+from linknet_fastai.cli.terminal import console
+from linknet_fastai.config.recipe import load_recipe
+from linknet_fastai.data import street
+from linknet_fastai.model.card import ModelCard
+from linknet_fastai.model.linknet import LinkNet
+from linknet_fastai.model.save_load import save_model
 
 WIDTH, HEIGHT = 64, 48
 CAMVID_SEEN = {"train": "0001TP_006690", "val": "0016E5_07959", "test": "0001TP_008550"}  # a published frame of each

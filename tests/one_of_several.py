@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from fastai.callback.core import Callback
 
-from linknet_fastai import cli
-from linknet_fastai.errors import UserError
-from linknet_fastai.recipe import VOID
-from linknet_fastai.run_record import RunRecord
+from linknet_fastai.cli import main as cli
+from linknet_fastai.config.recipe import VOID
+from linknet_fastai.core.errors import UserError
+from linknet_fastai.training.run_record import RunRecord
 
 RANK = os.environ["RANK"]
 
@@ -47,7 +47,7 @@ class Watched(RunRecord):
 
 
 if __name__ == "__main__":
-    from linknet_fastai import training
+    from linknet_fastai.training import fit as training
 
     training.RunRecord = Watched
     cli.main()

@@ -16,21 +16,21 @@ from conftest import photo, png, save
 from PIL import Image
 from safetensors.torch import save_file
 
-from linknet_fastai import model_file
-from linknet_fastai.charts import class_bars, confusion_matrix, save_figure, svg
-from linknet_fastai.comparison import summarise
-from linknet_fastai.dataset import open_dataset
-from linknet_fastai.engines import open_engine
-from linknet_fastai.errors import UsageError, UserError
-from linknet_fastai.image_files import open_image
-from linknet_fastai.model_card import METADATA_KEY, ModelCard
-from linknet_fastai.model_file import load_model
-from linknet_fastai.prediction import Engine, collect_jobs, predict_images
-from linknet_fastai.presets import load_preset
-from linknet_fastai.recipe import load_recipe
-from linknet_fastai.run_folder import COLUMNS, write_metrics, write_run
-from linknet_fastai.settings import Settings
-from linknet_fastai.torch_engine import Predictor
+from linknet_fastai.config.presets import load_preset
+from linknet_fastai.config.recipe import load_recipe
+from linknet_fastai.config.settings import Settings
+from linknet_fastai.core.errors import UsageError, UserError
+from linknet_fastai.core.images import open_image
+from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.engines.open_engine import open_engine
+from linknet_fastai.engines.torch_engine import Predictor
+from linknet_fastai.model import save_load as model_file
+from linknet_fastai.model.card import METADATA_KEY, ModelCard
+from linknet_fastai.model.save_load import load_model
+from linknet_fastai.predict.images import Engine, collect_jobs, predict_images
+from linknet_fastai.runs.charts import class_bars, confusion_matrix, save_figure, svg
+from linknet_fastai.runs.compare import summarise
+from linknet_fastai.runs.folder import COLUMNS, write_metrics, write_run
 
 Command = Callable[..., int]
 OwnRecipe = Callable[..., Path]

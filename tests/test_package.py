@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import linknet_fastai
-from linknet_fastai.recipe import recipe_folder, recipe_names
+from linknet_fastai.config.recipe import recipe_folder, recipe_names
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,9 +23,9 @@ def test_a_wheel_built_offline_finds_its_recipes_from_another_folder(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(target)
     code = (
-        "from linknet_fastai.recipe import load_recipe, recipe_folder, recipe_names\n"
+        "from linknet_fastai.config.recipe import load_recipe, recipe_folder, recipe_names\n"
         "print(recipe_folder()); print(*recipe_names()); print(len(load_recipe('camvid').splits['train'].stems))\n"
-        "import linknet_fastai.street\n"
+        "import linknet_fastai.data.street\n"
     )
     (tmp_path / "elsewhere").mkdir()
     # -P keeps the working folder off the path, PYTHONPATH goes before the checkout's editable install.

@@ -1,0 +1,156 @@
+"""`data`, `recipes`, `report`, `compare`, `benchmark`: what is on disk and shipped, what came out, how fast it is."""
+
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linknet_fastai.cli.options import (
+    CacheDirOption,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    RecipeArgument,
+    parse_size_option,
+)
+from linknet_fastai.config.settings import Settings, format_size
+from linknet_fastai.core.errors import UsageError
+
+
+def recipes(
+    show: Annotated[
+        str | None, typer.Option("--show", metavar="NAME", help="Print a recipe's or preset's TOML file.")
+    ] = None,
+    copy: Annotated[
+        tuple[str, Path] | None,
+        typer.Option("--copy", metavar="NAME FILE", help="Start a recipe of your own with a shipped one."),
+    ] = None,
+) -> None:
+    """List the shipped recipes and presets, print one, or copy a recipe to edit."""
+    from linknet_fastai.cli.terminal import console, show_table, table
+    from linknet_fastai.config.presets import load_preset, preset_folder, preset_names
+    from linknet_fastai.config.recipe import copy_recipe, load_recipe, recipe_names
+    from linknet_fastai.config.toml_files import find_shipped, read_source, recipe_folder
+    from linknet_fastai.core.untrusted import printable
+
+    if show:
+        folder = preset_folder() if show in preset_names() else recipe_folder()
+        print(printable(read_source(find_shipped(show, folder, "recipe"), "recipe"), keep="\n\t"), end="")
+    elif copy:
+        written = copy_recipe(*copy)
+        check = shlex.join(["linknet-fastai", "data", str(copy[1]), "--data", "DIR"])
+        console.print(f"{', '.join(map(str, written))}; check it with: {check}")
+    else:
+        shown = table("recipe", "classes", "trains at", "data")
+        for recipe in map(load_recipe, recipe_names()):
+            usual = format_size(Settings(**recipe.training).size)
+            sizes = dict.fromkeys(format_size(layout.size) if layout.size else usual for layout in recipe.layouts)
+            comes = {None: "--data DIR", "street": "drawn"}.get(recipe.fetch, "fetched, or --data DIR")
+            shown.add_row(recipe.name, str(len(recipe.classes)), ", ".join(sizes), comes)
+        show_table(shown)
+        console.print()
+        shown = table("preset", "what it is", words=2)
+        for preset in map(load_preset, preset_names()):
+            shown.add_row(preset.name, preset.title)
+        show_table(shown)
+
+
+def benchmark(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A run folder or a .safetensors.",
+            show_default="untrained networks with either decoder",
+        ),
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option("--size", metavar="WxH", help="A size of frames; may be given several times."),
+    ] = None,
+    device: DeviceOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure speed, multiply-adds and memory on this machine, by every engine that is installed."""
+    from linknet_fastai.cli.tables import show_speeds
+    from linknet_fastai.cli.terminal import progress_bar, show_or_print_json
+    from linknet_fastai.export import benchmark as speed
+
+    sizes = [parse_size_option(text) for text in size] if size else speed.SIZES
+    with progress_bar() as progress:
+        speeds = speed.benchmark(model, sizes, device or "auto", progress)
+    show_or_print_json(lambda: show_speeds(speeds), [asdict(speed) for speed in speeds], json_file)
+
+
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row a run.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE", help="Draw curves and class IoU into a PNG.")
+    ] = None,
+) -> None:
+    """Put runs side by side, and beside what others published, like with like."""
+    from linknet_fastai.cli.tables import show_comparison
+    from linknet_fastai.runs.compare import summarise, write_table
+
+    runs = [summarise(folder) for folder in folders]
+    show_comparison(runs)
+    if csv:
+        write_table(runs, csv)
+    if picture:
+        from linknet_fastai.runs.charts import run_comparison, save_figure
+
+        save_figure(run_comparison(runs), picture)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    data: DataOption = None,
+) -> None:
+    """Write a run's report, one HTML file, anew; every `fit` writes it too."""
+    from linknet_fastai.cli.terminal import console, progress_bar, show_note
+    from linknet_fastai.runs import report as reports
+
+    with progress_bar() as progress:
+        file, why_no_frames = reports.report(run, data, progress)
+    if why_no_frames:
+        show_note(f"no frames are shown: {why_no_frames}")
+    console.print(str(file))
+
+
+def data(
+    recipe: RecipeArgument,
+    data: DataOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The picture of a batch.", show_default="RECIPE-batch.png"),
+    ] = None,
+    cache_dir: CacheDirOption = None,
+    clear_cache: Annotated[
+        bool, typer.Option("--clear-cache", help="Delete the recipe's decoded frames, and do nothing else.")
+    ] = False,
+) -> None:
+    """Check what is on disk: counts, sizes, class shares and weights, damaged files, a picture of a batch."""
+    from linknet_fastai.cli.tables import show_inspection
+    from linknet_fastai.cli.terminal import console, progress_bar
+    from linknet_fastai.data.dataset import open_dataset
+
+    if cache_dir and not clear_cache:
+        raise UsageError("--cache-dir: goes with --clear-cache here; this command decodes frames anew")
+    if clear_cache:
+        from linknet_fastai.config.recipe import load_recipe
+        from linknet_fastai.data.cache import clear_caches
+
+        name = load_recipe(recipe).name
+        console.print(f"{clear_caches(name, cache_dir) / 2**20:.1f} MiB of decoded frames of {name} deleted")
+        return
+    from linknet_fastai.training.data_check import inspect_data
+
+    with progress_bar() as progress:
+        dataset = open_dataset(recipe, data, progress)
+        result = inspect_data(dataset, out or Path(f"{dataset.recipe.name}-batch.png"), progress)
+    show_inspection(result, dataset)
+    if result.problems or not result.surveys:
+        raise typer.Exit(1)

@@ -1,0 +1,173 @@
+"""What commands have found out, as tables in the terminal."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from linknet_fastai.cli.terminal import console, percent, show_error, show_lines, show_note, show_table, styled, table
+
+if TYPE_CHECKING:  # these import torch, which exported models do without
+    from linknet_fastai.data.dataset import Dataset
+    from linknet_fastai.export.benchmark import Speed
+    from linknet_fastai.runs.compare import RunSummary
+    from linknet_fastai.scoring.cityscapes_scores import CityscapesScores
+    from linknet_fastai.scoring.evaluate import Evaluation
+    from linknet_fastai.training.data_check import Inspection
+
+
+def show_evaluation(result: "Evaluation", title: str) -> None:
+    """Print class IoU and class accuracy with their means, pixel accuracy and speed."""
+    scores = result.scores
+    console.print(styled(title, "bold"))
+    shown = table("class", "IoU", "accuracy", "pixels")
+    rows = zip(result.class_names, scores.iou.tolist(), scores.accuracy.tolist(), scores.pixels.tolist(), strict=True)
+    for name, iou, accuracy, pixels in rows:
+        shown.add_row(name, percent(iou), percent(accuracy), f"{pixels:,}")
+    shown.add_section()
+    shown.add_row("mean", percent(scores.miou), percent(scores.mean_accuracy), "", style="bold")
+    show_table(shown)
+    if result.official:
+        _show_cityscapes(result.official)
+    if result.course_dice is not None:
+        console.print(f"per-image Dice with void scored, as the course project counts: {percent(result.course_dice)}")
+    console.print(
+        f"pixel accuracy {percent(scores.pixel_accuracy)}; {result.frames} frames in {result.seconds:.1f} s, "
+        f"{result.frames / result.seconds:.1f} images a second with reading, by {result.engine}"
+    )
+
+
+def _show_cityscapes(scores: "CityscapesScores") -> None:
+    """Print what the official script prints."""
+    console.print(styled("\nas the official Cityscapes script scores", "bold"))
+    for what, iou, iiou, means in (
+        ("class", scores.class_iou, scores.class_iiou, (scores.mean_class_iou, scores.mean_class_iiou)),
+        (
+            "category",
+            scores.category_iou,
+            scores.category_iiou,
+            (scores.mean_category_iou, scores.mean_category_iiou),
+        ),
+    ):
+        shown = table(what, "IoU", "iIoU")
+        for name, value in iou.items():
+            shown.add_row(name, percent(value), percent(iiou[name]) if name in iiou else "")
+        shown.add_section()
+        shown.add_row("mean", *map(percent, means), style="bold")
+        show_table(shown)
+        console.print()
+
+
+def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
+    """Print what of a recipe is on disk."""
+    recipe = dataset.recipe
+    console.print(styled(f"{recipe.title}: layout {dataset.layout.name} in {dataset.folder}", "bold"))
+    shown = table("split", "frames", "sizes", "void", "damaged")
+    for name, found in result.surveys.items():
+        sizes = ", ".join(
+            f"{size} ({count})" if len(found.sizes) > 1 else size for size, count in found.sizes.items()
+        )
+        void = found.void_pixels / max(found.void_pixels + sum(found.class_pixels), 1)
+        shown.add_row(name, str(found.frames), sizes or "-", f"{void:.2%}", str(len(found.problems)))
+    for name in result.absent:
+        shown.add_row(name, "-", "not here", "-", "-")
+    show_table(shown)
+    for name, folders in result.folders.items():
+        console.print(f"{name}: " + ", ".join(f"{folder} {count}" for folder, count in folders.items()))
+    console.print()
+    shown = table("class", "id", *(f"{name} share" for name in result.surveys), "log weight")
+    for channel, entry in enumerate(recipe.classes):
+        shares = [
+            f"{found.class_pixels[channel] / max(sum(found.class_pixels), 1):.4f}"
+            for found in result.surveys.values()
+        ]
+        weight = f"{result.weights[channel]:.2f}" if result.weights else "-"
+        shown.add_row(entry.name, str(entry.id), *shares, weight)
+    show_table(shown)
+    if result.picture:
+        console.print(f"\na batch as the network gets it: {result.picture}")
+    show_lines(list(result.absent.values()) + result.notes, show_note)
+    show_lines(result.problems, show_error)
+
+
+def show_speeds(speeds: Sequence["Speed"]) -> None:
+    """Print a table like the paper's: a block for each network, a row for each engine and size."""
+    for decoder in dict.fromkeys(speed.decoder for speed in speeds):
+        shown = table("engine", "size", "ms", "fps", "fps, batch", "G mult-adds", "MiB")
+        of_decoder = [speed for speed in speeds if speed.decoder == decoder]
+        for speed in of_decoder:
+            memory = "-" if speed.peak_memory_mib is None else str(speed.peak_memory_mib)
+            shown.add_row(
+                f"{speed.engine} {speed.precision}",
+                speed.size,
+                f"{speed.latency_ms:.1f}",
+                f"{1e3 / speed.latency_ms:.1f}",
+                f"{speed.frames_per_second:.1f}",
+                f"{speed.multiply_adds / 1e9:.2f}",
+                memory,
+            )
+        parameters = of_decoder[0].parameters / 1e6
+        console.print(styled(f"{decoder} decoder, {parameters:.2f} M parameters", "bold"))
+        show_table(shown)
+
+
+def show_comparison(runs: Sequence["RunSummary"]) -> None:
+    """Print runs side by side: results, settings that differ, classes, seeds, and what others published."""
+    from linknet_fastai.runs.compare import differing_settings, measured_alike, published_figures, spreads
+
+    numbers = [str(number) for number in range(1, len(runs) + 1)]
+    shown = table("", "run", "last mIoU", "mean acc", "best mIoU", "epochs", "s an epoch", "min", "M param")
+    for number, run in zip(numbers, runs, strict=True):
+        shown.add_row(
+            number,
+            run.name,
+            percent(run.last["miou"]),
+            percent(run.last["mean_accuracy"]),
+            f"{percent(run.best['miou'])} at {run.best['epoch']}",
+            f"{run.last['epoch']}"
+            + (f" of {epochs}" if (epochs := run.settings["epochs"]) > run.last["epoch"] else ""),
+            f"{run.seconds / len(run.rows):.1f}",
+            f"{run.seconds / 60:.1f}",
+            f"{run.run['parameters'] / 1e6:.2f}" if "parameters" in run.run else "-",
+        )
+    show_table(shown)
+    if differing := differing_settings(runs):
+        console.print()
+        shown = table("setting", *numbers)
+        for name, values in differing.items():
+            shown.add_row(name, *("-" if value is None else str(value) for value in values))
+        show_table(shown)
+    console.print()
+    shown = table("class IoU, last epoch", *numbers)
+    for name in dict.fromkeys(name for run in runs for name in run.ious):
+        shown.add_row(name, *(percent(run.ious[name]) if name in run.ious else "-" for run in runs))
+    show_table(shown)
+    if groups := spreads(runs):
+        console.print()
+        shown = table("alike but for the seed", "seeds", "mean of last mIoU", "smallest", "largest")
+        for group in groups:
+            seeds = ", ".join(map(str, group.seeds))
+            extremes = map(percent, (min(group.mious), max(group.mious)))
+            shown.add_row(", ".join(group.names), seeds, percent(group.mean), *extremes)
+        show_table(shown)
+    for recipe in dict.fromkeys(run.recipe for run in runs):
+        figures = published_figures(recipe)
+        for split in dict.fromkeys(figure.split for figure in figures):
+            console.print(styled(f"\n{recipe} {split}: published, and measured here", "bold"))
+            shown = table("network", "source", "size", "pretrained", "mean acc", "mIoU", words=2)
+            for figure in figures:
+                if figure.split == split:
+                    scores = ("-" if s is None else f"{s:.3f}" for s in (figure.mean_accuracy, figure.miou))
+                    shown.add_row(figure.network, figure.source, figure.size or "-", figure.pretrained, *scores)
+            alike = [(run, measured_alike(run, split)) for run in runs if run.recipe == recipe]
+            for run, scores in alike:
+                if scores:
+                    values = (
+                        "-" if (s := scores[name]) is None else f"{s:.3f}" for name in ("mean_accuracy", "miou")
+                    )
+                    pretrained = "ImageNet" if run.settings["pretrained"] else "none"
+                    shown.add_row("LinkNet", run.name, scores["size"], pretrained, *values, style="bold")
+            show_table(shown)
+            if not all(scores for _, scores in alike):
+                show_note(
+                    f"a run's scores on {split} stand here after: linknet-fastai evaluate RUN {recipe} "
+                    f"--split {split} --json RUN/evaluation-{split}.json"
+                )

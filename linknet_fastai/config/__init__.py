@@ -1,0 +1,1 @@
+"""Recipes, presets, settings: TOML to checked, frozen values."""

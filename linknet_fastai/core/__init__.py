@@ -1,0 +1,1 @@
+"""Errors, files, images, text, device, parallel work: what knows nothing of this program."""

@@ -1,0 +1,121 @@
+"""The engine that runs an exported `.xml` or `.onnx` in OpenVINO. Imports no torch."""
+
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from linknet_fastai.core.errors import UsageError, UserError, need, reason
+from linknet_fastai.engines.exported import IMAGE, RESAMPLED, SIZE, check_interface, checked_mask
+from linknet_fastai.model.card import METADATA_KEY, parse_card
+from linknet_fastai.predict.images import Engine
+
+MOST_COMPILED = 4  # for more sizes than that one graph is compiled that takes any
+
+
+class OpenVinoPredictor(Engine):
+    """Predicts with OpenVINO on the CPU.
+
+    A graph is compiled for each size of frame, which is faster than one that takes any size; it takes a tenth of a
+    second, so that after a few sizes one for all is compiled.
+
+    Args:
+        file: an `.xml` or an `.onnx` that `export` wrote.
+        precision: "auto", "fp32" or "bf16"; auto is bf16 where the CPU computes in it.
+        size: (width, height) that the network sees; None is the model's training size, "native" each frame's own.
+        frames_at_once: how many frames are computed at a time.
+
+    Raises:
+        UsageError: another precision, or fp32 of an int8 file.
+        UserError: OpenVINO is not installed, or the file is damaged or not ours.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        file: Path,
+        precision: str = "auto",
+        size: tuple[int, int] | str | None = None,
+        frames_at_once: int = 1,
+    ) -> None:
+        openvino = need("openvino", "openvino")
+        self._core = openvino.Core()
+        if precision == "fp16":
+            raise UsageError("--precision: openvino computes in fp32 or bf16 on a CPU, not in fp16")
+        try:
+            self._graph = self._core.read_model(file)
+            text = _metadata(self._graph, METADATA_KEY)
+            inputs = [name for node in self._graph.inputs for name in node.names]
+        except Exception as error:  # mostly RuntimeError, of its own making
+            raise UserError(f"{file}: damaged, or no OpenVINO file ({reason(error)})") from None
+        card = parse_card(text, file)
+        check_interface(inputs, len(self._graph.outputs), file)
+        int8 = any(node.get_type_name() == "FakeQuantize" for node in self._graph.get_ops())
+        if int8 and precision == "fp32":
+            raise UsageError(f"--precision: {file} is int8; export it without --int8 to compute in fp32")
+        if precision == "auto":
+            precision = "bf16" if "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
+        self._options = {
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],  # its default is bf16
+            "NUM_STREAMS": str(frames_at_once),
+        }
+        super().__init__(card, "int8" if int8 else precision, size, frames_at_once)
+        self.file = file
+        self._compiled: dict[tuple | None, Any] = {}
+        self._idle: dict[tuple | None, list[Any]] = {}
+        self._lock = Lock()
+
+    def channels(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Run the network; see `Engine.channels`."""
+        try:
+            with self._lock:
+                key = self._key(pixels.shape[:2], size)
+                idle = self._idle[key]
+                request = idle.pop() if idle else self._compiled[key].create_infer_request()
+            inputs = {IMAGE: pixels[None]} | ({} if key else {SIZE: np.array(size, np.int64)})
+            (mask,) = request.infer(inputs, share_inputs=True).values()
+            with self._lock:
+                idle.append(request)
+        except Exception as error:  # a graph of another's making may ask for anything
+            raise UserError(f"{self.file}: fails ({reason(error)})") from None
+        return checked_mask(mask, size, self.card, self.file)
+
+    def _key(self, seen: tuple[int, int], size: tuple[int, int]) -> tuple | None:
+        """Which compiled graph takes these sizes, each (height, width); None is the one for all. Compiles it."""
+        key = (*seen, *size)
+        if key not in self._compiled and len(self._compiled) >= MOST_COMPILED:
+            key = None
+        if key not in self._compiled:
+            graph = self._graph if key is None else _for_sizes(self._graph, seen, size)
+            self._compiled[key] = self._core.compile_model(graph, "CPU", self._options)
+            self._idle[key] = []
+        return key
+
+
+def _for_sizes(graph: Any, seen: tuple[int, int], size: tuple[int, int]) -> Any:
+    """A copy of a graph that takes frames of one size alone, and has no input but them."""
+    from openvino import opset13 as operations
+
+    graph = graph.clone()
+    parameter = graph.input(SIZE).get_node()
+    constant = operations.constant(np.array(size, np.int64)).output(0)
+    for target in parameter.output(0).get_target_inputs():
+        target.replace_source_output(constant)
+    graph.remove_parameter(parameter)
+    graph.reshape({IMAGE: [1, *seen, 3]})
+    if seen == size:  # nothing to resample: OpenVINO would do it all the same
+        for node in graph.get_ops():
+            if node.get_friendly_name() == RESAMPLED:
+                for target in node.output(0).get_target_inputs():
+                    target.replace_source_output(node.input_value(0))
+    return graph
+
+
+def _metadata(graph: Any, key: str) -> str | None:
+    """A text in an `.xml`'s rt_info; OpenVINO keeps an `.onnx`'s metadata under "framework"."""
+    for path in ([key], ["framework", key]):
+        if graph.has_rt_info(path):
+            return str(graph.get_rt_info(path).astype(str))
+    return None

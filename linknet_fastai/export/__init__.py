@@ -1,0 +1,1 @@
+"""A model as a file for elsewhere, and the measuring of speed."""

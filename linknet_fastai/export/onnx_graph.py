@@ -1,0 +1,117 @@
+"""A network as an ONNX graph from the uint8 frame to the class map. Reads and writes no files."""
+
+import contextlib
+import io
+import logging
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from linknet_fastai.engines.exported import IMAGE, MASK, RESAMPLED, SIZE
+from linknet_fastai.model.batch_norm import fold_batch_norms
+from linknet_fastai.model.card import METADATA_KEY, ModelCard
+from linknet_fastai.model.linknet import LinkNet
+
+OPSET = 18
+# Every pad and every crop in the network's forward pass takes place at this height and width, so that all are in
+# the graph; at sizes that need none of them they do nothing.
+TRACED_SIZE = (65, 97)
+
+
+def onnx_graph(model: LinkNet, card: ModelCard) -> onnx.ModelProto:
+    """Turn a network into a graph that needs no code of ours around it.
+
+    The graph takes `image`, 1xHxWx3 uint8, RGB, and `size`, two int64: height and width of the class map wanted. It
+    gives `mask`, 1xheightxwidth uint8: the network's channel of each pixel. Normalisation, the bilinear resampling
+    of the logits and the argmax are inside; H and W may be any. The card travels in the metadata.
+
+    Args:
+        model: the network; it stays as it is.
+        card: its card.
+    """
+    graph = _network_graph(model)
+    network = graph.graph
+    (pixels,), (logits,) = network.input, network.output
+    nodes = [*_normalisation(card, pixels.name), *network.node, *_class_map(len(card.classes), logits.name)]
+    constants = [
+        *network.initializer,
+        _constant(_ours("byte_range"), np.float32(255)),
+        _constant(_ours("mean"), np.float32(card.mean)),
+        _constant(_ours("std"), np.float32(card.std)),
+        _constant(_ours("batch_and_classes"), np.int64([1, len(card.classes)])),
+    ]
+    made = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "linknet",
+            [
+                helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, [1, "H", "W", 3]),
+                helper.make_tensor_value_info(SIZE, TensorProto.INT64, [2]),
+            ],
+            [helper.make_tensor_value_info(MASK, TensorProto.UINT8, [1, "height", "width"])],
+            constants,
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=graph.ir_version,
+        producer_name="linknet-fastai",
+    )
+    helper.set_model_props(made, {METADATA_KEY: card.model_dump_json()})
+    onnx.checker.check_model(made)
+    return made
+
+
+def _network_graph(model: LinkNet) -> onnx.ModelProto:
+    """The bare network, 1x3xHxW floats to logits, batch norm folded, without the exporter's notes on our source."""
+    pixels = torch.zeros(1, 3, *TRACED_SIZE)
+    sides = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    network = fold_batch_norms(model).cpu()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells of its progress there
+        program = torch.onnx.export(
+            network, (pixels,), dynamo=True, dynamic_shapes=(sides,), opset_version=OPSET, verbose=False
+        )
+    graph = program.model_proto
+    for node in graph.graph.node:
+        node.ClearField("metadata_props")  # stack traces: paths and lines of the machine that exported
+        node.ClearField("doc_string")
+    return graph
+
+
+def _normalisation(card: ModelCard, pixels: str) -> list[onnx.NodeProto]:
+    """The very operations of the torch engine, and in their order, so that both see the same."""
+    return [
+        helper.make_node("Cast", [IMAGE], [_ours("bytes")], to=TensorProto.FLOAT),
+        helper.make_node("Div", [_ours("bytes"), _ours("byte_range")], [_ours("fractions")]),
+        helper.make_node("Sub", [_ours("fractions"), _ours("mean")], [_ours("centred")]),
+        helper.make_node("Div", [_ours("centred"), _ours("std")], [_ours("normalised")]),
+        helper.make_node("Transpose", [_ours("normalised")], [pixels], perm=[0, 3, 1, 2]),
+    ]
+
+
+def _class_map(n_classes: int, logits: str) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("Concat", [_ours("batch_and_classes"), SIZE], [_ours("sizes")], axis=0),
+        helper.make_node(
+            "Resize",
+            [logits, "", "", _ours("sizes")],
+            [RESAMPLED],
+            name=RESAMPLED,
+            mode="linear",
+            coordinate_transformation_mode="half_pixel",
+        ),
+        # Along the last axis: OpenVINO computes in this layout, and is many times slower along the second.
+        helper.make_node("Transpose", [RESAMPLED], [_ours("scores_of_pixels")], perm=[0, 2, 3, 1]),
+        helper.make_node("ArgMax", [_ours("scores_of_pixels")], [_ours("channels")], axis=3, keepdims=0),
+        helper.make_node("Cast", [_ours("channels")], [MASK], to=TensorProto.UINT8),
+    ]
+
+
+def _ours(name: str) -> str:
+    """A name that no value of the exporter's has: it names values after what makes them, as in `mean`."""
+    return f"linknet/{name}"
+
+
+def _constant(name: str, value: np.ndarray) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.asarray(value), name)

@@ -1,0 +1,1 @@
+"""From a recipe and settings to a fastai Learner: callbacks, loss, optimizers, schedules, processes."""

@@ -1,0 +1,1 @@
+"""LinkNet, its card, saving and loading."""

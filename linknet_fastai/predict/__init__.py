@@ -1,0 +1,1 @@
+"""Images, video, uploads: inputs in, masks and overlays out."""

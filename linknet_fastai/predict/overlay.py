@@ -1,0 +1,66 @@
+"""Class maps as pictures: masks of ids, colours, overlays and their legend."""
+
+from collections.abc import Collection
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from linknet_fastai.model.card import ModelCard
+
+
+def id_mask(channels: np.ndarray, card: ModelCard) -> np.ndarray:
+    """Turn channels (HxW uint8, 255 for void) into the recipe's class ids (HxW uint8)."""
+    ids = np.full(256, card.void.id, np.uint8)
+    ids[: len(card.classes)] = [entry.id for entry in card.classes]
+    return ids[channels]
+
+
+def colour_mask(channels: np.ndarray, card: ModelCard) -> np.ndarray:
+    """Turn channels (HxW uint8, 255 for void) into the recipe's colours (HxWx3 uint8)."""
+    colours = np.full((256, 3), card.void.color, np.uint8)
+    colours[: len(card.classes)] = [entry.color for entry in card.classes]
+    return colours[channels]
+
+
+def overlay(
+    image: Image.Image,
+    channels: np.ndarray,
+    card: ModelCard,
+    opacity: float = 0.5,
+    shown: Collection[int] | None = None,
+) -> Image.Image:
+    """Lay the classes' colours over a frame.
+
+    Where two classes meet the colour is twice as strong: poles and signs, which are little but border, stand out.
+
+    Args:
+        image: RGB, of the class map's size.
+        channels: HxW uint8, 255 for void, which stays clear.
+        card: the model's card, for the colours.
+        opacity: of the colours, 0 to 1.
+        shown: the channels that are coloured; None is all.
+    """
+    strength = np.zeros(256, np.uint8)
+    strength[list(range(len(card.classes)) if shown is None else shown)] = round(255 * opacity)
+    border = np.zeros(channels.shape, bool)
+    for here, beyond in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
+        differs = channels[here] != channels[beyond]
+        border[here] |= differs
+        border[beyond] |= differs
+    alpha = strength[channels]
+    alpha[border] = np.minimum(2 * alpha[border].astype(np.uint16), 255)
+    return Image.composite(Image.fromarray(colour_mask(channels, card)), image, Image.fromarray(alpha))
+
+
+def legend(card: ModelCard) -> Image.Image:
+    """Draw the classes' colours and names, a row each, void last: what overlays are read with."""
+    entries = [*((entry.color, entry.name) for entry in card.classes), (card.void.color, "void, left clear")]
+    font, row = ImageFont.load_default(16), 26
+    width = 60 + max(round(font.getlength(name)) for _, name in entries)
+    drawn = Image.new("RGB", (width, row * len(entries) + 10), "white")
+    pen = ImageDraw.Draw(drawn)
+    for place, (color, name) in enumerate(entries):
+        top = 8 + row * place
+        pen.rectangle((10, top, 34, top + 18), tuple(color), outline="black")
+        pen.text((46, top + 9), name, "black", font, anchor="lm")
+    return drawn

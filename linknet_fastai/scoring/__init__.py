@@ -1,0 +1,1 @@
+"""Confusion matrix, scores, metrics, Cityscapes' official scores."""

@@ -1,0 +1,173 @@
+"""The scores of a model over a split, at the label maps' own size, from one confusion matrix."""
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from linknet_fastai.config.settings import format_size
+from linknet_fastai.core.errors import UsageError, UserError
+from linknet_fastai.core.parallel import overlapped
+from linknet_fastai.data.dataset import Dataset, Frame, Progress, size_mismatch
+from linknet_fastai.predict.images import Engine, frame_threads, predict_file
+from linknet_fastai.scoring.cityscapes import label_ids_of_channels, read_truth
+from linknet_fastai.scoring.cityscapes_scores import CityscapesScorer, CityscapesScores
+from linknet_fastai.scoring.scores import Scores, count_pixels, frame_dice, number, scores_of
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores over a split, how long they took, and what ran the network.
+
+    Attributes:
+        recipe: its name; `split` and `size` (what the network saw) are what was scored, and how.
+        counts: the confusion matrix, CxC integers, rows the truth, columns the prediction.
+        frame_mious: the mIoU of each frame for itself, by its image's path below the data folder.
+        official: the scores of the benchmark that the recipe names, where it names one.
+        course_dice: the mean of `frame_dice`, where it was asked for.
+        note: why there are no official scores, where there should be.
+    """
+
+    recipe: str
+    split: str
+    size: str
+    class_names: list[str]
+    counts: np.ndarray
+    frame_mious: dict[str, float]
+    seconds: float
+    engine: str
+    tta: bool = False
+    official: CityscapesScores | None = None
+    course_dice: float | None = None
+    note: str | None = None
+
+    @cached_property
+    def scores(self) -> Scores:
+        """What the confusion matrix says."""
+        return scores_of(self.counts)
+
+    @property
+    def frames(self) -> int:
+        """How many frames were scored."""
+        return len(self.frame_mious)
+
+    def as_json(self) -> dict[str, Any]:
+        """The scores as plain values: fractions from 0 to 1, None where there is nothing to score.
+
+        Official scores stand beside ours, under the keys that the official script gives them.
+        """
+        scores = self.scores
+        return {
+            **(self.official.as_official_json() if self.official else {}),
+            "miou": number(scores.miou),
+            "mean_accuracy": number(scores.mean_accuracy),
+            "pixel_accuracy": number(scores.pixel_accuracy),
+            **({} if self.course_dice is None else {"course_dice": self.course_dice}),
+            "recipe": self.recipe,
+            "split": self.split,
+            "size": self.size,
+            "engine": self.engine,
+            "tta": self.tta,
+            "frames": self.frames,
+            **({"note": self.note} if self.note else {}),
+            "classes": [
+                {"name": name, "iou": number(iou), "accuracy": number(accuracy), "pixels": pixels}
+                for name, iou, accuracy, pixels in zip(
+                    self.class_names,
+                    scores.iou.tolist(),
+                    scores.accuracy.tolist(),
+                    scores.pixels.tolist(),
+                    strict=True,
+                )
+            ],
+            "confusion": self.counts.tolist(),
+            "frame_miou": {name: number(miou) for name, miou in self.frame_mious.items()},
+        }
+
+
+def evaluate(
+    engine: Engine,
+    dataset: Dataset,
+    split: str = "val",
+    progress: Progress | None = None,
+    course: bool = False,
+) -> Evaluation:
+    """Predict every frame of a split at its label map's size and score the pixels that are not void.
+
+    Args:
+        engine: the model; `predict` with the same one gives the same pixels.
+        dataset: the recipe's data; its classes must be the model's.
+        split: the name of a split, or the path of a list of stems.
+        progress: told how far it is.
+        course: whether to score as the course project does as well, see `frame_dice`.
+
+    Raises:
+        UsageError: the classes differ, or there is no such split.
+        UserError: a file is missing or damaged.
+    """
+    engine.card.check_recipe(dataset.recipe)
+    n_classes, read_label = len(dataset.recipe.classes), dataset.read_label
+
+    scorer, label_ids, counting, unscored = CityscapesScorer(), official_label_ids(dataset), Lock(), []
+
+    def count(frame: Frame) -> tuple[np.ndarray, float]:
+        _, predicted = predict_file(engine, frame.image)
+        labels = read_label(frame.label)
+        if labels.shape != predicted.shape:
+            raise UserError(size_mismatch(frame, labels.shape[::-1], predicted.shape[::-1]))
+        if label_ids is not None:
+            try:
+                truth = read_truth(frame.label)
+                with counting:
+                    scorer.update(label_ids[predicted], *truth)
+            except (UserError, ValueError) as error:  # costs these scores, and none of the others
+                unscored.append(f"{frame.label}: the official scores cannot be had ({error})")
+        dice = frame_dice(predicted, labels, n_classes) if course else 0.0
+        return count_pixels(predicted, labels, n_classes), dice
+
+    frames = dataset.frames(split)
+    counts, dice_sum = np.zeros((n_classes, n_classes), np.int64), 0.0
+    frame_mious: dict[str, float] = {}
+    begin = time.perf_counter()
+    counted_frames = zip(frames, overlapped(count, frames, frame_threads(engine)), strict=True)
+    for done, (frame, (counted, dice)) in enumerate(counted_frames, 1):
+        counts += counted
+        dice_sum += dice
+        frame_mious[dataset.name_of(frame)] = scores_of(counted).miou
+        if progress:
+            progress(f"evaluating {split}", done, len(frames))
+    seconds = time.perf_counter() - begin
+    official = None if label_ids is None or unscored else scorer.scores()
+    return Evaluation(
+        dataset.recipe.name,
+        split,
+        engine.size if isinstance(engine.size, str) else format_size(engine.size),
+        dataset.recipe.class_names,
+        counts,
+        frame_mious,
+        seconds,
+        str(engine),
+        engine.tta,
+        official,
+        dice_sum / len(frames) if course else None,
+        min(unscored, default=None),
+    )
+
+
+def official_label_ids(dataset: Dataset) -> np.ndarray | None:
+    """The official label id of each channel, where the data can be scored as its benchmark does.
+
+    Returns:
+        C uint8; None where the recipe names no benchmark, or one built on it has other classes or label maps that
+        hold no label ids.
+    """
+    recipe = dataset.recipe
+    if recipe.official_scores is None or not dataset.layout.labels.endswith("_labelIds.png"):
+        return None
+    try:
+        return label_ids_of_channels(recipe.class_names)
+    except UsageError:
+        return None

@@ -1,0 +1,1 @@
+"""`fit` and its resumption, the learning rate finder, the record of a run, loggers."""

@@ -1,0 +1,71 @@
+"""`data` as a plain function: what of a recipe is on disk, and whether it can be trained on."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from linknet_fastai.core.errors import UserError
+from linknet_fastai.data.dataset import Dataset, EmptySplitError, Progress
+from linknet_fastai.data.loaders import dls_from_settings, settings_for
+from linknet_fastai.data.survey import Survey, survey
+from linknet_fastai.learner.loss import class_weights
+from linknet_fastai.model.card import ModelCard
+from linknet_fastai.runs.pictures import save_batch
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found: a survey of each split that is there, which are absent, a line for all that is damaged.
+
+    `folders` has, for a split whose images lie in several folders (Cityscapes: its cities), the frames of each.
+    """
+
+    surveys: dict[str, Survey]
+    absent: dict[str, str]
+    problems: list[str]
+    notes: list[str]
+    weights: list[float]
+    picture: Path | None
+    folders: dict[str, dict[str, int]]
+
+
+def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = None) -> Inspection:
+    """Look at every frame of every split, and draw a batch as the network would get it.
+
+    Args:
+        dataset: the data.
+        picture: the PNG to draw the batch into; not written where a frame to train on is damaged.
+        progress: told how far it is.
+
+    Returns:
+        What was found; `weights` are the training split's by method log, empty where there are none.
+    """
+    surveys: dict[str, Survey] = {}
+    absent: dict[str, str] = {}
+    folders: dict[str, dict[str, int]] = {}
+    problems: list[str] = []
+    settings, _ = settings_for(dataset, {})
+    for name in dict.fromkeys((*dataset.recipe.splits, settings.train_on, settings.validate_on)):
+        try:
+            frames = dataset.frames(name)
+            surveys[name] = survey(dataset, frames, progress)
+            counts = Counter(frame.image.parent.name for frame in frames)
+            if len(counts) > 1:
+                folders[name] = dict(counts)
+        except EmptySplitError as error:
+            absent[name] = str(error)
+        except UserError as error:
+            problems.append(str(error))
+    train, valid = (surveys.get(name) for name in (settings.train_on, settings.validate_on))
+    weights = class_weights(torch.tensor(train.class_pixels), "log") if train else None
+    problems += [problem for found in surveys.values() for problem in found.problems]
+    drawn = None
+    if train and valid and not (train.problems or valid.problems):
+        dls = dls_from_settings(dataset, settings.model_copy(update={"workers": 0, "cache": False}), "cpu")
+        card = ModelCard.of(dataset.recipe, dls.size)
+        save_batch(*dls.train.one_batch(), card, picture)
+        drawn = picture
+    notes = [note for name in surveys if (note := dataset.note(name))]
+    return Inspection(surveys, absent, problems, notes, [] if weights is None else weights.tolist(), drawn, folders)

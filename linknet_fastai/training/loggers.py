@@ -1,0 +1,91 @@
+"""TensorBoard and Weights & Biases, through fastai's own callbacks."""
+
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastai.callback.core import Callback
+
+from linknet_fastai.config.settings import Settings
+from linknet_fastai.core.errors import UserError, need
+
+LOGGERS = ("tensorboard", "wandb")  # the packages' names, and those of the extras that bring them
+
+
+def require_loggers(names: Collection[str]) -> None:
+    """Raise UserError where a logger is not installed."""
+    for name in names:
+        need(name, name)
+
+
+@contextmanager
+def logging_callbacks(names: Collection[str], folder: Path, settings: Settings) -> Iterator[list[Callback]]:
+    """Give fastai's callbacks for some of `LOGGERS`; what they keep on disk goes into the run folder.
+
+    They log losses, scores and rates. Neither the network's graph nor predictions: fastai's callbacks cannot trace in
+    mixed precision, and they show frames of one size alone.
+
+    Raises:
+        UserError: W&B cannot start, for want of a login for instance.
+    """
+    callbacks: list[Callback] = []
+    if "tensorboard" in names:
+        callbacks.append(_tensorboard_callback()(folder / "tensorboard", trace_model=False, log_preds=False))
+    if "wandb" not in names:
+        yield callbacks
+        return
+    import wandb
+
+    # W&B names the folder of a run for its id, which a training that was interrupted goes on with.
+    earlier = next((folder / "wandb").glob("*run-*_*-*"), None)
+    goes_on = {"id": re.split(r"run-\d+_\d+-", earlier.name)[1], "resume": "allow"} if earlier else {}
+    config = settings.model_dump(mode="json")
+    try:
+        run = wandb.init(project="linknet-fastai", name=folder.name, dir=folder, config=config, **goes_on)
+    except wandb.Error as error:
+        reason = str(error).rstrip(".")
+        raise UserError(f"--wandb: {reason}; or keep the log on disk with WANDB_MODE=offline") from None
+    with run:
+        yield [*callbacks, _wandb_callback()(log=None, log_preds=False)]
+
+
+def _tensorboard_callback() -> type[Callback]:
+    from fastai.callback.tensorboard import SummaryWriter, TensorBoardCallback
+
+    class OwnTensorBoard(TensorBoardCallback):
+        """fastai's, which cannot write settings of an optimizer that are no numbers, and knows of no resumed run."""
+
+        def _setup_writer(self) -> None:
+            done = self.learn.run_record.batches_before  # what was logged behind is done again
+            self.writer = SummaryWriter(self.log_dir, purge_step=done + 1 if done else None)
+
+        def after_batch(self) -> None:
+            if self.learn.run_record.is_repeating:
+                return
+            self.writer.add_scalar("train_loss", self.smooth_loss, self.train_iter)
+            for group, hypers in enumerate(self.opt.hypers):
+                for name, value in hypers.items():
+                    if isinstance(value, int | float):
+                        self.writer.add_scalar(f"{name}_{group}", value, self.train_iter)
+
+    return OwnTensorBoard
+
+
+def _wandb_callback() -> type[Callback]:
+    from fastai.callback.wandb import WandbCallback
+
+    class OwnWandb(WandbCallback):
+        """fastai's, which gathers every argument's arguments and fails on some; here the settings are the config."""
+
+        def before_fit(self) -> None:
+            self.learn.gather_args = dict
+            super().before_fit()
+            done = self.learn.run_record.batches_before
+            self._wandb_step, self._wandb_epoch = done - 1, done / len(self.dls.train)
+
+        def after_batch(self) -> None:
+            if not self.learn.run_record.is_repeating:
+                super().after_batch()
+
+    return OwnWandb

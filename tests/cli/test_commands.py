@@ -1,0 +1,626 @@
+"""The command line: one line an error and its exit status, nothing left behind, help at once, what is shown."""
+
+import inspect
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import linknet_fastai
+from linknet_fastai.cli import main as cli
+from linknet_fastai.cli import train
+from linknet_fastai.cli.terminal import show_table, table
+from linknet_fastai.config.recipe import load_recipe, recipe_folder
+from linknet_fastai.config.settings import WITHOUT_OPTION, Settings
+from linknet_fastai.core.errors import UsageError
+from linknet_fastai.runs.folder import write_run
+from linknet_fastai.training.run_record import FitResult
+
+COMMANDS = ["fit", "lr-find", "evaluate", "predict", "serve", "export", "data", "recipes", "benchmark"]
+Command = Callable[..., int]
+
+
+@pytest.fixture
+def street_copy(street_data: Path, tmp_path: Path) -> Path:
+    """Street scenes that a test may damage."""
+    return Path(shutil.copytree(street_data, tmp_path / "scenes"))
+
+
+@pytest.fixture
+def run_folder(street_data: Path, tmp_path: Path) -> Path:
+    """A run that stopped before its first epoch ended."""
+    folder = tmp_path / "run"
+    run = {"recipe": "street", "data": str(street_data), "command": "", "started": "", "device": "cpu"}
+    write_run(folder, Settings(pretrained=False, size="64x48"), dict.fromkeys(Settings.model_fields, "default"), run)
+    return folder
+
+
+def one_error(capsys: pytest.CaptureFixture) -> str:
+    """The one line on stderr."""
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    assert "Traceback" not in err
+    assert "no message of ours" not in err
+    return err
+
+
+# Wrong arguments, options and recipes, and everything else that is off
+
+FIT = "fit street --data {street} --size 64x48 --workers 0 --device cpu "
+WRONG_USE = [
+    ("nosuch", "nosuch"),
+    ("fit", "RECIPE is missing"),
+    ("fit street --bogus", "--bogus"),
+    ("fit nosuch", "no recipe 'nosuch'"),
+    ("fit camvit", "did you mean 'camvid'"),
+    ("fit {tmp}/gone.toml", "gone.toml: no such recipe file"),
+    ("fit {tmp}/broken.toml", "broken.toml: cannot read this recipe"),
+    ("fit cityscapes", "--data: cityscapes cannot be fetched"),
+    (FIT + "--size 480", "--size (from the command line)"),
+    (FIT + "--size 20x20", "between 33 and 16384"),
+    (FIT + "--epochs 0", "--epochs"),
+    (FIT + "--init-from run --encoder-weights weights.pth", "--init-from (from the command line)"),
+    (FIT + "--epochs many", "--epochs"),
+    (FIT + "--bs 1", "--bs"),
+    (FIT + "--lr fast", "--lr"),
+    (FIT + "--lr -1", "--lr"),
+    (FIT + "--lr nan", "--lr"),
+    (FIT + "--decoder bilinear", "--decoder"),
+    (FIT + "--optimizer lion", "--optimizer"),
+    (FIT + "--device tpu", "--device"),
+    (FIT + "--device cuda:99", "--device: cuda:99"),
+    (FIT + "--precision fp16", "--precision: fp16 needs a CUDA GPU"),
+    (FIT + "--encoder nosuchnet", "--encoder: timm has no model 'nosuchnet'"),
+    (FIT + "--encoder vit_tiny_patch16_224", "--encoder: 'vit_tiny_patch16_224' does not give features"),
+    (FIT + "--train-on nosuch", "'nosuch' is no split of street"),
+    (FIT + "--validate-on {tmp}/stems.txt", "stems.txt: no frame 'nosuch'"),
+    (FIT + "--out {tmp}", "--out: {tmp} is in use"),
+    (FIT + "--out {tmp}/stems.txt/run", "{tmp}/stems.txt"),
+    (FIT + "--init-from {tmp}/broken.toml", "broken.toml: a model is"),
+    ("fit --resume {run} --lr 0.1", "--lr: --resume"),
+    ("fit --resume {run} --workers -1", "--workers"),
+    ("fit --resume {run} --device tpu", "--device"),
+    ("fit --resume {run} --class-weights none", "--class-weights: --resume"),
+    ("fit camvid --resume {run}", "trains on street, not on camvid"),
+    ("fit --resume {run} --out elsewhere", "--out"),
+    ("lr-find street --data {street} --steps 3", "--steps"),
+    ("lr-find street --data {street} --size 1x1", "--size"),
+    ("lr-find street --data {street} --out {tmp}/stems.txt", "--out"),
+    ("evaluate {model}", "RECIPE"),
+    ("evaluate {model} street --data {street} --split nosuch", "'nosuch' is no split of street"),
+    ("evaluate {model} street --data {street} --size wide", "--size: 'wide' is no size"),
+    ("evaluate {model} cityscapes --data {cityscapes}", "the model has the 11 classes of street"),
+    ("evaluate {tmp}/model.pkl street --data {street}", "--trust-pickle"),
+    ("predict {model} {frame}", "--out"),
+    ("predict {model} {frame} {frame} --out out", "would both write"),
+    ("predict {model} {frame} --out out --precision fp16 --device cpu", "--precision"),
+    ("predict {model} {tmp}/empty --out out", "no images"),
+    ("evaluate {model} street --data {street} --engine openvino", "export {model} --format openvino"),
+    ("predict {model} {frame} --out out --engine onnxruntime", "export {model} --format onnx"),
+    ("predict {model} {frame} --out out --engine tensorrt", "--engine"),
+    ("export {model} --format tflite", "--format"),
+    ("export {model} --format safetensors --out .", "--out: . is a folder; name a file"),
+    ("export {model} --format onnx --int8 --calibrate {street}", "--int8: goes with --format openvino"),
+    ("export {model} --format openvino --int8", "--calibrate DIR"),
+    ("export {model} --format onnx --check {tmp}/empty", "{tmp}/empty: no images"),
+    ("data nosuch", "no recipe 'nosuch'"),
+    ("serve {model} --port 70000", "--port"),
+    ("serve {model} --max-seconds 0", "--max-seconds"),
+]
+WRONG_ELSE = [
+    ("fit street --data {tmp}/gone", "{tmp}/gone: no such data folder"),
+    ("fit street --data {tmp}/empty", "{tmp}/empty: no street data here"),
+    (FIT + "--encoder-weights {tmp}/gone.pth", "--encoder-weights: {tmp}/gone.pth: no such file"),
+    (FIT + "--init-from {tmp}/gone", "{tmp}/gone: no such model"),
+    ("fit --resume {tmp}/empty", "{tmp}/empty: no run here"),
+    ("fit --resume {tmp}/gone", "{tmp}/gone: no run here"),
+    ("lr-find street --data {tmp}/gone", "{tmp}/gone: no such data folder"),
+    ("evaluate {tmp}/gone street --data {street}", "{tmp}/gone: no such model"),
+    ("evaluate {tmp}/empty street --data {street}", "{tmp}/empty: no model.safetensors here"),
+    ("evaluate {model} street --data {tmp}/gone", "{tmp}/gone: no such data folder"),
+    ("predict {model} {tmp}/gone.png --out out", "{tmp}/gone.png: no such file or folder"),
+    ("predict {tmp}/gone {frame} --out out", "{tmp}/gone: no such model"),
+    ("predict {tmp}/gone.onnx {frame} --out out", "{tmp}/gone.onnx: no such model"),
+    ("evaluate {tmp}/gone.xml street --data {street}", "{tmp}/gone.xml: no such model"),
+    ("export {model} --format openvino --int8 --calibrate {tmp}/gone", "{tmp}/gone: no such folder of images"),
+    ("predict {model} {frame} --out {tmp}/stems.txt", "cannot be written"),
+    ("evaluate {model} street --data {street} --json {tmp}/stems.txt/x.json", "{tmp}/stems.txt/x.json"),
+    ("evaluate {model} street --data {street} --json {tmp}/empty", "{tmp}/empty"),
+    ("evaluate {model} street --data {street} --json .", ".: is a folder; name a file"),
+    ("export {model} --format safetensors --out {tmp}/stems.txt/x", "{tmp}/stems.txt/x"),
+    ("data street --data {street} --out {tmp}/stems.txt/x.png", "{tmp}/stems.txt/x.png"),
+    ("serve {tmp}/gone", "{tmp}/gone: no such model"),
+    ("export {tmp}/empty", "{tmp}/empty: no model.safetensors here"),
+    ("data camvid --data {street}", "{street}: no camvid data here"),
+]
+CASES = [(*case, 2) for case in WRONG_USE] + [(*case, 1) for case in WRONG_ELSE]
+
+
+def too_late(*arguments: object, **options: object) -> None:
+    """Stands where the work begins: what is wrong should have been said before."""
+    raise AssertionError("the work began")
+
+
+@pytest.mark.parametrize(("line", "said", "status"), CASES, ids=[line for line, _, _ in CASES])
+def test_what_is_wrong_is_one_line_and_an_exit_status(
+    command: Command,
+    here: Path,
+    street_data: Path,
+    cityscapes_tree: Path,
+    model: Path,
+    run_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    line: str,
+    said: str,
+    status: int,
+) -> None:
+    for costly in ("linknet_fastai.training.fit.fit_schedule", "linknet_fastai.training.lr_find.search_lr"):
+        monkeypatch.setattr(costly, too_late)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.toml").write_text("name = = 1")
+    (tmp_path / "stems.txt").write_text("nosuch\n")
+    (tmp_path / "model.pkl").write_bytes(b"")
+    before = sorted(tmp_path.rglob("*"))
+    places = {
+        "tmp": tmp_path,
+        "street": street_data,
+        "cityscapes": cityscapes_tree,
+        "model": model,
+        "run": run_folder,
+        "frame": street_data / "val" / "images" / "val_0000.png",
+    }
+    assert command(*(word.format(**places) for word in line.split())) == status
+    assert said.format(**places) in one_error(capsys)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def missing_label(folder: Path) -> Path:
+    (file := folder / "train/labels/train_0003.png").unlink()
+    return file
+
+
+def bad_value(folder: Path) -> Path:
+    Image.fromarray(np.full((72, 96), 77, np.uint8)).save(file := folder / "train/labels/train_0003.png")
+    return file
+
+
+def other_size(folder: Path) -> Path:
+    Image.fromarray(np.zeros((72, 95), np.uint8)).save(file := folder / "val/labels/val_0001.png")
+    return file
+
+
+def truncated_image(folder: Path) -> Path:
+    file = folder / "train/images/train_0003.png"
+    file.write_bytes(file.read_bytes()[:500])
+    return file
+
+
+def empty_split(folder: Path) -> Path:
+    for file in (folder / "train/images").iterdir():
+        file.unlink()
+    return folder
+
+
+@pytest.mark.parametrize("name", ["fit", "lr-find"])
+@pytest.mark.parametrize("damage", [missing_label, bad_value, other_size, truncated_image, empty_split])
+def test_damaged_data_is_named_before_anything_is_trained_or_written(
+    command: Command,
+    here: Path,
+    street_copy: Path,
+    capsys: pytest.CaptureFixture,
+    name: str,
+    damage: Callable[[Path], Path],
+) -> None:
+    file = damage(street_copy)
+    assert command(name, "street", "--data", street_copy, "--workers", 0) == 1
+    assert str(file) in one_error(capsys)
+    assert list(here.iterdir()) == []
+
+
+def test_weights_that_cannot_be_had_end_the_training_and_are_said(
+    command: Command, here: Path, street_data: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*arguments: object, **options: object) -> None:
+        raise OSError("offline")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    assert command(*FIT.format(street=street_data).split(), "--pretrained") == 1
+    assert "--no-pretrained" in one_error(capsys)
+    assert list(here.iterdir()) == []
+
+
+def test_an_error_of_some_library_is_one_line_too(
+    command: Command, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("this\nand\n\nthat")
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert command("fit", "street") == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: RuntimeError: this and that")
+    assert "--debug" in err
+    assert err.count("\n") == 1
+
+
+def test_ctrl_c_is_no_traceback(
+    command: Command, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupt)
+    assert command("data", "street") == 130
+    assert one_error(capsys) == "error: stopped\n"
+
+
+@pytest.mark.parametrize("arguments", [("--debug", "fit", "nosuch"), ("fit", "nosuch", "--debug")])
+def test_debug_raises_wherever_it_stands(
+    here: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["linknet-fastai", *arguments])
+    with pytest.raises(UsageError, match="nosuch"):
+        cli.main()
+
+
+# In a process of its own
+
+
+def subprocess_of(here: Path, *arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=here, capture_output=True, text=True, timeout=120, env=os.environ
+    )
+
+
+def test_help_of_every_command_answers_without_torch(here: Path) -> None:
+    code = """
+import sys
+from linknet_fastai.cli import main as cli
+for arguments in [["--help"], ["--version"], *([name, "--help"] for name in sys.argv[1:])]:
+    sys.argv = ["linknet-fastai", *arguments]
+    try:
+        cli.main()
+    except SystemExit as left:
+        assert left.code == 0, (arguments, left.code)
+heavy = {"torch", "fastai", "timm", "matplotlib", "pandas", "scipy"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess_of(here, "-c", code, *COMMANDS)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("Usage: ") == 1 + len(COMMANDS)
+    assert f"linknet-fastai {linknet_fastai.__version__}\n" in done.stdout
+    for option in ("--encoder-weights", "--masks-only", "--trust-pickle", "--json", "--format", "--steps"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ("fit street --bogus", 2, "--bogus"),
+        (FIT + "--encoder-weights gone.pth", 1, "gone.pth: no such file"),  # timm logs this in its own words too
+    ],
+)
+def test_a_process_that_fails_says_one_line_and_leaves_nothing(
+    here: Path, street_data: Path, arguments: str, status: int, said: str
+) -> None:
+    done = subprocess_of(here, "-m", "linknet_fastai", *arguments.format(street=street_data).split())
+    assert done.returncode == status
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert list(here.iterdir()) == []
+
+
+def test_a_training_that_fails_prints_nothing_on_stdout(command: Command, capsys: pytest.CaptureFixture) -> None:
+    assert command("fit", "street", "--data", "gone") == 1
+    assert capsys.readouterr().out == ""
+
+
+# What the commands show
+
+
+def row_of(text: str, name: str) -> list[str]:
+    """The cells of the last line that begins with a name."""
+    return [line.split() for line in text.splitlines() if line.split()[:1] == [name]][-1]
+
+
+def test_data_prints_counts_shares_and_weights_and_draws_a_batch(
+    command: Command, here: Path, segnet_tree: Path, camvid_classes: np.ndarray, capsys: pytest.CaptureFixture
+) -> None:
+    assert command("data", "camvid", "--data", segnet_tree) == 0
+    out, err = capsys.readouterr()
+    assert "layout segnet" in out
+    assert row_of(out, "train") == ["train", "2", "64x48", f"{(camvid_classes == 255).mean():.2%}", "0"]
+    for channel, name in enumerate(load_recipe("camvid").class_names):
+        share = (camvid_classes == channel).sum() / (camvid_classes != 255).sum()
+        weight = 1 / math.log(1.02 + share)
+        assert row_of(out, name) == [name, str(channel), f"{share:.4f}", f"{share:.4f}", f"{weight:.2f}"]
+    assert row_of(out, "test")[1:] == ["-", "not", "here", "-", "-"]
+    assert "scores do not compare with published ones" in err
+    with Image.open(here / "camvid-batch.png") as picture:
+        assert picture.size[0] > 600
+    assert [path.name for path in here.iterdir()] == ["camvid-batch.png"]
+
+
+def test_data_draws_where_it_is_told(command: Command, here: Path, street_data: Path) -> None:
+    assert command("data", "street", "--data", street_data, "--out", "pictures/batch.png") == 0
+    assert [path.relative_to(here).as_posix() for path in here.rglob("*.png")] == ["pictures/batch.png"]
+
+
+def test_data_lists_all_damage_and_draws_nothing(
+    command: Command, here: Path, street_copy: Path, capsys: pytest.CaptureFixture
+) -> None:
+    files = [bad_value(street_copy), other_size(street_copy), street_copy / "test/images/test_0001.png"]
+    files[2].write_bytes(b"")
+    assert command("data", "street", "--data", street_copy) == 1
+    out, err = capsys.readouterr()
+    assert err.count("error: ") == err.count("\n") == 3
+    assert all(str(file) in err for file in files)
+    assert [row_of(out, split)[-1] for split in ("train", "val", "test")] == ["1", "1", "1"]
+    assert list(here.iterdir()) == []
+
+
+def test_data_names_a_missing_label_map_and_fails(
+    command: Command, here: Path, street_copy: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = missing_label(street_copy)
+    assert command("data", "street", "--data", street_copy) == 1
+    assert str(file) in one_error(capsys)
+    assert list(here.iterdir()) == []
+
+
+def test_no_argument_at_all_shows_the_help(command: Command, capsys: pytest.CaptureFixture) -> None:
+    assert command() == 2
+    out, err = capsys.readouterr()
+    assert "lr-find" in out + err
+    assert "error" not in err
+
+
+def test_evaluate_and_predict_agree_to_the_pixel(
+    command: Command, here: Path, street_data: Path, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert command("evaluate", model, "street", "--data", street_data, "--json", "scores/val.json") == 0
+    shown = capsys.readouterr().out
+    assert command("predict", model, street_data / "val/images", "--out", "out", "--masks-only") == 0
+    scores = json.loads(Path("scores/val.json").read_text())
+    assert {"miou", "mean_accuracy", "pixel_accuracy", "frames", "classes", "confusion"} <= set(scores)
+    told = {name: scores[name] for name in ("recipe", "split", "size", "tta")}
+    assert told == {"recipe": "street", "split": "val", "size": "64x48", "tta": False}
+    assert scores["frames"] == 3
+    truth = np.stack([Image.open(file) for file in sorted((street_data / "val/labels").iterdir())])
+    masks = np.stack([Image.open(file) for file in sorted(Path("out/masks").iterdir())])
+    counts = truth != 11
+    assert scores["pixel_accuracy"] == pytest.approx((masks == truth)[counts].mean())
+    for class_id, row in enumerate(scores["classes"]):
+        true, predicted = (truth == class_id) & counts, (masks == class_id) & counts
+        union = (true | predicted).sum()
+        assert row["name"] == load_recipe("street").class_names[class_id]
+        assert row["pixels"] == true.sum()
+        assert row["iou"] == (pytest.approx((true & predicted).sum() / union) if union else None)
+        assert row["accuracy"] == (pytest.approx((true & predicted).sum() / true.sum()) if true.any() else None)
+    ious = [row["iou"] for row in scores["classes"] if row["iou"] is not None]
+    assert scores["miou"] == pytest.approx(np.mean(ious))
+    assert row_of(shown, "mean")[1] == f"{scores['miou']:.4f}"
+
+
+def test_scores_are_shown_also_where_they_cannot_be_written(
+    command: Command, here: Path, street_data: Path, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for option in ("--json", "--picture"):
+        assert command("evaluate", model, "street", "--data", street_data, option, here) == 1
+        out, err = capsys.readouterr()
+        assert row_of(out, "mean")
+        assert str(here) in err
+
+
+def test_a_table_in_a_pipe_is_not_folded(capsys: pytest.CaptureFixture) -> None:
+    long = [f"{name * 50}.toml" for name in "abc"]
+    shown = table(*"123")
+    shown.add_row(*long)
+    show_table(shown)
+    assert capsys.readouterr().out.splitlines()[1].split() == long
+
+
+def test_data_names_a_split_to_train_on_that_is_not_there(
+    command: Command, street_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    recipe = tmp_path / "own.toml"
+    text = (recipe_folder() / "street.toml").read_text()
+    recipe.write_text(text.replace("\ntrain = {}", '\ntraining = { folder = "train" }'))
+    assert recipe.read_text() != text
+    assert command("data", recipe, "--data", street_copy) == 1
+    assert "'train' is no split of street (training" in capsys.readouterr().err
+
+
+def test_evaluate_writes_json_alone_to_stdout_when_asked(
+    command: Command, here: Path, street_data: Path, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    line = ("evaluate", model.parent, "street", "--data", street_data, "--split", "test", "--json", "-")
+    assert command(*line) == 0
+    out, err = capsys.readouterr()
+    scores = json.loads(out)
+    assert (scores["frames"], len(scores["classes"]), err) == (2, 11, "")
+    assert list(here.iterdir()) == []
+
+
+def test_predict_reports_what_it_could_not_read_and_does_the_rest(
+    command: Command, street_copy: Path, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    broken = truncated_image(street_copy)
+    assert command("predict", model, street_copy / "train/images", "--out", "out", "--size", "native") == 1
+    out, err = capsys.readouterr()
+    assert "7 of 8 frames predicted" in out
+    assert err.startswith(f"error: {broken}: cannot read this image")
+    assert err.count("\n") == 1
+    masks = sorted(Path("out/masks").iterdir())
+    assert len(masks) == len(list(Path("out/overlays").iterdir())) == 7
+    with Image.open(masks[0]) as mask:
+        assert (mask.mode, mask.size) == ("L", (96, 72))
+
+
+def test_options_of_the_command_line_go_before_the_recipes(
+    command: Command, street_data: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from linknet_fastai.training import fit as training
+
+    told: list[tuple] = []
+
+    def stop(*arguments: object) -> None:
+        told.append(arguments)
+        raise UsageError("far enough")
+
+    monkeypatch.setattr(training, "fit", stop)
+    assert command(*FIT.format(street=street_data).split(), "--lr", "auto", "--no-pretrained", "--out", "there") == 2
+    recipe, data, options, out, *_ = told[0]
+    assert (recipe, data, out) == ("street", street_data, Path("there"))
+    said = {name: value for name, value in options.items() if value is not None}
+    assert said == {"size": "64x48", "workers": 0, "device": "cpu", "lr": "auto", "pretrained": False}
+
+
+def test_recipes_lists_what_is_shipped(command: Command, capsys: pytest.CaptureFixture) -> None:
+    assert command("recipes") == 0
+    recipes, presets = capsys.readouterr().out.split("\n\n")
+    rows = {line.split()[0]: line.split()[1:] for line in recipes.splitlines()[1:]}
+    assert list(rows) == ["camvid", "camvid32", "cityscapes", "cityscapes34", "street"]
+    assert rows["cityscapes34"] == ["34", "1024x512", "--data", "DIR"]
+    assert rows["camvid"][0] == "11"
+    assert rows["street"][-1] == "drawn"
+    assert [line.split()[0] for line in presets.splitlines()[1:]] == ["best", "course", "course-modified", "paper"]
+
+
+def test_recipes_shows_one_as_it_lies_on_disk(command: Command, capsys: pytest.CaptureFixture) -> None:
+    assert command("recipes", "--show", "camvid32") == 0
+    assert capsys.readouterr().out == (recipe_folder() / "camvid32.toml").read_text(encoding="utf-8")
+    assert command("recipes", "--show", "paper") == 0
+    assert 'optimizer = "rmsprop"' in capsys.readouterr().out
+    assert command("recipes", "--show", "camvod") == 2
+    assert "did you mean 'camvid'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["camvid", "camvid32", "cityscapes", "cityscapes34", "street"])
+def test_a_copied_recipe_is_the_shipped_one(command: Command, here: Path, name: str) -> None:
+    assert command("recipes", "--copy", name, "mine/own.toml") == 0
+    assert load_recipe(here / "mine" / "own.toml") == load_recipe(name)
+
+
+def test_copying_a_recipe_overwrites_nothing(command: Command, here: Path, capsys: pytest.CaptureFixture) -> None:
+    (here / "camvid").mkdir()
+    (mine := here / "camvid" / "val.txt").write_text("mine", encoding="utf-8")
+    assert command("recipes", "--copy", "camvid", "own.toml") == 2
+    assert "camvid/val.txt is there already" in capsys.readouterr().err
+    assert command("recipes", "--copy", "camvid", "own.txt") == 2
+    assert "a recipe is a .toml file" in capsys.readouterr().err
+    assert [path for path in here.rglob("*") if path.is_file()] == [mine]
+
+
+def test_evaluate_gives_the_courses_dice_and_a_picture_where_asked(
+    command: Command, here: Path, street_data: Path, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    plain = ("evaluate", model, "street", "--data", street_data, "--json")
+    assert command(*plain, "plain.json") == 0
+    assert command(*plain, "course.json", "--protocol", "course", "--picture", "confusion.png") == 0
+    assert "per-image Dice with void scored" in capsys.readouterr().out
+    scores, course = (json.loads(Path(name).read_text()) for name in ("plain.json", "course.json"))
+    assert "course_dice" not in scores
+    assert 0 < course.pop("course_dice") < 1
+    assert scores == course
+    assert np.sum(scores["confusion"]) == sum(row["pixels"] for row in scores["classes"])
+    assert min(Image.open("confusion.png").size) > 600
+
+
+def test_evaluate_with_tta_is_told_apart_and_torchs_alone(
+    command: Command, here: Path, street_data: Path, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert command("evaluate", model, "street", "--data", street_data, "--tta", "--json", "tta.json") == 0
+    assert "flips and scales averaged" in capsys.readouterr().out
+    assert json.loads(Path("tta.json").read_text())["tta"] is True
+    Path("model.onnx").touch()
+    assert command("evaluate", "model.onnx", "street", "--data", street_data, "--tta") == 2
+    assert "--tta" in capsys.readouterr().err
+
+
+def test_any_setting_is_set_by_name_as_in_toml(
+    command: Command, here: Path, street_data: Path, capsys: pytest.CaptureFixture
+) -> None:
+    said = ("--set", "scale=[0.5, 2]", "--set", "flip=false", "--set", "weight-decay=0.5", "--set", "optimizer=sgd")
+    fit = ("fit", "street", "--data", street_data, "--size", "64x48", "--epochs", "1", "--out", "run")
+    assert command(*fit, *said) == 0
+    settings = tomllib.loads(Path("run/run.toml").read_text())
+    told = {name: settings["settings"][name] for name in ("scale", "flip", "weight_decay", "optimizer")}
+    assert told == {"scale": [0.5, 2.0], "flip": False, "weight_decay": 0.5, "optimizer": "sgd"}
+    assert settings["origins"]["scale"] == "command line"
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (("--set", "scale"), "write NAME=VALUE"),
+        (("--set", "scales=1"), "did you mean 'scale'?"),
+        (("--set", "scale=[2, 1]"), "--set scale (from the command line)"),
+        (("--set", "lr=0.1", "--lr", "0.2"), "there is --lr already"),
+        (("--set", "lr=-1"), "--lr (from the command line)"),
+        (("--preset", "cours"), "did you mean 'course'?"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(
+    said: tuple[str, ...], message: str, command: Command, here: Path, street_data: Path, capsys
+) -> None:
+    assert command("fit", "street", "--data", street_data, *said) == 2
+    assert message in one_error(capsys)
+    assert list(here.iterdir()) == []
+
+
+def test_settings_without_an_option_of_their_own_are_those_that_fit_does_not_take() -> None:
+    assert set(Settings.model_fields) - set(inspect.signature(train.fit).parameters) == WITHOUT_OPTION
+
+
+def test_quiet_leaves_what_programs_asked_for_and_errors(
+    command: Command, model: Path, street_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("evaluate", model, "street", "--data", street_data)
+    assert command(*arguments, "--quiet", "--json", "scores.json") == 0
+    assert capsys.readouterr() == ("", "")
+    assert command("--quiet", *arguments, "--json", "-") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["miou"] == json.loads(Path("scores.json").read_text(encoding="utf-8"))["miou"]
+    assert printed.err == ""
+    assert command(*arguments, "--quiet", "--split", "nowhere") == 2
+    assert "nowhere" in one_error(capsys)
+    assert command(*arguments) == 0
+    assert "pixel accuracy" in capsys.readouterr().out
+
+
+def test_the_shell_completes_recipes_and_presets(tmp_path: Path) -> None:
+    def completed(*words: str) -> list[str]:
+        asked = {"COMP_WORDS": " ".join(("linknet-fastai", *words)), "COMP_CWORD": str(len(words))}
+        environment = {**os.environ, **asked, "_LINKNET_FASTAI_COMPLETE": "complete_bash"}
+        program = [sys.executable, "-m", "linknet_fastai"]
+        return subprocess.run(program, env=environment, capture_output=True, text=True, check=True).stdout.split()
+
+    assert completed("evaluate", "model", "city") == ["cityscapes", "cityscapes34"]
+    assert completed("fit", "street", "--preset", "course") == ["course", "course-modified"]
+
+
+def test_a_run_that_was_stopped_says_how_it_goes_on_and_names_no_picture(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = FitResult(Path("run"), [{"epoch": 1, "miou": 0.5}], finished=False)
+    monkeypatch.setattr("linknet_fastai.training.fit.fit", lambda *arguments: left)
+    assert command("fit", "street") == 130
+    printed = capsys.readouterr().out
+    assert "stopped after epoch 1; go on with: linknet-fastai fit --resume run" in printed
+    assert "report" not in printed

@@ -1,0 +1,124 @@
+"""Settings: how they are read, what is refused, and which layer wins."""
+
+from pathlib import Path
+
+import pytest
+
+from linknet_fastai.config.settings import Settings, check_training_table, format_size, parse_size, resolve_settings
+from linknet_fastai.core.errors import UsageError
+from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.data.loaders import settings_for
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("480x360", (480, 360)), ("33x16384", (33, 16384)), ((96, 72), (96, 72)), ([96, 72], (96, 72))]
+)
+def test_a_size_is_width_by_height(text: object, size: tuple[int, int]) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "480", "480x", "x360", "480X360", "480 x 360", "480x360x3", "-480x360", "4.8e2x360", "480,360"),
+        *(480, None, (480,), (480, 360, 3), ("a", "b")),
+        *("32x480", "480x32", "16385x480", "0x0"),
+    ],
+)
+def test_what_is_no_size_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match=r"WIDTHxHEIGHT|between 33 and 16384"):
+        parse_size(text)
+
+
+def test_a_size_is_written_as_it_is_read() -> None:
+    assert format_size((480, 360)) == "480x360"
+    assert Settings(size="480x360").model_dump()["size"] == "480x360"
+
+
+def test_a_stronger_layer_wins_and_every_value_says_where_it_comes_from() -> None:
+    settings, origins = resolve_settings(
+        ("recipe", {"lr": 0.1, "bs": 4, "epochs": 7}),
+        ("preset", {"lr": 0.2, "bs": 6}),
+        ("command line", {"lr": 0.3}),
+    )
+    assert (settings.lr, settings.bs, settings.epochs, settings.seed) == (0.3, 6, 7, 0)
+    expected = {"lr": "command line", "bs": "preset", "epochs": "recipe", "seed": "default"}
+    assert {name: origins[name] for name in expected} == expected
+    assert set(origins) == set(Settings.model_fields)
+
+
+def test_none_says_nothing_but_false_and_zero_do() -> None:
+    settings, origins = resolve_settings(
+        ("recipe", {"pretrained": True, "lr": 0.1, "workers": 4}),
+        ("command line", {"pretrained": False, "lr": None, "workers": 0}),
+    )
+    assert (settings.pretrained, settings.lr, settings.workers) == (False, 0.1, 0)
+    assert (origins["pretrained"], origins["lr"], origins["workers"]) == ("command line", "recipe", "command line")
+
+
+def test_the_size_of_the_layout_found_goes_before_the_recipes(segnet_tree: Path, fastai_tree: Path) -> None:
+    sizes = {}
+    for tree in (segnet_tree, fastai_tree):
+        settings, origins = settings_for(open_dataset("camvid", tree), {})
+        sizes[tree.name] = (settings.size, origins["size"])
+    assert sizes == {"segnet": ((480, 360), "recipe's layout"), "camvid": ((768, 576), "recipe")}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "option"),
+    [
+        ("epochs", 0, "--epochs"),
+        ("epochs", 1.5, "--epochs"),
+        ("size", "480", "--size"),
+        ("bs", 1, "--bs"),
+        ("lr", 0, "--lr"),
+        ("lr", -1.0, "--lr"),
+        ("lr", "fast", "--lr"),
+        ("lr", float("nan"), "--lr"),
+        ("lr", float("inf"), "--lr"),
+        ("decoder", "bilinear", "--decoder"),
+        ("class_weights", "all", "--class-weights"),
+        ("optimizer", "lion", "--optimizer"),
+        ("schedule", "linear", "--schedule"),
+        ("precision", "fp8", "--precision"),
+        ("device", "tpu", "--device"),
+        ("device", "cuda:", "--device"),
+        ("seed", -1, "--seed"),
+        ("seed", 2**32, "--seed"),
+        ("workers", -1, "--workers"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_by_option_and_origin(name: str, value: object, option: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve_settings(("recipe", {"bs": 4}), ("command line", {name: value}))
+    message = str(caught.value)
+    assert message.startswith(f"{option} (from the command line): {name}")
+    assert "\n" not in message
+
+
+def test_a_refused_learning_rate_says_what_would_fit() -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve_settings(("command line", {"lr": "fast"}))
+    assert "constrained" not in str(caught.value)  # pydantic's name for the branch of the union, not the user's
+    assert "auto" in str(caught.value)
+
+
+def test_the_origin_of_a_refused_value_is_the_layer_that_said_it() -> None:
+    with pytest.raises(UsageError, match="from the recipe"):
+        resolve_settings(("recipe", {"bs": 1}), ("command line", {"lr": 0.1}))
+
+
+@pytest.mark.parametrize("lr", ["auto", "0.01", 0.01])
+def test_the_learning_rate_is_a_number_or_auto(lr: object) -> None:
+    settings, _ = resolve_settings(("command line", {"lr": lr}))
+    assert settings.lr == ("auto" if lr == "auto" else 0.01)
+
+
+def test_an_unknown_setting_in_a_recipe_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown key 'learning_rate'"):
+        check_training_table({"learning_rate": 0.1})
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().lr = 1.0

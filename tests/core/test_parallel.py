@@ -1,0 +1,45 @@
+"""Work in threads keeps its order, does not run ahead without end, and stops at an error."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from linknet_fastai.core.parallel import overlapped
+
+
+def test_results_come_in_the_order_of_the_items() -> None:
+    def work(number: int) -> int:
+        time.sleep(0.01 * (number % 3))
+        return number
+
+    assert list(overlapped(work, range(20), 4)) == list(range(20))
+
+
+def test_no_more_than_twice_the_threads_are_in_flight() -> None:
+    begun: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            begun.append(number)
+            yield number
+
+    given = overlapped(lambda number: number, items(), 3)
+    for done in range(10):
+        assert next(given) == done
+        assert len(begun) <= done + 1 + 6
+    given.close()
+
+
+def test_an_error_is_raised_and_ends_the_work() -> None:
+    done: list[int] = []
+
+    def work(number: int) -> int:
+        if number == 3:
+            raise ValueError("three")
+        done.append(number)
+        return number
+
+    with pytest.raises(ValueError, match="three"):
+        list(overlapped(work, range(1000), 2))
+    assert len(done) < 20

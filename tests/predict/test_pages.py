@@ -1,0 +1,245 @@
+"""The pages as a person meets them, in headless Chromium: what `serve` shows, and the report of a run."""
+
+import base64
+import io
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from test_uploads import CARD, ROAD, Quarters
+from test_serve import free_port, photo
+from test_video import write_clip
+
+from linknet_fastai.predict.serve import served
+from linknet_fastai.predict.uploads import Limits
+from linknet_fastai.training import fit as training
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking " + (
+    "--disable-component-update --disable-sync"
+)
+WIDE, NARROW = 1280, 390
+LOOKS = [(WIDE, "light"), (NARROW, "dark")]
+Open = Callable[..., Page]
+
+expect.set_options(timeout=30_000)  # on a busy machine an answer takes its time
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Open]:
+    """Opens a page; whatever it asks for elsewhere fails the test at its end."""
+    contexts, own, asked = [], ["data:", "blob:"], []
+
+    def visit(address: str, width: int = WIDE, scheme: str = "light") -> Page:
+        context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
+        context.on("request", lambda request: asked.append(request.url))
+        contexts.append(context)
+        own.append(address)
+        page = context.new_page()
+        page.goto(address)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert len(asked) >= len(contexts)
+    assert [url for url in asked if not url.startswith(tuple(own))] == []
+
+
+@pytest.fixture(scope="module")
+def engine() -> Quarters:
+    return Quarters()
+
+
+@pytest.fixture(scope="module")
+def address(engine: Quarters) -> Iterator[str]:
+    with served(engine, "127.0.0.1", free_port(), Limits(1, 25, 30)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def report(street_data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a run's report."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    small = {"size": "64x48", "bs": 4, "workers": 0, "epochs": 1, "seed": 1, "device": "cpu"}
+    training.fit("street", street_data, small, folder)
+    return (folder / "report.html").as_uri()
+
+
+def drop(page: Page, file: Path) -> None:
+    """Drop a file as a mouse would."""
+    content = base64.b64encode(file.read_bytes()).decode()
+    dragged = page.evaluate_handle(
+        """([name, content]) => {
+            const dragged = new DataTransfer();
+            const type = name.endsWith(".mp4") ? "video/mp4" : "image/png";
+            dragged.items.add(new File([Uint8Array.from(atob(content), c => c.charCodeAt(0))], name, { type }));
+            return dragged;
+        }""",
+        [file.name, content],
+    )
+    page.get_by_text("Drop File Here").dispatch_event("drop", {"dataTransfer": dragged})
+
+
+def shown(page: Page, name: str) -> np.ndarray:
+    """The pixels of a picture on the page, HxWx3."""
+    source = page.locator(f"#{name} img").get_attribute("src")
+    content = base64.b64decode(source.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+
+
+def status(page: Page) -> str:
+    return page.locator("p[role=status]").inner_text()
+
+
+def changed(page: Page, act: Callable[[], object]) -> np.ndarray:
+    """Do something, wait until the overlay is another picture; its pixels."""
+    before = page.locator("#overlay img").get_attribute("src")
+    act()
+    expect(page.locator("#overlay img")).not_to_have_attribute("src", before)
+    return shown(page, "overlay")
+
+
+@pytest.fixture
+def frame(tmp_path: Path) -> Path:
+    return photo(tmp_path / "frame.png")
+
+
+@pytest.fixture
+def looked_at(visit: Open, address: str, frame: Path) -> Page:
+    """The page with an image dropped."""
+    page = visit(address)
+    drop(page, frame)
+    page.locator("#overlay img").wait_for()
+    return page
+
+
+def test_a_dropped_image_shows_overlay_class_map_legend_and_shares(looked_at: Page, frame: Path) -> None:
+    assert re.search(r"frame\.png, 80x60: \d+\.\d ms in the network", status(looked_at))
+    assert shown(looked_at, "overlay").shape == (60, 80, 3)
+    assert (shown(looked_at, "class-map")[:, 20:] == CARD.classes[ROAD].color).all()
+    for entry, share in zip(CARD.classes, ("25.0%", "0.0%", "0.0%", "75.0%"), strict=False):
+        label = looked_at.locator("#classes label", has_text=re.compile(f"^ *{entry.name} {share} *$"))
+        expect(label.get_by_role("checkbox")).to_be_checked()
+        colour = label.locator("span").evaluate("e => getComputedStyle(e, '::before').backgroundColor")
+        assert colour == f"rgb{entry.color}"
+
+
+def test_the_slider_draws_anew_and_predicts_nothing(looked_at: Page, frame: Path, engine: Quarters) -> None:
+    calls, original = engine.calls, np.asarray(Image.open(frame)).astype(int)
+    slider = looked_at.get_by_role("slider")
+    opaque = changed(looked_at, lambda: slider.fill("1"))
+    assert np.abs(opaque[:, 24:] - CARD.classes[ROAD].color).max() < 10
+    clear = changed(looked_at, lambda: slider.fill("0"))
+    assert np.abs(clear - original).mean() < 5
+    assert engine.calls == calls
+
+
+def test_a_class_is_hidden_and_shown_again_and_nothing_is_predicted(
+    looked_at: Page, frame: Path, engine: Quarters
+) -> None:
+    calls, before = engine.calls, shown(looked_at, "overlay")
+    original = np.asarray(Image.open(frame)).astype(int)
+    road = looked_at.locator("#classes label", has_text="Road").get_by_role("checkbox")
+    without = changed(looked_at, road.uncheck)
+    assert np.abs(without[:, 24:] - original[:, 24:]).mean() < 5
+    assert np.abs(without[:, :16] - before[:, :16]).mean() < 5
+    assert (changed(looked_at, road.check) == before).all()
+    nothing = changed(looked_at, looked_at.get_by_title("Select/Deselect All").click)
+    assert np.abs(nothing - original).mean() < 5
+    assert engine.calls == calls
+
+
+def test_a_text_named_as_an_image_is_one_readable_line(looked_at: Page, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_text("no image")
+    drop(looked_at, tmp_path / "x.png")
+    expect(looked_at.locator("p[role=status]")).to_contain_text("error: x.png: cannot read this image")
+    assert "\n" not in status(looked_at)
+    assert "Traceback" not in looked_at.content()
+    expect(looked_at.locator("#overlay img")).to_have_count(0)
+    drop(looked_at, photo(tmp_path / "next.png"))
+    expect(looked_at.locator("p[role=status]")).to_contain_text("next.png, 80x60")
+
+
+def test_a_file_of_too_many_bytes_is_told_so(visit: Open, address: str, tmp_path: Path) -> None:
+    (tmp_path / "big.png").write_bytes(bytes((1 << 20) + 1))
+    page = visit(address)
+    drop(page, tmp_path / "big.png")
+    expect(page.get_by_text(re.compile("exceed", re.IGNORECASE)).first).to_be_visible()
+
+
+def test_a_dropped_clip_plays_and_an_image_takes_its_place(looked_at: Page, frame: Path, tmp_path: Path) -> None:
+    drop(looked_at, write_clip(tmp_path / "clip.mp4", [np.full((48, 64, 3), 100, np.uint8)] * 5))
+    film = looked_at.locator("video")
+    film.wait_for()
+    expect(looked_at.locator("p[role=status]")).to_contain_text("clip.mp4, 5 frames")
+    looked_at.wait_for_function("document.querySelector('video').currentTime > 0")
+    assert film.evaluate("film => [film.videoWidth, film.videoHeight, film.error]") == [64, 48, None]
+    expect(looked_at.locator("#classes label", has_text="Road 75.0%")).to_be_visible()
+    expect(looked_at.locator("#class-map")).to_be_hidden()
+    drop(looked_at, frame)
+    looked_at.locator("#overlay img").wait_for()
+    expect(looked_at.locator("#class-map img")).to_be_visible()
+    expect(film).to_be_hidden()
+
+
+def check_readable(page: Page, scheme: str, *texts: str) -> None:
+    """No sideways scrolling; each text stands out from what is behind it as WCAG asks; dark is dark."""
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for text in texts:
+        ink, paper = page.locator(text).first.evaluate(
+            """element => {
+                const ink = getComputedStyle(element).color;
+                const opaque = e => !/, 0\\)$|transparent/.test(getComputedStyle(e).backgroundColor);
+                while (element.parentElement && !opaque(element)) element = element.parentElement;
+                return [ink, getComputedStyle(element).backgroundColor];
+            }"""
+        )
+        lights = sorted(map(luminance, (ink, paper)))
+        assert (lights[1] + 0.05) / (lights[0] + 0.05) >= 4.5, (text, ink, paper)
+        assert (luminance(paper) < 0.1) == (scheme == "dark"), (text, paper)
+
+
+def luminance(colour: str) -> float:
+    """The relative luminance of a colour as a browser writes it, as WCAG defines it."""
+    shares = np.array([float(value) for value in re.findall(r"[\d.]+", colour)[:3]]) / 255
+    return np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+
+
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
+def test_the_page_is_readable(visit: Open, address: str, frame: Path, width: int, scheme: str) -> None:
+    page = visit(address, width, scheme)
+    drop(page, frame)
+    page.locator("#overlay img").wait_for()
+    check_readable(page, scheme, "h1", "p[role=status]", "#classes label:nth-of-type(2) span")
+
+
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
+def test_a_report_is_readable_and_asks_for_nothing(visit: Open, report: str, width: int, scheme: str) -> None:
+    page = visit(report, width, scheme)
+    check_readable(page, scheme, "h1", "p.lead", ".figure span", "figcaption")
+    other = {"light": "dark", "dark": "light"}[scheme]
+    expect(page.locator(f".chart.{scheme} svg").first).to_be_visible()
+    expect(page.locator(f".chart.{other} svg").first).to_be_hidden()
+    for picture in page.locator("img").all():
+        assert picture.evaluate("picture => picture.complete && picture.naturalWidth > 0")
+
+
+def test_the_slider_of_a_report_changes_its_masks(visit: Open, report: str) -> None:
+    page = visit(report)
+    page.locator("#opacity").fill("10")
+    assert float(page.locator("img.mask").first.evaluate("mask => getComputedStyle(mask).opacity")) == 0.1

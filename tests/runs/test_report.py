@@ -1,0 +1,138 @@
+"""The report of a run: one page that holds everything, says what the run folder says, and runs nothing of others."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from linknet_fastai.core.errors import UserError
+from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.runs.compare import summarise
+from linknet_fastai.runs.report import report, telling_frames
+from linknet_fastai.training import fit as training
+
+SMALL = {"size": "64x48", "bs": 4, "workers": 0, "epochs": 2, "seed": 1, "device": "cpu"}
+Command = Callable[..., int]
+
+
+class Page(HTMLParser):
+    """The tags of a page, what they refer to, and its text; fails where tags are not closed in their order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img", "input", "link"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def run(street_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "my run"
+    training.fit("street", street_data, SMALL, folder)
+    return folder
+
+
+def test_every_fit_writes_a_page_that_needs_nothing_else(run: Path) -> None:
+    text = (run / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    for _, attributes in page.tags:
+        for name in ("src", "href", "xlink:href"):
+            assert attributes.get(name, "#").startswith(("#", "data:image/"))
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+    assert len([tag for tag, _ in page.tags if tag == "svg"]) == 2 * 5  # five charts, light and dark
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == 3 * 3 * 2  # three frames, three masks over each
+
+
+def test_the_page_says_what_the_run_folder_says(run: Path) -> None:
+    page, told = Page((run / "report.html").read_text(encoding="utf-8")), summarise(run)
+    scores = json.loads((run / "evaluation-val.json").read_text())
+    for value in (told.best["miou"], told.last["miou"], told.best["pixel_accuracy"]):
+        assert f"{value:.4f}" in page.text
+    assert "my run" in page.text
+    for name, miou in scores["frame_miou"].items():
+        if miou in (max(scores["frame_miou"].values()), min(scores["frame_miou"].values())):
+            assert f"{Path(name).stem}, mIoU {miou:.3f}" in page.text
+    changed = page.text[page.text.index("What was changed") : page.text.index("All settings")]
+    assert "64x48" in changed
+    assert "recipe" in changed
+    assert "weight_decay" not in changed
+    for word in ("Bicyclist", "torch", "command", "cross-entropy"):
+        assert word in page.text
+
+
+def test_the_scores_that_fit_leaves_are_those_of_its_best_weights(run: Path) -> None:
+    scores = json.loads((run / "evaluation-val.json").read_text())
+    assert scores["split"] == "val"
+    assert scores["miou"] == pytest.approx(summarise(run).best["miou"], abs=1e-3)
+    assert len(scores["frame_miou"]) == scores["frames"] == 3
+
+
+def test_the_frames_shown_are_the_best_the_middle_and_the_worst(street_data: Path) -> None:
+    dataset = open_dataset("street", street_data)
+    stems = [frame.stem for frame in dataset.frames("val")]
+    names = [dataset.name_of(frame) for frame in dataset.frames("val")]
+    mious = dict(zip(names, (0.2, float("nan"), 0.9), strict=True)) | {"gone.png": 1.0}
+
+    def engine(image) -> np.ndarray:
+        return np.zeros(image.size[::-1], np.uint8)
+
+    shown = telling_frames(mious, dataset, "val", engine)
+    assert [(frame.rank, frame.stem) for frame in shown] == [("best", stems[2]), ("worst", stems[0])]
+    assert telling_frames(dict.fromkeys(names, None), dataset, "val", engine) == []
+
+
+def test_names_from_a_recipe_are_text_and_never_markup(run: Path, street_data: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "<script>alert(1)</script>")
+    file = folder / "run.toml"
+    file.write_text(file.read_text().replace("command = '", "command = '<img src=x onerror=alert(2)>"))
+    file.write_text(re.sub(r'command = "', 'command = "<img src=x onerror=alert(2)>', file.read_text()))
+    report(folder, street_data)
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in text
+    assert "<img src=x" not in text
+    assert "&lt;img src=x onerror=alert(2)&gt;" in text
+    Page(text)
+
+
+def test_the_command_writes_it_anew_and_says_where_frames_are_missing(
+    command: Command, run: Path, street_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    whole = (folder / "report.html").read_text(encoding="utf-8")
+    (folder / "report.html").unlink()
+    assert command("report", folder, "--data", street_data) == 0
+    assert str(folder / "report.html") in capsys.readouterr().out
+    assert Page((folder / "report.html").read_text(encoding="utf-8")).tags == Page(whole).tags
+    moved = (folder / "run.toml").read_text().replace(str(street_data), str(tmp_path / "gone"))
+    (folder / "run.toml").write_text(moved)
+    assert command("report", folder) == 0
+    assert "no frames are shown" in capsys.readouterr().err
+    assert "Best, median and worst" not in (folder / "report.html").read_text(encoding="utf-8")
+    assert command("report", folder, "--data", tmp_path / "gone") == 1
+
+
+def test_a_folder_that_is_no_run_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run here"):
+        report(tmp_path)

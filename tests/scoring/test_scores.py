@@ -1,0 +1,35 @@
+"""The numpy counts of evaluation are those of training."""
+
+import numpy as np
+import pytest
+import torch
+
+from linknet_fastai.scoring.metrics import ConfusionMatrix
+from linknet_fastai.scoring.scores import count_pixels, frame_dice, scores_of
+
+
+@pytest.mark.parametrize("n_classes", [2, 11, 34, 254])
+def test_counts_are_those_of_the_metrics_matrix(n_classes: int) -> None:
+    rng = np.random.default_rng(n_classes)
+    predicted = rng.integers(0, n_classes, (37, 53)).astype(np.uint8)
+    labels = rng.integers(0, n_classes, (37, 53)).astype(np.uint8)
+    labels[rng.random(labels.shape) < 0.2] = 255
+    matrix = ConfusionMatrix(n_classes)
+    matrix.update(torch.from_numpy(predicted), torch.from_numpy(labels))
+    counts = count_pixels(predicted, labels, n_classes)
+    assert counts.shape == (n_classes, n_classes)
+    assert np.array_equal(counts, matrix.counts.numpy())
+    assert scores_of(counts).miou == matrix.scores().miou
+
+
+def test_the_course_projects_dice_scores_void_frame_by_frame() -> None:
+    labels = np.array([[0, 0, 1, 255]], np.uint8)
+    predicted = np.array([[0, 1, 1, 1]], np.uint8)
+    # class 0: 2*1 / (2+1); class 1: 2*1 / (1+3); void: nobody predicts it; class 2 occurs nowhere
+    assert frame_dice(predicted, labels, 3) == pytest.approx((2 / 3 + 2 / 4 + 0) / 3)
+    assert frame_dice(predicted[:, :3], labels[:, :3], 3) == pytest.approx((2 / 3 + 2 / 3) / 2)
+
+
+def test_the_course_projects_dice_of_the_most_classes_there_can_be() -> None:
+    labels = np.array([[253, 255]], np.uint8)
+    assert frame_dice(np.array([[253, 253]], np.uint8), labels, 254) == pytest.approx((2 / 3 + 0) / 2)

@@ -1,0 +1,518 @@
+"""`fit`, its run folder, its interruption and resumption, `evaluate` and `predict` on what it left."""
+
+import csv
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from linknet_fastai.core.errors import UsageError, UserError
+from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.engines.torch_engine import Predictor
+from linknet_fastai.model.linknet import LinkNet
+from linknet_fastai.model.save_load import load_model
+from linknet_fastai.predict.images import collect_jobs, predict_images
+from linknet_fastai.runs.folder import held, read_checkpoint, write_checkpoint
+from linknet_fastai.scoring.evaluate import evaluate
+from linknet_fastai.training import fit as training
+from linknet_fastai.training import out_of_memory as memory
+from linknet_fastai.training.lr_find import find_lr
+
+SMALL = {"size": "64x48", "bs": 4, "workers": 0, "epochs": 3, "seed": 1, "device": "cpu"}
+
+
+def read_rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def run(street_data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    training.fit("street", street_data, SMALL, folder)
+    return folder
+
+
+def test_the_run_folder_is_complete(run):
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        "run.toml",
+        "metrics.csv",
+        "checkpoints",
+        "model.safetensors",
+        "export.pkl",
+        "batch.png",
+        "curves.png",
+        "predictions.png",
+        "confusion.png",
+        "evaluation-val.json",
+        "report.html",
+    }
+    for picture in run.glob("*.png"):
+        assert Image.open(picture).size[0] > 400
+
+
+def test_run_toml_says_every_setting_and_where_it_came_from(run):
+    tables = tomllib.loads((run / "run.toml").read_text())
+    assert tables["settings"]["size"] == "64x48"
+    assert tables["origins"]["size"] == "command line"
+    assert tables["origins"]["pretrained"] == "recipe"
+    assert tables["origins"]["lr"] == "preset best"
+    assert tables["origins"]["decoder"] == "default"
+    assert tables["versions"]["torch"] == version("torch")
+    assert tables["run"]["precision"] in ("fp32", "bf16")
+    assert tables["run"]["recipe"] == "street"
+    assert tables["result"]["epochs_done"] == 3
+
+
+def test_metrics_have_a_row_an_epoch_with_every_class(run):
+    rows = read_rows(run)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert list(rows[0]) == [
+        "epoch",
+        "train_loss",
+        "valid_loss",
+        "miou",
+        "mean_accuracy",
+        "pixel_accuracy",
+        *(f"iou_{entry.name}" for entry in load_model(run)[1].classes),
+        "lr",
+        "seconds",
+    ]
+
+
+def test_the_kept_model_is_the_best_epochs_and_evaluate_repeats_its_score(run, street_data):
+    rows = read_rows(run)
+    best = max(float(row["miou"]) for row in rows)
+    model, card = load_model(run)
+    result = evaluate(Predictor(model, card, "cpu"), open_dataset("street", street_data))
+    # Batches of four against single frames: bf16 rounds a few pixels the other way.
+    assert result.scores.miou == pytest.approx(best, abs=5e-3)
+    assert result.frames == 3
+    values = json.loads(json.dumps(result.as_json()))
+    assert values["miou"] == result.scores.miou
+    assert [entry["name"] for entry in values["classes"]] == card.class_names
+
+
+def test_evaluate_agrees_with_a_count_over_the_masks_that_predict_writes(run, street_data, tmp_path):
+    predictor = Predictor(*load_model(run), device="cpu")
+    result = evaluate(predictor, open_dataset("street", street_data))
+    jobs = collect_jobs([street_data / "val" / "images"], tmp_path)
+    assert predict_images(predictor, jobs, tmp_path) == []
+    hit, union = np.zeros(11), np.zeros(11)
+    for mask_file in sorted((tmp_path / "masks").glob("*.png")):
+        mask = np.asarray(Image.open(mask_file))
+        truth = np.asarray(Image.open(street_data / "val" / "labels" / mask_file.name))
+        counted = truth != 11
+        for c in range(11):
+            hit[c] += ((mask == c) & (truth == c) & counted).sum()
+            union[c] += (((mask == c) | (truth == c)) & counted).sum()
+    with np.errstate(invalid="ignore"):
+        assert result.scores.miou == pytest.approx(np.nanmean(hit / union), abs=1e-9)
+    assert len(list((tmp_path / "overlays").glob("*.png"))) == 3
+
+
+def test_the_same_seed_trains_the_same(run, street_data, tmp_path):
+    training.fit("street", street_data, SMALL, tmp_path / "again")
+    for ours, theirs in zip(read_rows(run), read_rows(tmp_path / "again"), strict=True):
+        assert float(ours["valid_loss"]) == pytest.approx(float(theirs["valid_loss"]), rel=1e-3)
+
+
+class At:
+    """An observer that does something when a batch of an epoch (both from 1) is done, in the training part alone."""
+
+    progress = None
+
+    def __init__(self, epoch: int, batch: int, does: Callable[[], None]) -> None:
+        self.place, self.does = (epoch, batch), does
+
+    def started(self, *arguments) -> None:
+        pass
+
+    def stepped(self, epoch, done, total, loss, lr, training) -> None:
+        if training and (epoch, done) == self.place:
+            self.does()
+
+    def epoch_ended(self, row) -> None:
+        pass
+
+
+def crash() -> None:
+    raise OSError("as if the power had failed")
+
+
+def send(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """What the last checkpoint of a run holds of the network."""
+    return read_checkpoint(folder)[0]["model"]
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_resumed_run_has_every_epoch_once_and_ends_with_the_weights_of_the_whole_one(run, street_data, tmp_path):
+    with pytest.raises(OSError, match="power"):
+        training.fit("street", street_data, SMALL, tmp_path / "run", At(2, 2, crash))
+    assert [row["epoch"] for row in read_rows(tmp_path / "run")] == ["1"]
+    result = training.resume(tmp_path / "run")
+    assert [row["epoch"] for row in result.rows] == [1, 2, 3]
+    assert same(weights(run), weights(tmp_path / "run"))
+    for ours, theirs in zip(read_rows(run), read_rows(tmp_path / "run"), strict=True):
+        assert {**ours, "seconds": ""} == {**theirs, "seconds": ""}
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_checkpoint_within_an_epoch_goes_on_with_the_next_batch(street_data, tmp_path, accumulate):
+    options = {**SMALL, "bs": 2, "epochs": 2, "accumulate": accumulate, "checkpoint_minutes": 1e-9}
+    whole = training.fit("street", street_data, options, tmp_path / "whole")
+    with pytest.raises(OSError, match="power"):
+        training.fit("street", street_data, options, tmp_path / "run", At(2, 4, crash))
+    state, _ = read_checkpoint(tmp_path / "run")
+    assert (state["epochs_done"], state["batches_done"]) == (1, 3 if accumulate == 1 else 2)  # no gradients waited
+    seen = []
+    observer = At(2, 4, lambda: None)
+    observer.stepped = lambda epoch, done, total, loss, lr, training: seen.append((epoch, done)) if training else None
+    resumed = training.resume(tmp_path / "run", observer=observer)
+    assert seen == [(2, 4)] if accumulate == 1 else [(2, 3), (2, 4)]
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    assert [row["train_loss"] for row in resumed.rows] == [row["train_loss"] for row in whole.rows]
+
+
+def test_a_resumed_run_in_fp16_goes_on_with_the_scale_of_its_loss(street_data, tmp_path, monkeypatch):
+    """On a CPU, which takes fp16 too, only not as an option."""
+    monkeypatch.setattr("linknet_fastai.learner.callbacks.resolve_precision", lambda *_: "fp16")
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**26))
+    whole = training.fit("street", street_data, SMALL, tmp_path / "whole")
+    scale = read_checkpoint(tmp_path / "whole")[0]["scaler"]["scale"]
+    assert 1 < scale < 2**26, "the first steps overflow"
+    with pytest.raises(OSError, match="power"):
+        training.fit("street", street_data, SMALL, tmp_path / "run", At(2, 2, crash))
+    resumed = training.resume(tmp_path / "run")
+    assert [row["train_loss"] for row in resumed.rows] == [row["train_loss"] for row in whole.rows]
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+    assert read_checkpoint(tmp_path / "run")[0]["scaler"]["scale"] == scale
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "auto"])
+def test_a_gpu_trains_compiled_and_resumes(street_data, tmp_path, precision):
+    options = {**SMALL, "device": "cuda", "precision": precision, "compile": True}
+    with pytest.raises(OSError, match="power"):
+        training.fit("street", street_data, options, tmp_path / "run", At(2, 2, crash))
+    assert len(training.resume(tmp_path / "run").rows) == 3
+    told = tomllib.loads((tmp_path / "run" / "run.toml").read_text())["run"]
+    assert (told["device"], told["notes"]) == ("cuda:0", [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_behind_the_batch_and_it_is_resumed_from_there(run, street_data, tmp_path, number):
+    before = signal.getsignal(signal.SIGTERM)
+    result = training.fit("street", street_data, SMALL, tmp_path / "run", At(3, 1, send(number)))
+    assert not result.finished
+    assert len(result.rows) == 2
+    assert tomllib.loads((tmp_path / "run" / "run.toml").read_text())["result"]["finished"] is False
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+    state, _ = read_checkpoint(tmp_path / "run")
+    assert (state["epochs_done"], state["batches_done"]) == (2, 1)
+    assert training.resume(tmp_path / "run").finished
+    assert same(weights(run), weights(tmp_path / "run"))
+    assert (tmp_path / "run" / "export.pkl").is_file()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_signal_ends_at_once(street_data, tmp_path):
+    def twice() -> None:
+        send(signal.SIGINT)()
+        send(signal.SIGINT)()
+
+    with pytest.raises(KeyboardInterrupt):
+        training.fit("street", street_data, SMALL, tmp_path / "run", At(2, 1, twice))
+    assert read_checkpoint(tmp_path / "run")[0]["epochs_done"] == 1
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_names_step_and_frames(street_data, tmp_path):
+    with pytest.raises(
+        UserError, match=r"the loss is (nan|inf) at step \d+ \(epoch \d, batch \d: [\w, ]+\)"
+    ) as caught:
+        training.fit("street", street_data, {**SMALL, "optimizer": "sgd", "lr": 1e6, "epochs": 9}, tmp_path / "run")
+    stems = {file.stem for file in (street_data / "train" / "images").iterdir()}
+    assert len(set(re.search(r"batch \d: ([\w, ]+)", str(caught.value))[1].split(", ")) & stems) == SMALL["bs"]
+    state, _ = read_checkpoint(tmp_path / "run")
+    assert state is None or all(weight.isfinite().all() for weight in state["model"].values())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 1024 bytes.",  # on Windows
+        "MPS backend out of memory (MPS allocated: 1 GB, other allocations: 0 bytes)",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_the_end_of_memory_is_known_on_every_device(said):
+    assert memory.is_out_of_memory(RuntimeError(said))
+    assert not memory.is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_where_memory_runs_out_in_a_search_for_a_rate_the_batch_that_fits_is_named(
+    street_data, tmp_path, monkeypatch
+):
+    def full(self, images: torch.Tensor) -> torch.Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(LinkNet, "forward", full)
+    monkeypatch.setattr(memory, "fitting_batch", lambda learn, size: 2)
+    with pytest.raises(UserError, match="--bs 2 fits"):
+        find_lr("street", street_data, SMALL, tmp_path / "lr", steps=20)
+    with pytest.raises(UserError, match="--bs 2 fits"):
+        training.fit("street", street_data, {**SMALL, "lr": "auto"}, tmp_path / "run")
+
+
+@pytest.mark.parametrize("in_training", [True, False])
+def test_where_memory_runs_out_the_batch_that_fits_is_named(street_data, tmp_path, monkeypatch, in_training):
+    forward = LinkNet.forward
+
+    def small_memory(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training != in_training:
+            return forward(self, images)
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(LinkNet, "forward", small_memory)  # of this process, not of the one that tries again
+    with pytest.raises(UserError, match="--bs 8 at --size 64x48; --bs 4 fits, with --accumulate 2"):
+        training.fit("street", street_data, {**SMALL, "bs": 8}, tmp_path / "run")
+
+
+def test_a_trial_that_fails_prints_no_traceback(capfd):
+    assert not memory.step_fits((3, "no such encoder", "deconv"), (2, 48, 64), "cpu", "fp32")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_trial_does_not_begin_the_script_anew_that_needs_it(tmp_path):
+    script = tmp_path / "train.py"  # as people write them: without `if __name__ == "__main__"`
+    script.write_text(
+        "print('begun')\n"
+        "from linknet_fastai.training.out_of_memory import step_fits\n"
+        "print('fits:', step_fits((3, 'resnet18', 'deconv'), (2, 48, 64), 'cpu', 'fp32'))\n"
+    )
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert ran.stdout.split("\n") == ["begun", "fits: True", ""]
+
+
+@pytest.mark.parametrize(("room", "said"), [(2, "--bs 2 fits, with --accumulate 4"), (1, "not even two frames fit")])
+def test_batches_are_halved_until_one_fits(street_data, tmp_path, monkeypatch, room, said):
+    def trial(command: list[str], **kwargs: Any) -> SimpleNamespace:
+        """Ends as a process does that has room for so many frames."""
+        _, (frames, _, _), *_ = json.loads(command[-1])
+        return SimpleNamespace(returncode=0 if frames <= room else -signal.SIGSEGV)
+
+    monkeypatch.setattr(memory, "subprocess", SimpleNamespace(run=trial))
+    monkeypatch.setattr(LinkNet, "forward", Mock(side_effect=MemoryError))
+    with pytest.raises(UserError, match=said):
+        training.fit("street", street_data, {**SMALL, "bs": 8}, tmp_path / "run")
+
+
+def test_two_trainings_do_not_share_a_folder(run, tmp_path):
+    with held(tmp_path / "new"), pytest.raises(UserError, match="another fit trains"), held(tmp_path / "new"):
+        pytest.fail("two are in it")
+    assert not (tmp_path / "new").exists()  # nothing came to be in it
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    with held(copy), pytest.raises(UserError, match="another fit trains in this folder"):
+        training.resume(copy)
+
+
+def test_where_an_open_file_cannot_be_deleted_a_run_ends_like_any_other(tmp_path, monkeypatch):
+    """As on Windows."""
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "in use", str(self))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with held(tmp_path / "run"):
+        pass
+    with pytest.raises(KeyError, match="own"), held(tmp_path / "run"):
+        raise KeyError("own")
+
+
+def test_sigkill_in_the_middle_of_an_epoch_loses_no_epoch_that_ended(street_data, tmp_path):
+    options = ["--size", "64x48", "--bs", "4", "--epochs", "40", "--workers", "0", "--device", "cpu"]
+    command = [sys.executable, "-m", "linknet_fastai", "fit", "street", "--data", str(street_data), *options]
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "run")], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and not list((tmp_path / "run" / "checkpoints").glob("epoch-*.pt")):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = read_checkpoint(tmp_path / "run")[0]["epochs_done"]
+    assert done >= 1
+    assert len(read_rows(tmp_path / "run")) in (done, done - 1)
+    result = training.resume(tmp_path / "run", observer=At(done + 2, 1, send(signal.SIGINT)))
+    assert [row["epoch"] for row in result.rows] == list(range(1, done + 2))
+
+
+def test_what_resume_refuses(run, tmp_path):
+    with pytest.raises(UsageError, match="complete"):
+        training.resume(run)
+    with pytest.raises(UsageError, match=r"--lr"):
+        training.resume(run, options={"lr": "0.1"})
+    with pytest.raises(UsageError, match="street"):
+        training.resume(run, "camvid")
+    with pytest.raises(UserError, match=r"run\.toml"):
+        training.resume(tmp_path)
+
+
+def test_a_run_whose_end_was_cut_off_is_brought_to_its_end(run, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    for name in ("export.pkl", "predictions.png"):
+        (copy / name).unlink()
+    text = (copy / "run.toml").read_text()
+    (copy / "run.toml").write_text(text[: text.index("[result]")])
+    assert [row["epoch"] for row in training.resume(copy).rows] == [1, 2, 3]
+    assert (copy / "export.pkl").is_file()
+    with pytest.raises(UsageError, match="complete"):
+        training.resume(copy)
+
+
+def test_a_recipe_whose_classes_changed_is_not_gone_on_with(street_data, tmp_path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('base = "street"\nname = "mine"\n')
+    training.fit(recipe, street_data, {**SMALL, "epochs": 2}, tmp_path / "run", At(2, 1, send(signal.SIGINT)))
+    classes = "".join(
+        f'[[classes]]\nid = {entry.id}\nname = "{entry.name}"\ncolor = [0, 0, 0]\n'
+        for entry in reversed(load_model(tmp_path / "run")[1].classes)
+    )
+    recipe.write_text(f'base = "street"\nname = "mine"\n{classes}')
+    with pytest.raises(UserError, match="other classes"):
+        training.resume(tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path):
+    assert read_checkpoint(tmp_path) == (None, [])
+    for epoch in (1, 2):
+        write_checkpoint(tmp_path, epoch, 0, {"rows": [epoch]})
+    older, newer = sorted((tmp_path / "checkpoints").iterdir())
+    content = bytearray(newer.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit, where torch would not notice
+    newer.write_bytes(content)
+    state, damaged = read_checkpoint(tmp_path)
+    assert state["rows"] == [1]
+    assert [line.split(":")[0] for line in damaged] == [str(newer)]
+    older.write_bytes(older.read_bytes()[:100])
+    with pytest.raises(UserError, match="every checkpoint is damaged"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_run_is_not_gone_on_with_on_other_data(street_data, tmp_path):
+    data = Path(shutil.copytree(street_data, tmp_path / "street"))
+    training.fit("street", data, {**SMALL, "epochs": 2}, tmp_path / "run", At(2, 1, send(signal.SIGINT)))
+    label = next((data / "train" / "labels").iterdir())
+    Image.fromarray(np.zeros((72, 96), np.uint8)).save(label)
+    with pytest.raises(UserError, match="the classes' pixels are"):
+        training.resume(tmp_path / "run")
+    label.unlink()
+    (data / "train" / "images" / label.name).unlink()
+    with pytest.raises(UserError, match="the frames to train on are 7 now and were 8"):
+        training.resume(tmp_path / "run")
+
+
+def test_a_row_that_was_not_written_comes_with_the_end_of_the_run(run, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    whole = (copy / "metrics.csv").read_text()
+    (copy / "metrics.csv").write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    text = (copy / "run.toml").read_text()
+    (copy / "run.toml").write_text(text[: text.index("[result]")])
+    training.resume(copy)
+    assert (copy / "metrics.csv").read_text() == whole
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    folder, synced = tmp_path / "checkpoints", []
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append((os.fstat(number).st_ino, sorted(folder.glob("epoch-*"))))
+    )
+    write_checkpoint(tmp_path, 1, 0, {"rows": []})
+    (file,) = folder.iterdir()
+    assert file.name.startswith("epoch-000001")
+    assert synced == [(file.stat().st_ino, []), (folder.stat().st_ino, [file])]
+
+
+def test_the_last_two_checkpoints_are_kept(tmp_path):
+    for epoch, batch in ((1, 0), (1, 20), (1, 100), (2, 0)):
+        write_checkpoint(tmp_path, epoch, batch, {"rows": []})
+    kept = sorted(path.name.rpartition("-")[0] for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["epoch-000001-batch-00000100", "epoch-000002-batch-00000000"]
+    assert read_checkpoint(tmp_path)[0]["epochs_done"] == 2
+
+
+def test_a_folder_in_use_is_refused_before_anything_is_written(street_data, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match="in use"):
+        training.fit("street", street_data, SMALL, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_lr_find_leaves_plot_and_points(street_data, tmp_path):
+    found, folder = find_lr("street", street_data, SMALL, tmp_path / "lr", steps=20)
+    assert set(found.suggestions) == {"valley", "steep", "minimum"}
+    assert (folder / "lr-find.png").is_file()
+    with (folder / "lr-find.csv").open() as file:
+        points = list(csv.DictReader(file))
+    assert len(points) == len(found.rates) > 5
+    assert sorted(path.name for path in folder.iterdir()) == ["lr-find.csv", "lr-find.png"]
+
+
+def test_a_rate_is_looked_for_without_frames_to_validate_on(street_data, tmp_path):
+    data = Path(shutil.copytree(street_data, tmp_path / "street"))
+    shutil.rmtree(data / "val")
+    found, _ = find_lr("street", data, SMALL, tmp_path / "lr", steps=20)
+    assert set(found.suggestions) == {"valley", "steep", "minimum"}
+
+
+def test_lr_auto_trains_at_the_valley(street_data, tmp_path):
+    training.fit("street", street_data, {**SMALL, "epochs": 1, "lr": "auto"}, tmp_path / "run")
+    tables = tomllib.loads((tmp_path / "run" / "run.toml").read_text())
+    assert 1e-7 < tables["settings"]["lr"] < 10
+    assert tables["origins"]["lr"] == "learning rate finder"
+
+
+def test_a_user_trains_on_lists_of_stems(street_data, tmp_path):
+    (tmp_path / "some.txt").write_text("train_0000\ntrain_0001\ntrain_0002\ntrain_0003\n")
+    (tmp_path / "held.txt").write_text("train_0004\nval_0000.png\n")
+    options = {
+        **SMALL,
+        "epochs": 1,
+        "train_on": str(tmp_path / "some.txt"),
+        "validate_on": str(tmp_path / "held.txt"),
+    }
+    result = training.fit("street", street_data, options, tmp_path / "run")
+    assert len(result.rows) == 1
+
+
+@pytest.mark.parametrize(("start", "share"), [({}, 1), ({"init_from": "run"}, 0.25)])
+def test_only_an_encoder_that_is_trained_already_has_a_rate_of_its_own(run, street_data, tmp_path, start, share):
+    start = dict.fromkeys(start, run)
+    training.fit("street", street_data, SMALL | {"epochs": 1, "encoder_lr": 0.25} | start, tmp_path / "next")
+    groups = read_checkpoint(tmp_path / "next")[0]["optimizer"]["param_groups"]
+    assert groups[0]["lr"] == pytest.approx(share * groups[1]["lr"])
