@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from linknet_fastai.data.street import write_scenes
-from linknet_fastai.runs.folder import read_checkpoint
+from linknet_fastai.runs.checkpoint import read_checkpoint
 
 OPTIONS = ["--size", "64x48", "--bs", "4", "--epochs", "4", "--seed", "1", "--device", "cpu", "--deterministic"]
 # A checkpoint every other batch or so: most kills then fall into the middle of an epoch.

@@ -88,7 +88,8 @@ def smp_frame(setting: Setting, tuned: bool) -> Callable[[], float]:
 def ours_files(setting: Setting, kind: str, precision: str) -> Callable[[], float]:
     """`predict --masks-only` over the val frames, without the start of the program."""
     from linknet_fastai.engines.open_engine import open_engine
-    from linknet_fastai.predict.images import collect_jobs, predict_images
+    from linknet_fastai.predict.images import predict_images
+    from linknet_fastai.predict.inputs import collect_jobs
 
     out = setting.folder / f"masks-{kind}-{precision}"
     jobs = collect_jobs([setting.val], out)

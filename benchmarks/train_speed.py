@@ -61,8 +61,8 @@ def ours_uncached(setting: Setting) -> Callable[[], float]:
 
 
 def _ours(setting: Setting, options: dict) -> Callable[[], float]:
+    from linknet_fastai.config.presets import settings_for
     from linknet_fastai.data.dataset import open_dataset
-    from linknet_fastai.data.loaders import settings_for
     from linknet_fastai.learner.learner import learner_from_settings
 
     valid = setting.cache / "valid.txt"
@@ -70,7 +70,7 @@ def _ours(setting: Setting, options: dict) -> Callable[[], float]:
     dataset = open_dataset("camvid", setting.camvid)
     said = {"pretrained": False, "size": SIZE, "bs": BATCH, "cache_dir": setting.cache, "optimizer": "adamw"}
     splits = {"train_on": setting.list_frames("train", FRAMES), "validate_on": str(valid)}
-    settings, _ = settings_for(dataset, said | splits | options)
+    settings, _ = settings_for(dataset.recipe, dataset.layout, said | splits | options)
     learn = learner_from_settings(dataset, settings)
     return lambda: _train_seconds(learn) / FRAMES * 1e3
 

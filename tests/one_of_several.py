@@ -11,8 +11,8 @@ import torch
 from fastai.callback.core import Callback
 
 from linknet_fastai.cli import main as cli
-from linknet_fastai.config.recipe import VOID
 from linknet_fastai.core.errors import UserError
+from linknet_fastai.core.images import VOID
 from linknet_fastai.training.run_record import RunRecord
 
 RANK = os.environ["RANK"]

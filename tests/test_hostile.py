@@ -22,12 +22,14 @@ from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.images import open_image
 from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.engines.engine import Engine
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.model import save_load as model_file
 from linknet_fastai.model.card import METADATA_KEY, ModelCard
 from linknet_fastai.model.save_load import load_model
-from linknet_fastai.predict.images import Engine, collect_jobs, predict_images
+from linknet_fastai.predict.images import predict_images
+from linknet_fastai.predict.inputs import collect_jobs
 from linknet_fastai.runs.charts import class_bars, confusion_matrix, save_figure, svg
 from linknet_fastai.runs.compare import summarise
 from linknet_fastai.runs.folder import COLUMNS, write_metrics, write_run

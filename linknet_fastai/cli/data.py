@@ -1,7 +1,6 @@
-"""`data`, `recipes`, `report`, `compare`, `benchmark`: what is on disk and shipped, what came out, how fast it is."""
+"""`data` and `recipes`: what is on disk, and what is shipped."""
 
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +9,7 @@ import typer
 from linknet_fastai.cli.options import (
     CacheDirOption,
     DataOption,
-    DeviceOption,
-    JsonOption,
     RecipeArgument,
-    parse_size_option,
 )
 from linknet_fastai.config.settings import Settings, format_size
 from linknet_fastai.core.errors import UsageError
@@ -33,7 +29,7 @@ def recipes(
     from linknet_fastai.config.presets import load_preset, preset_folder, preset_names
     from linknet_fastai.config.recipe import copy_recipe, load_recipe, recipe_names
     from linknet_fastai.config.toml_files import find_shipped, read_source, recipe_folder
-    from linknet_fastai.core.untrusted import printable
+    from linknet_fastai.core.text import printable
 
     if show:
         folder = preset_folder() if show in preset_names() else recipe_folder()
@@ -55,69 +51,6 @@ def recipes(
         for preset in map(load_preset, preset_names()):
             shown.add_row(preset.name, preset.title)
         show_table(shown)
-
-
-def benchmark(
-    model: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            help="A run folder or a .safetensors.",
-            show_default="untrained networks with either decoder",
-        ),
-    ] = None,
-    size: Annotated[
-        list[str] | None,
-        typer.Option("--size", metavar="WxH", help="A size of frames; may be given several times."),
-    ] = None,
-    device: DeviceOption = None,
-    json_file: JsonOption = None,
-) -> None:
-    """Measure speed, multiply-adds and memory on this machine, by every engine that is installed."""
-    from linknet_fastai.cli.tables import show_speeds
-    from linknet_fastai.cli.terminal import progress_bar, show_or_print_json
-    from linknet_fastai.export import benchmark as speed
-
-    sizes = [parse_size_option(text) for text in size] if size else speed.SIZES
-    with progress_bar() as progress:
-        speeds = speed.benchmark(model, sizes, device or "auto", progress)
-    show_or_print_json(lambda: show_speeds(speeds), [asdict(speed) for speed in speeds], json_file)
-
-
-def compare(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
-    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row a run.")] = None,
-    picture: Annotated[
-        Path | None, typer.Option("--picture", metavar="FILE", help="Draw curves and class IoU into a PNG.")
-    ] = None,
-) -> None:
-    """Put runs side by side, and beside what others published, like with like."""
-    from linknet_fastai.cli.tables import show_comparison
-    from linknet_fastai.runs.compare import summarise, write_table
-
-    runs = [summarise(folder) for folder in folders]
-    show_comparison(runs)
-    if csv:
-        write_table(runs, csv)
-    if picture:
-        from linknet_fastai.runs.charts import run_comparison, save_figure
-
-        save_figure(run_comparison(runs), picture)
-
-
-def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    data: DataOption = None,
-) -> None:
-    """Write a run's report, one HTML file, anew; every `fit` writes it too."""
-    from linknet_fastai.cli.terminal import console, progress_bar, show_note
-    from linknet_fastai.runs import report as reports
-
-    with progress_bar() as progress:
-        file, why_no_frames = reports.report(run, data, progress)
-    if why_no_frames:
-        show_note(f"no frames are shown: {why_no_frames}")
-    console.print(str(file))
 
 
 def data(

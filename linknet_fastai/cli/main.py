@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from linknet_fastai import __version__
-from linknet_fastai.cli import data, model, train
+from linknet_fastai.cli import data, model, runs, train
 from linknet_fastai.core.errors import UsageError, UserError
-from linknet_fastai.learner.process_group import is_first, leave, process_count
+from linknet_fastai.core.parallel import is_first, process_count
+from linknet_fastai.learner.process_group import leave
 
 app = typer.Typer(
     name="linknet-fastai",
@@ -48,9 +49,9 @@ COMMANDS = {
     "export": model.export,
     "data": data.data,
     "recipes": data.recipes,
-    "report": data.report,
-    "compare": data.compare,
-    "benchmark": data.benchmark,
+    "report": runs.report,
+    "compare": runs.compare,
+    "benchmark": model.benchmark,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)

@@ -1,5 +1,6 @@
-"""`evaluate`, `predict`, `serve` and `export`: what is done with a trained model."""
+"""`evaluate`, `predict`, `serve`, `export` and `benchmark`: what is done with a trained model."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -251,8 +252,35 @@ def _open_engine(
     frames: int | None = None,
     tta: bool = False,
 ) -> Any:
+    from linknet_fastai.engines.engine import NATIVE
     from linknet_fastai.engines.open_engine import open_engine
-    from linknet_fastai.predict.images import NATIVE
 
     seen = size if size in (None, NATIVE) else parse_size_option(size)
     return open_engine(model, engine, precision or "auto", device, seen, trust_pickle, frames, tta)
+
+
+def benchmark(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A run folder or a .safetensors.",
+            show_default="untrained networks with either decoder",
+        ),
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option("--size", metavar="WxH", help="A size of frames; may be given several times."),
+    ] = None,
+    device: DeviceOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Measure speed, multiply-adds and memory on this machine, by every engine that is installed."""
+    from linknet_fastai.cli.tables import show_speeds
+    from linknet_fastai.cli.terminal import progress_bar, show_or_print_json
+    from linknet_fastai.export import benchmark as speed
+
+    sizes = [parse_size_option(text) for text in size] if size else speed.SIZES
+    with progress_bar() as progress:
+        speeds = speed.benchmark(model, sizes, device or "auto", progress)
+    show_or_print_json(lambda: show_speeds(speeds), [asdict(speed) for speed in speeds], json_file)

@@ -1,9 +1,7 @@
 """What the terminal shows: rich tables and bars where a person looks, plain lines in a pipe."""
 
 import json
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,27 +20,14 @@ from rich.table import Table
 from rich.text import Text
 
 from linknet_fastai.core.files import write_text
-from linknet_fastai.core.untrusted import printable
-from linknet_fastai.learner.process_group import is_first
+from linknet_fastai.core.parallel import is_first
+from linknet_fastai.core.text import printable
 
 if TYPE_CHECKING:  # these import torch, which --help must not wait for
-    from fastai.learner import Learner
-
-    from linknet_fastai.config.settings import Settings
-    from linknet_fastai.data.dataset import Progress as ProgressReport
+    from linknet_fastai.core.parallel import Progress as ProgressReport
 
 WIDEST = 10_000  # columns of a table in a pipe
 LONGEST_LINE = 4000  # of an error: an option's whole megabyte is not said again
-COLUMNS = (
-    ("epoch", "epoch", 9, ""),
-    ("train loss", "train_loss", 11, ".4f"),
-    ("valid loss", "valid_loss", 11, ".4f"),
-    ("mIoU", "miou", 7, ".4f"),
-    ("mean acc", "mean_accuracy", 9, ".4f"),
-    ("pixel acc", "pixel_accuracy", 10, ".4f"),
-    ("lr", "lr", 9, ".1e"),
-    ("seconds", "seconds", 8, ".1f"),
-)
 
 
 class PlainConsole(Console):
@@ -110,7 +95,7 @@ def progress_bar() -> Iterator["ProgressReport"]:
     if not errors.is_terminal or console.quiet:
         yield lambda what, done, total: None
         return
-    with _bar(errors, SpeedColumn()) as bar:
+    with progress_columns(errors, SpeedColumn()) as bar:
         tasks: dict[str, Any] = {}
 
         def report(what: str, done: int, total: int) -> None:
@@ -144,7 +129,7 @@ def be_quiet() -> None:
     console.quiet = True
 
 
-def _bar(on: Console, *more: ProgressColumn) -> Progress:
+def progress_columns(on: Console, *more: ProgressColumn) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
@@ -155,84 +140,6 @@ def _bar(on: Console, *more: ProgressColumn) -> Progress:
         transient=True,
         expand=True,
     )
-
-
-class TrainingDisplay:
-    """Shows a training: the settings once, a bar over all batches, a row an epoch."""
-
-    def __init__(self) -> None:
-        self._bar = _bar(console, TextColumn("{task.fields[state]}"))
-        self._task = None
-        self._checks: dict[str, Any] = {}
-        self._begun = time.perf_counter()
-
-    def __enter__(self) -> "TrainingDisplay":
-        if console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if console.is_terminal:
-            self._bar.stop()
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Show how far something before the training is."""
-        if what not in self._checks:
-            self._checks[what] = self._bar.add_task(what, total=total, state="")
-        self._bar.update(self._checks[what], completed=done, total=total, visible=done < total)
-
-    def started(
-        self, learn: "Learner", settings: "Settings", origins: Mapping[str, str], run: Mapping[str, Any]
-    ) -> None:
-        """Show what is trained, on what, and every setting with its origin."""
-        from linknet_fastai.core.device import resolve_precision
-
-        dls = learn.dls
-        processes = run["processes"]
-        self.bs, self.valid_bs, self.epochs = dls.train.bs * processes, dls.valid.bs * processes, settings.epochs
-        precision = resolve_precision(settings.precision, dls.device)
-        console.print(styled(f"{learn.card.recipe}: {len(learn.card.classes)} classes, {run['data']}", "bold"))
-        console.print(
-            f"LinkNet with {run['parameters'] / 1e6:.2f} M parameters on {dls.device} in {precision}"
-            f"{f', {processes} processes' if processes > 1 else ''}; "
-            f"{run['train_frames']} frames train, {run['validation_frames']} validate"
-        )
-        shown, defaults = table("setting", "value", "from"), []
-        for name, value in settings.model_dump(mode="json", exclude_none=True).items():
-            if origins[name] == "default":
-                defaults.append(f"{name} {value}")
-            else:
-                shown.add_row(name, str(value), origins[name])
-        show_table(shown)
-        console.print(styled("defaults: " + ", ".join(defaults), "dim"), soft_wrap=False)
-        console.print(f"run folder {run['folder']}\n")
-        show_lines(run["notes"], show_note)
-        console.print(styled("".join(f"{title:>{width}}" for title, _, width, _ in COLUMNS), "bold"))
-        self._per_epoch = math.ceil(len(dls.train) / processes) + math.ceil(len(dls.valid) / processes)
-        self._task = self._bar.add_task("", total=settings.epochs * self._per_epoch, state="")
-
-    def stepped(self, epoch: int, done: int, total: int, loss: float, lr: float, training: bool) -> None:
-        """Move the bar by a batch."""
-        if not console.is_terminal:
-            return
-        behind = 0 if training else self._per_epoch - total
-        if done == 1:
-            self._begun = time.perf_counter()
-        rate = (done - 1) * (self.bs if training else self.valid_bs) / (time.perf_counter() - self._begun)
-        state = f"loss {loss:.3f}  lr {lr:.1e}  {rate:.0f} img/s" if training else f"validating  {rate:.0f} img/s"
-        self._bar.update(
-            self._task,
-            completed=(epoch - 1) * self._per_epoch + behind + done,
-            description=f"epoch {epoch}/{self.epochs}",
-            state=state,
-        )
-
-    def epoch_ended(self, row: Mapping[str, float]) -> None:
-        """Print the row of an epoch."""
-        cells = [
-            f"{row['epoch']}/{self.epochs}" if key == "epoch" else f"{row[key]:{form}}" for _, key, _, form in COLUMNS
-        ]
-        console.print("".join(f"{cell:>{width}}" for cell, (_, _, width, _) in zip(cells, COLUMNS, strict=True)))
 
 
 def show_or_print_json(show: Callable[[], None], content: Any, file: Path | None) -> None:

@@ -91,7 +91,8 @@ def fit(
     if resume is not None and out is not None:
         raise UsageError("--out: --resume goes on in the run's own folder; leave it out")
 
-    from linknet_fastai.cli.terminal import TrainingDisplay, console
+    from linknet_fastai.cli.terminal import console
+    from linknet_fastai.cli.training_display import TrainingDisplay
     from linknet_fastai.training import fit as training
 
     log_to = ["tensorboard"] * tensorboard + ["wandb"] * wandb

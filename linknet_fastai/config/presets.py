@@ -1,15 +1,17 @@
 """Presets: named training settings, each a TOML file with a title and what it sets."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from linknet_fastai.config.settings import check_training_table, explain
+from linknet_fastai.config.recipe import Layout, Recipe
+from linknet_fastai.config.settings import Settings, check_training_table, explain, resolve_settings
 from linknet_fastai.config.toml_files import find_shipped, read_toml, recipe_folder, toml_names
 from linknet_fastai.core.errors import UsageError
-from linknet_fastai.core.untrusted import Line
+from linknet_fastai.core.text import Line
 
 
 @dataclass(frozen=True)
@@ -58,3 +60,27 @@ def load_preset(name_or_path: str | Path) -> Preset:
     except ValueError as error:
         raise UsageError(f"{file}: {error}") from None
     return Preset(file.stem, title, table)
+
+
+def settings_for(
+    recipe: Recipe, layout: Layout, said: Mapping[str, Any], origin: str = "command line"
+) -> tuple[Settings, dict[str, str]]:
+    """Settle the settings of a training: what is said, then the preset that is said, the recipe, the default preset.
+
+    Args:
+        recipe: the recipe, which brings its own.
+        layout: the layout of the data, which may bring a size.
+        said: settings by name; None as a value says nothing.
+        origin: who says them.
+
+    Returns:
+        The settings, and the origin of each by name.
+
+    Raises:
+        UsageError: a value does not fit, or there is no such preset.
+    """
+    of_recipe = [("recipe", recipe.training), ("recipe's layout", {"size": layout.size})]
+    name = said.get("preset")
+    preset = load_preset(name or recipe.training.get("preset") or Settings().preset)
+    layer = (f"preset {preset.name}", preset.settings)
+    return resolve_settings(*([*of_recipe, layer] if name else [layer, *of_recipe]), (origin, said))

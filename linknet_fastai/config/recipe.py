@@ -11,14 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from linknet_fastai.config.settings import Size, check_training_table, explain
 from linknet_fastai.config.toml_files import find_shipped, read_source, read_toml, recipe_folder, toml_names
 from linknet_fastai.core.errors import UsageError
-from linknet_fastai.core.files import write_text
-from linknet_fastai.core.untrusted import LARGEST_LIST, Line, Name
+from linknet_fastai.core.files import LARGEST_LIST, write_text
+from linknet_fastai.core.images import IMAGE_SUFFIXES
+from linknet_fastai.core.text import Line, Name
 
 VOID_LABEL = "void"
 FIELD = re.compile(r"\{([a-z_]\w*)\}", re.ASCII | re.IGNORECASE)
 MOST_WILDCARDS = 4  # in one part of a path: each more can make a name take 255 times as long to match
-VOID = 255  # the value of void in every label map and label tensor of this package
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm")
 MOST_CLASSES = 254  # label maps are uint8 inside: 255 is void and 254 "not in the mapping"
 
 Byte = Annotated[int, Field(ge=0, le=255)]

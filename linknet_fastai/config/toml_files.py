@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from linknet_fastai.core.errors import UsageError, reason
-from linknet_fastai.core.untrusted import LARGEST_TABLES, read_tables, read_text
+from linknet_fastai.core.files import LARGEST_TABLES, read_tables, read_text
 
 
 def recipe_folder() -> Path:

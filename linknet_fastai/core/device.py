@@ -9,8 +9,7 @@ import torch
 from fastai.torch_core import default_device
 
 from linknet_fastai.core.errors import UsageError
-from linknet_fastai.core.parallel import usable_cores
-from linknet_fastai.learner.process_group import processes_here
+from linknet_fastai.core.parallel import processes_here, usable_cores
 
 try:
     import resource

@@ -1,22 +1,20 @@
-"""Image files: images and label maps read, PNGs written, images put into a page."""
+"""Image files: images read, PNGs written, images put into a page."""
 
 import base64
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from linknet_fastai.config.recipe import VOID, Layout, Recipe
 from linknet_fastai.core.errors import UserError, reason
-from linknet_fastai.core.files import written_whole
-from linknet_fastai.core.untrusted import check_regular
+from linknet_fastai.core.files import check_regular, written_whole
 
-UNMAPPED = 254
+VOID = 255  # the value of void in every label map and label tensor of this package
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm")
 SOFTWARE = ("Software", "linknet-fastai")  # a text in every PNG written here
 BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 # Pillow tells a format by what is in a file, not by its name. These hold pixels and nothing else: it would run
@@ -97,69 +95,6 @@ def data_url(image: Image.Image, kind: str, **options: Any) -> str:
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resample HxW uint8 labels to (width, height) by the nearest pixel."""
     return labels if labels.shape[::-1] == tuple(size) else np.asarray(Image.fromarray(labels).resize(size, NEAREST))
-
-
-class LabelReader:
-    """Reads label maps through a layout's mapping of raw values or colours."""
-
-    def __init__(self, recipe: Recipe, layout: Layout) -> None:
-        channels = {name: VOID if c is None else c for name, c in recipe.channel_of_label.items()}
-        self.in_color = layout.colors is not None
-        if layout.colors is not None:
-            raw = {_pack(color): channels[name] for name, color in layout.colors.items()}
-        elif layout.values is not None:
-            raw = {value: channels[name] for value, name in layout.values.items()}
-        else:
-            raw = {entry.id: channel for channel, entry in enumerate(recipe.classes)} | {recipe.void.id: VOID}
-        self.raw = raw
-
-    @cached_property
-    def _channel_of_raw(self) -> np.ndarray:
-        table = np.full(1 << 24 if self.in_color else 1 << 16, UNMAPPED, np.uint8)
-        for value, channel in self.raw.items():
-            table[value] = channel
-        return table
-
-    def __getstate__(self) -> dict:
-        return {"in_color": self.in_color, "raw": self.raw}  # the table is 16 MB and quickly made
-
-    def __call__(self, path: Path) -> np.ndarray:
-        """Read a label map.
-
-        Returns:
-            HxW uint8: the network's channel of each pixel, 255 for void.
-
-        Raises:
-            UserError: the file cannot be read, has no single channel (or no colours), or holds a raw value
-                outside the mapping.
-        """
-        with opened_image(path, "this label map") as image:
-            raw = self._raw_values(image)
-        labels = self._channel_of_raw[raw]
-        if (labels == UNMAPPED).any():
-            unknown = np.unique(raw[labels == UNMAPPED])
-            shown = ", ".join(self._show(value) for value in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-            what = "colours" if self.in_color else "values"
-            raise UserError(f"{path}: {what} outside the recipe's mapping: {shown}")
-        return labels
-
-    def _raw_values(self, image: Image.Image) -> np.ndarray:
-        if self.in_color:
-            rgb = np.asarray(image.convert("RGB")).astype(np.uint32)
-            return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
-        if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B"):
-            raise ValueError(f"mode {image.mode}, but its recipe expects one channel of ids")
-        values = np.asarray(image)  # a palette image gives its indices here, not its colours
-        if values.dtype.kind == "i" and values.size and not 0 <= values.min() <= values.max() < 1 << 16:
-            raise ValueError("values outside 0..65535")
-        return values.astype(np.uint16)
-
-    def _show(self, value: int) -> str:
-        return f"({value >> 16}, {value >> 8 & 255}, {value & 255})" if self.in_color else str(value)
-
-
-def _pack(color: tuple[int, int, int]) -> int:
-    return color[0] << 16 | color[1] << 8 | color[2]
 
 
 def save_image(image: Image.Image, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Work done in threads: how many there are for it, and results in order with a bounded number of them in flight."""
+"""Parallel work: cores and processes that are there for it, and results in order from a bounded number of threads."""
 
 import os
 from collections import deque
@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from linknet_fastai.learner.process_group import processes_here
-
+Progress = Callable[[str, int, int], None]  # what is going on, how many are done, of how many
 MOST_THREADS = 16  # more readers than that wait for the disk or for each other
 
 Item = TypeVar("Item")
@@ -38,3 +37,18 @@ def overlapped(work: Callable[[Item], Result], items: Iterable[Item], threads: i
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def process_count() -> int:
+    """How many processes were started to train together."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def processes_here() -> int:
+    """How many of them are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+
+
+def is_first() -> bool:
+    """Whether this process is the first of them, or alone."""
+    return process_count() == 1 or not int(os.environ.get("RANK") or 0)

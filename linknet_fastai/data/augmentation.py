@@ -12,8 +12,7 @@ from fastai.vision.core import PILImage, PILMask, TensorImage, TensorMask
 from PIL import Image
 from torch import Tensor
 
-from linknet_fastai.config.recipe import VOID
-from linknet_fastai.core.images import resize_image, resize_labels
+from linknet_fastai.core.images import VOID, resize_image, resize_labels
 
 PADDING = (124, 116, 104)  # ImageNet's mean colour: padding is 0 for the network, as its own padding is
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns colours to grey

@@ -22,9 +22,11 @@ from torch import Tensor
 
 from linknet_fastai.config.settings import format_size
 from linknet_fastai.core.errors import UserError, reason
+from linknet_fastai.core.files import LARGEST_LIST, read_text
 from linknet_fastai.core.images import MOST_PIXELS, opened_image, resize_image, resize_labels
-from linknet_fastai.core.untrusted import LARGEST_LIST, read_text
-from linknet_fastai.data.dataset import Dataset, Frame, Progress, cache_folder
+from linknet_fastai.core.parallel import Progress
+from linknet_fastai.data.dataset import Dataset, Frame
+from linknet_fastai.data.fetch import cache_folder
 from linknet_fastai.data.survey import Survey, count_frames, fingerprint
 
 INDEX, IMAGES, LABELS = "index.json", "images.bin", "labels.bin"

@@ -4,20 +4,17 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from fastcore.xdg import xdg_cache_home
 
 from linknet_fastai.config.recipe import FIELD, Layout, Recipe, Split, load_recipe, read_stems
 from linknet_fastai.config.settings import format_size
 from linknet_fastai.core.errors import UsageError, UserError, reason
-from linknet_fastai.core.images import LabelReader
-from linknet_fastai.data import street
+from linknet_fastai.core.parallel import Progress
+from linknet_fastai.data.fetch import fetch
+from linknet_fastai.data.labels import LabelReader
 
 LONGEST_NAME = 255  # of a file: what a list has beyond that, no message says again
-Progress = Callable[[str, int, int], None]  # what is going on, how many are done, of how many
 
 
 class EmptySplitError(UserError):
@@ -189,11 +186,6 @@ def size_mismatch(frame: Frame, label_size: tuple[int, int], image_size: tuple[i
     )
 
 
-def cache_folder() -> Path:
-    """Where this program keeps what it can make again: `linknet-fastai` in the user's cache folder."""
-    return Path(xdg_cache_home()) / "linknet-fastai"
-
-
 def open_dataset(
     recipe: Recipe | str | Path, folder: str | Path | None = None, progress: Progress | None = None
 ) -> Dataset:
@@ -209,7 +201,7 @@ def open_dataset(
         UserError: the folder is missing, holds none of the recipe's layouts, or the download failed.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    root = Path(folder) if folder is not None else _fetch(recipe, progress)
+    root = Path(folder) if folder is not None else fetch(recipe, progress)
     if not os.path.isdir(root):
         raise UserError(f"{root}: no such data folder; {recipe.name}: {recipe.source}")
     try:
@@ -244,39 +236,3 @@ def _holds(folder: Path, layout: Layout, recipe: Recipe) -> bool:
 def _any_match(folder: Path, pattern: str, layout: Layout, recipe: Recipe) -> bool:
     names = [split.folder or name for name, split in recipe.splits.items()] if layout.by_folder else [""]
     return any(next(folder.glob(_glob(pattern, name)), None) for name in names)
-
-
-def _fetch(recipe: Recipe, progress: Progress | None) -> Path:
-    if recipe.fetch is None:
-        raise UsageError(f"--data: {recipe.name} cannot be fetched; {recipe.source}")
-    if recipe.fetch == "street":
-        return _draw_street(progress)
-    from fastai.data.external import URLs, untar_data  # imports most of fastai; needed in this case alone
-
-    if not isinstance(getattr(URLs, recipe.fetch, None), str):
-        raise UsageError(f"{recipe.name}: fetch: fastai knows no data set {recipe.fetch!r}")
-    try:
-        return Path(untar_data(getattr(URLs, recipe.fetch)))
-    except Exception as error:  # network, disk and archive errors of several libraries
-        raise UserError(
-            f"--data: {recipe.name} could not be downloaded ({type(error).__name__}: {error}); "
-            f"get it by hand and name its folder: {recipe.source}"
-        ) from error
-
-
-def _draw_street(progress: Progress | None) -> Path:
-    # The drawing's own source is part of the name: scenes of an older version are never taken for these.
-    sources = sorted(Path(street.__file__).parent.glob("*.py"))
-    version = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
-    folder = cache_folder() / f"street-{version}"
-    if not os.path.isdir(folder):
-        drawn = progress and (lambda done, total: progress("drawing street scenes", done, total))
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            street.write_scenes(folder, on_progress=drawn)
-        except OSError as error:
-            raise UserError(
-                f"{folder}: the street scenes cannot be drawn there ({reason(error)}); XDG_CACHE_HOME=DIR has them "
-                "drawn elsewhere"
-            ) from error
-    return folder

@@ -5,10 +5,9 @@ import operator
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,17 +22,16 @@ from fastcore.basics import chunked
 from fastcore.foundation import L
 from PIL import Image
 
-from linknet_fastai.config.presets import load_preset
+from linknet_fastai.config.presets import settings_for
 from linknet_fastai.config.recipe import Recipe
-from linknet_fastai.config.settings import Settings, format_size, parse_size, resolve_settings
+from linknet_fastai.config.settings import Settings, format_size, parse_size
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.images import open_image
-from linknet_fastai.core.parallel import usable_cores
+from linknet_fastai.core.parallel import Progress, process_count, usable_cores
 from linknet_fastai.data.augmentation import AugmentBatch, ResizeFrame, ResizeImage
 from linknet_fastai.data.cache import CachedFrame, cached_frames
-from linknet_fastai.data.dataset import Dataset, Frame, Progress, open_dataset
+from linknet_fastai.data.dataset import Dataset, Frame, open_dataset
 from linknet_fastai.data.survey import Survey, survey
-from linknet_fastai.learner.process_group import process_count
 
 
 class ReproducibleDL(TfmdDL):
@@ -219,31 +217,8 @@ def segmentation_dls(
         "cache_dir": cache_dir,
         "preset": None if preset is None else str(preset),
     }
-    settings, _ = settings_for(dataset, said, "argument")
+    settings, _ = settings_for(dataset.recipe, dataset.layout, said, "argument")
     return dls_from_settings(dataset, settings, device, progress)
-
-
-def settings_for(
-    dataset: Dataset, said: Mapping[str, Any], origin: str = "command line"
-) -> tuple[Settings, dict[str, str]]:
-    """Settle the settings of a training: what is said, then the preset that is said, the recipe, the default preset.
-
-    Args:
-        dataset: the recipe and the layout found, which bring their own.
-        said: settings by name; None as a value says nothing.
-        origin: who says them.
-
-    Returns:
-        The settings, and the origin of each by name.
-
-    Raises:
-        UsageError: a value does not fit, or there is no such preset.
-    """
-    recipe = [("recipe", dataset.recipe.training), ("recipe's layout", {"size": dataset.layout.size})]
-    name = said.get("preset")
-    preset = load_preset(name or dataset.recipe.training.get("preset") or Settings().preset)
-    layer = (f"preset {preset.name}", preset.settings)
-    return resolve_settings(*([*recipe, layer] if name else [layer, *recipe]), (origin, said))
 
 
 def dls_from_settings(

@@ -14,14 +14,14 @@ import PIL
 from PIL import Image
 from pydantic import TypeAdapter
 
-from linknet_fastai.config.recipe import VOID
 from linknet_fastai.config.settings import format_size
 from linknet_fastai.core.errors import UserError, reason
-from linknet_fastai.core.files import write_text
-from linknet_fastai.core.images import LabelReader, open_image
-from linknet_fastai.core.parallel import overlapped, usable_cores
-from linknet_fastai.core.untrusted import read_text
-from linknet_fastai.data.dataset import Dataset, Frame, Progress, cache_folder, size_mismatch
+from linknet_fastai.core.files import read_text, write_text
+from linknet_fastai.core.images import VOID, open_image
+from linknet_fastai.core.parallel import Progress, overlapped, usable_cores
+from linknet_fastai.data.dataset import Dataset, Frame, size_mismatch
+from linknet_fastai.data.fetch import cache_folder
+from linknet_fastai.data.labels import LabelReader
 
 FORMAT = 2  # of what is made of files and kept: one more where other code makes other pixels or counts of them
 

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from linknet_fastai.core.errors import UsageError, UserError, need, reason
-from linknet_fastai.engines.exported import IMAGE, SIZE, check_interface, checked_mask
+from linknet_fastai.engines.engine import IMAGE, SIZE, Engine, check_interface, checked_mask
 from linknet_fastai.model.card import METADATA_KEY, parse_card
-from linknet_fastai.predict.images import Engine
 
 
 class OnnxPredictor(Engine):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.parallel import usable_cores
-from linknet_fastai.predict.images import Engine
+from linknet_fastai.engines.engine import Engine
 
 ENGINES_OF = {".onnx": ("openvino", "onnxruntime"), ".xml": ("openvino",)}  # fastest first
 MOST_AT_ONCE = 8  # each frame in the network holds its features in memory

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from linknet_fastai.core.errors import UsageError, UserError, need, reason
-from linknet_fastai.engines.exported import IMAGE, RESAMPLED, SIZE, check_interface, checked_mask
+from linknet_fastai.engines.engine import IMAGE, RESAMPLED, SIZE, Engine, check_interface, checked_mask
 from linknet_fastai.model.card import METADATA_KEY, parse_card
-from linknet_fastai.predict.images import Engine
 
 MOST_COMPILED = 4  # for more sizes than that one graph is compiled that takes any
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from linknet_fastai.config.settings import SMALLEST_SIDE
 from linknet_fastai.core.device import DTYPES, resolve_device, resolve_precision, tune
-from linknet_fastai.learner.callbacks import resample_logits
+from linknet_fastai.engines.engine import Engine
 from linknet_fastai.model.batch_norm import fold_batch_norms
 from linknet_fastai.model.card import ModelCard
-from linknet_fastai.predict.images import Engine
+from linknet_fastai.model.linknet import resample_logits
 
 TTA_SCALES = (0.75, 1.0, 1.25)
 SCORES_AT_ONCE = 12 << 21  # of a frame whose logits are brought to another size: 12 classes of 2048x1024

@@ -19,13 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.config.settings import format_size
 from linknet_fastai.core.device import peak_memory_mib, resolve_device, resolve_precision
-from linknet_fastai.data.dataset import Progress
+from linknet_fastai.core.parallel import Progress
+from linknet_fastai.engines.engine import Engine
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.export.export import export_model
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import load_model, save_model
-from linknet_fastai.predict.images import Engine
 
 SIZES = ((480, 360), (640, 360), (1280, 720), (1920, 1080))  # CamVid here, and the sizes of the paper's table
 FEWEST, MOST, ENOUGH_SECONDS = 3, 30, 2.0  # how often each size is measured

@@ -19,7 +19,7 @@ from linknet_fastai.learner.loss import SegmentationLoss
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import load_model, save_model
-from linknet_fastai.predict.images import find_images
+from linknet_fastai.predict.inputs import find_images
 
 
 def export_model(model: LinkNet, card: ModelCard, file: Path, calibration: Path | None = None) -> None:

@@ -15,12 +15,12 @@ from linknet_fastai.core.errors import UserError, need
 from linknet_fastai.core.files import written_whole
 from linknet_fastai.core.images import open_image, resize_image
 from linknet_fastai.data.street import draw_scene
-from linknet_fastai.engines.exported import IMAGE, SIZE
+from linknet_fastai.engines.engine import IMAGE, SIZE
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.model.card import METADATA_KEY, ModelCard
 from linknet_fastai.model.linknet import LinkNet
-from linknet_fastai.predict.images import find_images
+from linknet_fastai.predict.inputs import find_images
 
 CALIBRATION_FRAMES, CHECK_FRAMES = 60, 10
 LEAST_AGREEMENT = 0.999  # of pixels, for a file in fp32

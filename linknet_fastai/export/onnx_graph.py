@@ -9,7 +9,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from linknet_fastai.engines.exported import IMAGE, MASK, RESAMPLED, SIZE
+from linknet_fastai.engines.engine import IMAGE, MASK, RESAMPLED, SIZE
 from linknet_fastai.model.batch_norm import fold_batch_norms
 from linknet_fastai.model.card import METADATA_KEY, ModelCard
 from linknet_fastai.model.linknet import LinkNet

@@ -1,17 +1,16 @@
 """fastai callbacks of a LinkNet learner: precision, seeds, label sizes, steps that are skipped or put together."""
 
 import torch
-import torch.nn.functional as F
 from fastai.callback.core import Callback, CancelBatchException, CancelStepException
 from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner
 from fastai.torch_core import find_bs
-from torch import Tensor
 
-from linknet_fastai.config.recipe import VOID
 from linknet_fastai.core.device import autocast, release_memory, resolve_precision, tune
+from linknet_fastai.core.images import VOID
 from linknet_fastai.learner.loss import SegmentationLoss
 from linknet_fastai.learner.process_group import everywhere
+from linknet_fastai.model.linknet import resample_logits
 
 
 class DevicePrecision(Callback):
@@ -92,13 +91,6 @@ class ScoreAtLabelSize(Callback):
             self.learn.pred = resample_logits(self.learn.pred, self.learn.y.shape[-2:])
 
 
-def resample_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resample logits BxCxHxW bilinearly to `size`, (height, width); floats in, floats out."""
-    if tuple(logits.shape[-2:]) == tuple(size):
-        return logits
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
-
-
 class SkipVoidBatches(Callback):
     """Skips training on a batch without a single pixel that counts: there is nothing to learn, only to decay.
 
@@ -113,24 +105,11 @@ class SkipVoidBatches(Callback):
     def before_batch(self) -> None:
         """End the batch where all its labels are void."""
         if self.learn.training and self.learn.yb and everywhere((self.learn.y == VOID).all()):
-            _pass_by(self.learn)
+            skip_batch(self.learn)
 
 
-class PassByDone(Callback):
-    """Passes by the first batches of an epoch, which were done before the training was interrupted.
-
-    They are loaded and augmented nevertheless: so the next one comes as it would have.
-    """
-
-    order = 5  # in front of all that looks at a batch
-
-    def before_batch(self) -> None:
-        """End the batch where it was done, as the run's record says."""
-        if self.learn.run_record.is_repeating:
-            _pass_by(self.learn)
-
-
-def _pass_by(learn: Learner) -> None:
+def skip_batch(learn: Learner) -> None:
+    """End the current batch before the network runs."""
     if getattr(learn, "loss", None) is None:  # fastai's recorder averages the loss that is there
         learn.loss = torch.zeros((), device=learn.y.device)
     raise CancelBatchException

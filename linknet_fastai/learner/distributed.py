@@ -11,7 +11,7 @@ from fastai.distributed import DistributedDL, DistributedTrainer
 from fastai.torch_core import find_bs
 from timm.layers import convert_sync_batchnorm
 
-from linknet_fastai.config.recipe import VOID
+from linknet_fastai.core.images import VOID
 from linknet_fastai.data.loaders import ReproducibleDL
 from linknet_fastai.learner.callbacks import AccumulateGradients
 from linknet_fastai.scoring.metrics import ForegroundIoU

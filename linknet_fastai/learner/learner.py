@@ -1,6 +1,6 @@
 """From DataLoaders to a fastai Learner that trains LinkNet; optimizers by name."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy, deepcopy
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,8 @@ from torch import nn
 
 from linknet_fastai.config.settings import Settings, resolve_settings
 from linknet_fastai.core.device import autocast, resolve_device, resolve_precision
-from linknet_fastai.data.dataset import Dataset, Progress
+from linknet_fastai.core.parallel import Progress
+from linknet_fastai.data.dataset import Dataset
 from linknet_fastai.data.loaders import dls_from_settings
 from linknet_fastai.learner import loss
 from linknet_fastai.learner.callbacks import (
@@ -31,23 +32,12 @@ from linknet_fastai.learner.callbacks import (
     SkipVoidBatches,
 )
 from linknet_fastai.learner.loss import SegmentationLoss
-from linknet_fastai.learner.optimizers import Muon
+from linknet_fastai.learner.optimizers import OPTIMIZERS
 from linknet_fastai.learner.process_group import check_shareable
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import initialise_from
 from linknet_fastai.scoring.metrics import segmentation_metrics
-
-# Our Muon, and torch's own optimizers with torch's own defaults: fastai's Adam is AdamW with another epsilon, its SGD
-# and RMSProp have no momentum. Weight decay is 0.01 for AdamW and Muon and 0 for the others, as in torch; sgd gets
-# the momentum of 0.9 that the word means in this field. Fused: one pass over the weights a step.
-OPTIMIZERS: dict[str, Callable] = {
-    "adamw": partial(torch.optim.AdamW, fused=True),
-    "adam": partial(torch.optim.Adam, fused=True),
-    "rmsprop": torch.optim.RMSprop,
-    "sgd": partial(torch.optim.SGD, momentum=0.9, fused=True),
-    "muon": Muon,
-}
 
 
 class LinkNetLearner(Learner):

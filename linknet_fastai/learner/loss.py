@@ -5,7 +5,7 @@ from fastai.losses import CrossEntropyLossFlat
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from linknet_fastai.config.recipe import VOID
+from linknet_fastai.core.images import VOID
 
 LARGEST_IN_FP16 = 1000  # of the weights, when they come into a gradient
 

@@ -1,6 +1,7 @@
-"""Muon, an optimizer for convolutions: each weight moves by an orthogonal matrix, in every direction alike."""
+"""Optimizers by name: torch's own, and Muon for convolutions."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -100,3 +101,15 @@ def orthogonalize(matrix: Tensor) -> Tensor:
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic), x, beta=linear)
     return (x if matrix.shape[0] <= matrix.shape[1] else x.T).to(matrix.dtype)
+
+
+# Our Muon, and torch's own optimizers with torch's own defaults: fastai's Adam is AdamW with another epsilon, its SGD
+# and RMSProp have no momentum. Weight decay is 0.01 for AdamW and Muon and 0 for the others, as in torch; sgd gets
+# the momentum of 0.9 that the word means in this field. Fused: one pass over the weights a step.
+OPTIMIZERS: dict[str, Callable] = {
+    "adamw": partial(torch.optim.AdamW, fused=True),
+    "adam": partial(torch.optim.Adam, fused=True),
+    "rmsprop": torch.optim.RMSprop,
+    "sgd": partial(torch.optim.SGD, momentum=0.9, fused=True),
+    "muon": Muon,
+}

@@ -15,6 +15,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from linknet_fastai.core.errors import UsageError, UserError, need
+from linknet_fastai.core.parallel import is_first, process_count, processes_here
 
 if TYPE_CHECKING:  # torch, which --help must not wait for, is imported where processes meet
     import torch
@@ -26,21 +27,6 @@ if TYPE_CHECKING:  # torch, which --help must not wait for, is imported where pr
 PATIENCE = timedelta(minutes=30)
 
 _store: "Store | None" = None  # what all processes see, while they are together
-
-
-def process_count() -> int:
-    """How many processes were started to train together."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
-
-
-def processes_here() -> int:
-    """How many of them are on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-
-
-def is_first() -> bool:
-    """Whether this process is the first of them, or alone."""
-    return process_count() == 1 or not int(os.environ.get("RANK") or 0)
 
 
 def led(lead: Callable) -> Callable:

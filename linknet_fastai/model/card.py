@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from linknet_fastai.config.recipe import MOST_CLASSES, ClassEntry, Recipe, VoidEntry, check_classes
 from linknet_fastai.config.settings import Decoder, Size, explain
 from linknet_fastai.core.errors import UsageError, UserError, reason
-from linknet_fastai.core.untrusted import Line, Name, parse_json
+from linknet_fastai.core.files import parse_json
+from linknet_fastai.core.text import Line, Name
 
 METADATA_KEY = "linknet_fastai"
 LONGEST_METADATA = 1 << 20  # characters; 254 classes take a tenth of that

@@ -256,3 +256,10 @@ def _check_encoder_weights(name: str, weights: Path) -> None:
 
 def _misfit(name: str, why: str) -> UsageError:
     return UsageError(f"--encoder: {name!r} does not give features at strides 4, 8, 16, 32 as NCHW ({why})")
+
+
+def resample_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample logits BxCxHxW bilinearly to `size`, (height, width); floats in, floats out."""
+    if tuple(logits.shape[-2:]) == tuple(size):
+        return logits
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)

@@ -20,8 +20,8 @@ from PIL import Image
 from linknet_fastai.core.errors import UsageError, UserError, need
 from linknet_fastai.core.images import data_url
 from linknet_fastai.core.parallel import usable_cores
+from linknet_fastai.engines.engine import NATIVE, Engine
 from linknet_fastai.model.card import ModelCard
-from linknet_fastai.predict.images import NATIVE, Engine
 from linknet_fastai.predict.inputs import VIDEO_SUFFIXES
 from linknet_fastai.predict.overlay import colour_mask, overlay
 from linknet_fastai.predict.uploads import CLIP_FPS, Limits, Seen, Tally, predict_clip, predict_image

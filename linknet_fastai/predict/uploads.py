@@ -12,8 +12,8 @@ from PIL import Image
 
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.images import open_image, resize_image, resize_labels
-from linknet_fastai.data.dataset import Progress
-from linknet_fastai.predict.images import Engine
+from linknet_fastai.core.parallel import Progress
+from linknet_fastai.engines.engine import Engine
 from linknet_fastai.predict.video import VideoResult, open_container, predict_video
 
 SHOWN_SIDE = 1600  # the longer side, in pixels, of what a page shows and a session remembers

@@ -19,9 +19,8 @@ from PIL import Image
 from linknet_fastai.core.errors import UserError, need, reason
 from linknet_fastai.core.files import written_whole
 from linknet_fastai.core.images import open_image
-from linknet_fastai.core.parallel import overlapped
-from linknet_fastai.data.dataset import Progress
-from linknet_fastai.predict.images import Engine, frame_threads
+from linknet_fastai.core.parallel import Progress, overlapped
+from linknet_fastai.engines.engine import Engine, frame_threads
 from linknet_fastai.predict.inputs import Source
 from linknet_fastai.predict.overlay import overlay
 from linknet_fastai.predict.sound import Sound

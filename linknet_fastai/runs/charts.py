@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from linknet_fastai.core.images import save_image
-from linknet_fastai.core.untrusted import printable
-from linknet_fastai.scoring.scores import best_row
+from linknet_fastai.core.text import printable
+from linknet_fastai.runs.folder import best_row
 
 if TYPE_CHECKING:
     from linknet_fastai.runs.compare import RunSummary

@@ -13,8 +13,7 @@ from typing import Any
 
 from linknet_fastai.config.toml_files import recipe_folder
 from linknet_fastai.core.files import write_text
-from linknet_fastai.runs.folder import read_evaluations, read_metrics, read_run
-from linknet_fastai.scoring.scores import best_row
+from linknet_fastai.runs.folder import best_row, read_evaluations, read_metrics, read_run
 
 NOT_TOLD_APART = {
     "seed",

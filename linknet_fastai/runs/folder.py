@@ -1,4 +1,4 @@
-"""The folder of a run: run.toml, metrics.csv and checkpoints. Everything is written beside, then renamed."""
+"""The folder of a run: run.toml and metrics.csv, written whole or not at all."""
 
 import csv
 import io
@@ -8,24 +8,28 @@ import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from hashlib import file_digest, sha256
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
 import tomli_w
-import torch
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from linknet_fastai.config.recipe import MOST_CLASSES
 from linknet_fastai.config.settings import MOST_EPOCHS, Settings, Text, explain
 from linknet_fastai.core.errors import UsageError, UserError, reason
-from linknet_fastai.core.files import write_text, written_whole
-from linknet_fastai.core.untrusted import LARGEST_LIST, Line, Name, check_regular, parse_json, read_tables, read_text
+from linknet_fastai.core.files import (
+    LARGEST_LIST,
+    parse_json,
+    read_tables,
+    read_text,
+    write_text,
+)
+from linknet_fastai.core.text import Line, Name
 
-RUN_FILE, METRICS_FILE, CHECKPOINTS = "run.toml", "metrics.csv", "checkpoints"
+RUN_FILE, METRICS_FILE = "run.toml", "metrics.csv"
 COLUMNS = ("epoch", "train_loss", "valid_loss", "miou", "mean_accuracy", "pixel_accuracy", "lr", "seconds")
 LARGEST_METRICS = 1 << 24  # bytes
 PACKAGES = ("linknet-fastai", "fastai", "torch", "torchvision", "timm", "numpy", "pillow")
@@ -233,73 +237,6 @@ def _parse_row(row: Mapping[str | None, Any]) -> dict[str, float]:
     return {**numbers, "epoch": int(numbers["epoch"])}
 
 
-def write_checkpoint(folder: Path, epochs_done: int, batches_done: int, state: Mapping[str, Any]) -> None:
-    """Write the state of a training, the digest of the content in the file's name.
-
-    The checkpoint before it is kept, older ones go.
-
-    Args:
-        folder: the run folder.
-        epochs_done: how many epochs have ended.
-        batches_done: how many batches of the next one are done.
-        state: tensors, numbers and texts.
-    """
-    unnamed = folder / CHECKPOINTS / "unnamed.pt"
-    with written_whole(unnamed) as partial:
-        torch.save({"epochs_done": epochs_done, "batches_done": batches_done, **state}, partial)
-        with partial.open("rb") as file:
-            digest = file_digest(file, "sha256").hexdigest()[:16]
-    name = f"epoch-{epochs_done:06d}-batch-{batches_done:08d}-{digest}.pt"
-    with written_whole(folder / CHECKPOINTS / name, durable=True) as partial:
-        unnamed.replace(partial)
-    for old in _checkpoints(folder)[2:]:
-        old.unlink()
-
-
-def read_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """Read the newest checkpoint that is whole. No code in the file is run.
-
-    Returns:
-        The state, None where there is no checkpoint yet; a line for each newer one that is damaged.
-
-    Raises:
-        UserError: all are damaged.
-    """
-    damaged = []
-    for file in _checkpoints(folder):
-        try:
-            check_regular(file)
-            content = file.read_bytes()
-            if sha256(content).hexdigest()[:16] != file.stem.rpartition("-")[2]:
-                raise ValueError("its digest is not that in its name")
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), damaged
-        except Exception as error:  # torch's reader raises a dozen kinds at damaged files
-            damaged.append(f"{file}: damaged ({reason(error)}); going on from the one before")
-    if damaged:
-        raise UserError(
-            f"{folder / CHECKPOINTS}: every checkpoint is damaged; train anew, or from the best weights with "
-            f"--init-from {folder}"
-        )
-    return None, []
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """The newest first."""
-    return sorted((folder / CHECKPOINTS).glob("epoch-*.pt"), reverse=True)
-
-
-def plain_numbers(value: Any) -> Any:
-    """Copy a nest of dicts and lists with numpy scalars as Python numbers, so that it loads with weights_only.
-
-    fastai's schedules leave numpy floats in the optimizer's state.
-    """
-    if isinstance(value, dict):
-        return {key: plain_numbers(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(plain_numbers(item) for item in value)
-    return value.item() if hasattr(value, "item") and not isinstance(value, torch.Tensor) else value
-
-
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return read_tables(file)
@@ -313,3 +250,8 @@ def _format(value: float) -> str:
     if isinstance(value, int):
         return str(value)
     return f"{value:.6g}" if math.isfinite(value) else ""  # a class that occurs nowhere, a loss beyond all numbers
+
+
+def best_row(rows: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    """The row of the epoch with the best mIoU, the first of several; one without a score is worse than any."""
+    return max(rows, key=lambda row: -1 if math.isnan(row["miou"]) else row["miou"])

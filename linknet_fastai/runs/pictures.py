@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 from torch import Tensor
 
-from linknet_fastai.config.recipe import VOID
+from linknet_fastai.core.images import VOID
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.predict.overlay import colour_mask, overlay
 from linknet_fastai.runs.charts import literal, save_figure

@@ -12,12 +12,13 @@ from PIL import Image
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.files import write_text
 from linknet_fastai.core.images import data_url
-from linknet_fastai.core.untrusted import printable
-from linknet_fastai.data.dataset import Dataset, Progress, open_dataset
+from linknet_fastai.core.parallel import Progress
+from linknet_fastai.core.text import printable
+from linknet_fastai.data.dataset import Dataset, open_dataset
+from linknet_fastai.engines.engine import Engine, predict_file
 from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.save_load import load_model
-from linknet_fastai.predict.images import Engine, predict_file
 from linknet_fastai.predict.overlay import colour_mask
 from linknet_fastai.runs.charts import CURVES, class_bars, confusion_matrix, svg, training_curves
 from linknet_fastai.runs.compare import measured_alike, summarise

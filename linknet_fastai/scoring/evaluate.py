@@ -10,9 +10,9 @@ import numpy as np
 
 from linknet_fastai.config.settings import format_size
 from linknet_fastai.core.errors import UsageError, UserError
-from linknet_fastai.core.parallel import overlapped
-from linknet_fastai.data.dataset import Dataset, Frame, Progress, size_mismatch
-from linknet_fastai.predict.images import Engine, frame_threads, predict_file
+from linknet_fastai.core.parallel import Progress, overlapped
+from linknet_fastai.data.dataset import Dataset, Frame, size_mismatch
+from linknet_fastai.engines.engine import Engine, frame_threads, predict_file
 from linknet_fastai.scoring.cityscapes import label_ids_of_channels, read_truth
 from linknet_fastai.scoring.cityscapes_scores import CityscapesScorer, CityscapesScores
 from linknet_fastai.scoring.scores import Scores, count_pixels, frame_dice, number, scores_of

@@ -6,7 +6,7 @@ import torch
 from fastai.learner import Learner, Metric
 from torch import Tensor
 
-from linknet_fastai.config.recipe import VOID
+from linknet_fastai.core.images import VOID
 from linknet_fastai.scoring.scores import Scores, scores_of
 
 

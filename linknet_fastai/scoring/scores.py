@@ -1,7 +1,6 @@
 """What a confusion matrix says: the formulas of all scores, in numpy, for training and for evaluation alike."""
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,11 +32,6 @@ def scores_of(counts: np.ndarray) -> Scores:
         accuracy = hit / truth
         pixel_accuracy = np.divide(hit.sum(), truth.sum())
     return Scores(iou, accuracy, truth, _mean(iou), _mean(accuracy), float(pixel_accuracy))
-
-
-def best_row(rows: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-    """The row of the epoch with the best mIoU, the first of several; one without a score is worse than any."""
-    return max(rows, key=lambda row: -1 if math.isnan(row["miou"]) else row["miou"])
 
 
 def number(value: float) -> float | None:

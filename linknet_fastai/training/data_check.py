@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 
+from linknet_fastai.config.presets import settings_for
 from linknet_fastai.core.errors import UserError
-from linknet_fastai.data.dataset import Dataset, EmptySplitError, Progress
-from linknet_fastai.data.loaders import dls_from_settings, settings_for
+from linknet_fastai.core.parallel import Progress
+from linknet_fastai.data.dataset import Dataset, EmptySplitError
+from linknet_fastai.data.loaders import dls_from_settings
 from linknet_fastai.data.survey import Survey, survey
 from linknet_fastai.learner.loss import class_weights
 from linknet_fastai.model.card import ModelCard
@@ -46,7 +48,7 @@ def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = No
     absent: dict[str, str] = {}
     folders: dict[str, dict[str, int]] = {}
     problems: list[str] = []
-    settings, _ = settings_for(dataset, {})
+    settings, _ = settings_for(dataset.recipe, dataset.layout, {})
     for name in dict.fromkeys((*dataset.recipe.splits, settings.train_on, settings.validate_on)):
         try:
             frames = dataset.frames(name)

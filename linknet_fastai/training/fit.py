@@ -14,23 +14,23 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastcore.xtras import modified_env
 
+from linknet_fastai.config.presets import settings_for
 from linknet_fastai.config.recipe import recipe_names
 from linknet_fastai.config.settings import Settings, resolve_settings
 from linknet_fastai.core.device import peak_memory_mib, resolve_precision
 from linknet_fastai.core.errors import UsageError, UserError
-from linknet_fastai.data.dataset import Dataset, Progress, open_dataset
-from linknet_fastai.data.loaders import settings_for
+from linknet_fastai.core.parallel import Progress, process_count
+from linknet_fastai.data.dataset import Dataset, open_dataset
 from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.export.export import export_model
-from linknet_fastai.learner.callbacks import PassByDone
 from linknet_fastai.learner.learner import learner_from_settings
-from linknet_fastai.learner.process_group import led, part, process_count, shared, tell
+from linknet_fastai.learner.process_group import led, part, shared, tell
 from linknet_fastai.learner.schedules import fit_schedule
 from linknet_fastai.model.save_load import load_model
 from linknet_fastai.runs.charts import confusion_matrix, save_figure, training_curves
+from linknet_fastai.runs.checkpoint import read_checkpoint
 from linknet_fastai.runs.folder import (
     held,
-    read_checkpoint,
     read_run,
     refuse_used_folder,
     write_evaluation,
@@ -44,8 +44,14 @@ from linknet_fastai.scoring.evaluate import evaluate
 from linknet_fastai.training.loggers import logging_callbacks, require_loggers
 from linknet_fastai.training.lr_find import search_lr
 from linknet_fastai.training.out_of_memory import told_where_memory_ends
-from linknet_fastai.training.run_record import FitResult, Observer, RunRecord, check_same_data
-from linknet_fastai.training.stopping import asked_by_signals
+from linknet_fastai.training.run_record import (
+    FitResult,
+    Observer,
+    PassByDone,
+    RunRecord,
+    asked_by_signals,
+    check_same_data,
+)
 
 FREE_ON_RESUME = {"device", "workers", "cache", "cache_dir", "checkpoint_minutes"}
 
@@ -78,7 +84,7 @@ def fit(
     require_loggers(log_to)
     progress = observer and observer.progress
     dataset = open_dataset(recipe, data, progress)
-    settings, origins = settings_for(dataset, options or {})
+    settings, origins = settings_for(dataset.recipe, dataset.layout, options or {})
     settings = _pin_files(settings, dataset)
     folder = out or Path("runs") / f"{dataset.recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
     refuse_used_folder(folder)

@@ -14,9 +14,10 @@ from fastai.callback.core import Callback
 from fastai.callback.schedule import minimum, steep, valley
 from fastai.learner import Learner, replacing_yield
 
+from linknet_fastai.config.presets import settings_for
 from linknet_fastai.core.files import write_text
-from linknet_fastai.data.dataset import EmptySplitError, Progress, open_dataset
-from linknet_fastai.data.loaders import settings_for
+from linknet_fastai.core.parallel import Progress
+from linknet_fastai.data.dataset import EmptySplitError, open_dataset
 from linknet_fastai.learner.learner import learner_from_settings
 from linknet_fastai.runs.charts import lr_search_curve, save_figure
 from linknet_fastai.runs.folder import refuse_used_folder
@@ -76,7 +77,7 @@ def find_lr(
         What was found, and the folder.
     """
     dataset = open_dataset(recipe, data, progress)
-    settings, _ = settings_for(dataset, options or {})
+    settings, _ = settings_for(dataset.recipe, dataset.layout, options or {})
     try:
         dataset.frames(settings.validate_on)
     except EmptySplitError:  # nothing is validated here

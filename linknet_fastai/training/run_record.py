@@ -1,10 +1,14 @@
-"""The callback that keeps a run while it trains, and who wants to hear of it."""
+"""The callbacks that keep a run while it trains and resume it, and the signals that stop it."""
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -14,14 +18,13 @@ from fastai.torch_core import get_model
 
 from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UserError
-from linknet_fastai.data.dataset import Progress
-from linknet_fastai.learner.callbacks import AccumulateGradients
-from linknet_fastai.learner.process_group import anywhere, is_first, process_count
+from linknet_fastai.core.parallel import Progress, is_first, process_count
+from linknet_fastai.learner.callbacks import AccumulateGradients, skip_batch
+from linknet_fastai.learner.process_group import anywhere
 from linknet_fastai.model.save_load import RUN_MODEL, save_model
-from linknet_fastai.runs.folder import plain_numbers, write_checkpoint, write_metrics
+from linknet_fastai.runs.checkpoint import plain_numbers, write_checkpoint
+from linknet_fastai.runs.folder import best_row, write_metrics
 from linknet_fastai.scoring.metrics import ForegroundIoU
-from linknet_fastai.scoring.scores import best_row
-from linknet_fastai.training.stopping import StopRequest
 
 Row = dict[str, float]
 
@@ -245,3 +248,47 @@ def _data_facts(learn: Learner) -> dict[str, Any]:
 
 def _counted(learn: Learner) -> ForegroundIoU:
     return next(metric for metric in learn.metrics if isinstance(metric, ForegroundIoU))
+
+
+class PassByDone(Callback):
+    """Passes by the first batches of an epoch, which were done before the training was interrupted.
+
+    They are loaded and augmented nevertheless: so the next one comes as it would have.
+    """
+
+    order = 5  # in front of all that looks at a batch
+
+    def before_batch(self) -> None:
+        """End the batch where it was done, as the run's record says."""
+        if self.learn.run_record.is_repeating:
+            skip_batch(self.learn)
+
+
+class StopRequest:
+    """Whether somebody has asked a training to end."""
+
+    asked = False
+
+
+@contextmanager
+def asked_by_signals() -> Iterator[StopRequest]:
+    """Give a request that the first Ctrl-C or SIGTERM sets; the second raises KeyboardInterrupt.
+
+    Only the main thread hears signals: in another nothing sets the request.
+    """
+    request = StopRequest()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if request.asked:
+            raise KeyboardInterrupt
+        request.asked = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    earlier = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

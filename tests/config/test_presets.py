@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from linknet_fastai.config.presets import load_preset, preset_names
+from linknet_fastai.config.presets import load_preset, preset_names, settings_for
 from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.data.augmentation import AugmentBatch
 from linknet_fastai.data.dataset import open_dataset
-from linknet_fastai.data.loaders import segmentation_dls, settings_for
+from linknet_fastai.data.loaders import segmentation_dls
 from linknet_fastai.learner.learner import linknet_learner
 from linknet_fastai.model.linknet import LinkNet
 
@@ -62,7 +62,7 @@ def test_what_is_said_goes_before_a_named_preset_and_that_before_the_recipe(
 ) -> None:
     dataset = open_dataset("street", street_data)
     mine = write(tmp_path, 'epochs = 5\nlr = 0.5\nclass_weights = "none"\n')
-    settings, origins = settings_for(dataset, {"preset": str(mine), "lr": 0.25})
+    settings, origins = settings_for(dataset.recipe, dataset.layout, {"preset": str(mine), "lr": 0.25})
     assert (settings.lr, settings.epochs, settings.class_weights) == (0.25, 5, "none")
     assert (settings.pretrained, origins["pretrained"]) == (False, "recipe")
     assert (origins["lr"], origins["epochs"], origins["preset"]) == ("command line", "preset mine", "command line")
@@ -70,7 +70,7 @@ def test_what_is_said_goes_before_a_named_preset_and_that_before_the_recipe(
 
 def test_the_preset_nobody_names_is_best_and_stands_behind_the_recipe(street_data: Path) -> None:
     dataset = open_dataset("street", street_data)
-    settings, origins = settings_for(dataset, {})
+    settings, origins = settings_for(dataset.recipe, dataset.layout, {})
     best = load_preset("best").settings
     assert settings.preset == "best"
     assert (settings.pretrained, origins["pretrained"]) == (False, "recipe")
@@ -82,8 +82,8 @@ def test_the_preset_nobody_names_is_best_and_stands_behind_the_recipe(street_dat
 
 def test_naming_best_on_camvid_changes_nothing(segnet_tree: Path) -> None:
     dataset = open_dataset("camvid", segnet_tree)
-    unnamed, _ = settings_for(dataset, {})
-    named, _ = settings_for(dataset, {"preset": "best"})
+    unnamed, _ = settings_for(dataset.recipe, dataset.layout, {})
+    named, _ = settings_for(dataset.recipe, dataset.layout, {"preset": "best"})
     assert named == unnamed
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from linknet_fastai.config.presets import settings_for
 from linknet_fastai.config.settings import Settings, check_training_table, format_size, parse_size, resolve_settings
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.data.dataset import open_dataset
-from linknet_fastai.data.loaders import settings_for
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,8 @@ def test_none_says_nothing_but_false_and_zero_do() -> None:
 def test_the_size_of_the_layout_found_goes_before_the_recipes(segnet_tree: Path, fastai_tree: Path) -> None:
     sizes = {}
     for tree in (segnet_tree, fastai_tree):
-        settings, origins = settings_for(open_dataset("camvid", tree), {})
+        dataset = open_dataset("camvid", tree)
+        settings, origins = settings_for(dataset.recipe, dataset.layout, {})
         sizes[tree.name] = (settings.size, origins["size"])
     assert sizes == {"segnet": ((480, 360), "recipe's layout"), "camvid": ((768, 576), "recipe")}
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError, UserError
-from linknet_fastai.core.images import LabelReader
 from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.data.labels import LabelReader
 
 SaveArray = Callable[[np.ndarray, Path], Path]
 OwnRecipe = Callable[..., Path]

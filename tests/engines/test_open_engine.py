@@ -19,6 +19,7 @@ from linknet_fastai.core.parallel import overlapped
 from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.data.street import draw_scene
 from linknet_fastai.engines import open_engine as engines
+from linknet_fastai.engines.engine import NATIVE, Engine
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.export import graph as graph_export
@@ -26,7 +27,6 @@ from linknet_fastai.export.export import export_run
 from linknet_fastai.model.card import METADATA_KEY, ModelCard
 from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import load_model, save_model
-from linknet_fastai.predict.images import NATIVE, Engine
 from linknet_fastai.scoring.evaluate import evaluate
 
 SIZE = (96, 72)

@@ -10,18 +10,18 @@ import torch
 from fastai.callback.core import CancelBatchException, CancelStepException
 from torch import nn
 
-from linknet_fastai.config.recipe import VOID
 from linknet_fastai.core import device
 from linknet_fastai.core.errors import UsageError
+from linknet_fastai.core.images import VOID
 from linknet_fastai.learner.callbacks import (
     AccumulateGradients,
     DevicePrecision,
     EpochSeed,
     ScoreAtLabelSize,
     SkipVoidBatches,
-    resample_logits,
 )
 from linknet_fastai.learner.loss import SegmentationLoss
+from linknet_fastai.model.linknet import resample_logits
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,13 @@ from fastai.torch_core import trainable_params
 from PIL import Image
 
 from linknet_fastai import linknet_learner, segmentation_dls
-from linknet_fastai.config.recipe import VOID
 from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UsageError
+from linknet_fastai.core.images import VOID
 from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.learner.callbacks import AccumulateGradients, SkipVoidBatches
-from linknet_fastai.learner.learner import OPTIMIZERS, compile_network, learner_from_settings
-from linknet_fastai.learner.optimizers import Muon
+from linknet_fastai.learner.learner import compile_network, learner_from_settings
+from linknet_fastai.learner.optimizers import OPTIMIZERS, Muon
 from linknet_fastai.learner.schedules import fit_schedule
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.save_load import save_model

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from fastai.losses import CrossEntropyLossFlat
 
-from linknet_fastai.config.recipe import VOID
+from linknet_fastai.core.images import VOID
 from linknet_fastai.learner.loss import SegmentationLoss, class_weights
 
 CAMVID_SHARES = [0.1754, 0.2421, 0.0102, 0.3296, 0.0467, 0.1012, 0.0122, 0.0117, 0.0611, 0.0067, 0.0030]

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.images import open_image, save_image
 from linknet_fastai.data.loaders import segmentation_dls
+from linknet_fastai.engines.engine import NATIVE
 from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.model.card import METADATA_KEY, ModelCard
 from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import load_model, save_model
-from linknet_fastai.predict.images import NATIVE, Job, collect_jobs, predict_images
-from linknet_fastai.predict.inputs import collect_clips
+from linknet_fastai.predict.images import predict_images
+from linknet_fastai.predict.inputs import Job, collect_clips, collect_jobs
 from linknet_fastai.predict.overlay import id_mask
 
 IDS = (7, 40, 200)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from test_uploads import CARD, ROAD, Quarters
 from test_serve import free_port, photo
+from test_uploads import CARD, ROAD, Quarters
 from test_video import write_clip
 
 from linknet_fastai.predict.serve import served

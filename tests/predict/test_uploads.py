@@ -12,8 +12,8 @@ from test_video import read_clip, write_clip
 
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UserError
+from linknet_fastai.engines.engine import Engine
 from linknet_fastai.model.card import ModelCard
-from linknet_fastai.predict.images import Engine
 from linknet_fastai.predict.uploads import SHOWN_SIDE, Limits, Tally, predict_clip, predict_image
 
 CARD = ModelCard.of(load_recipe("street"), (64, 48))

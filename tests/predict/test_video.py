@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from linknet_fastai.core.errors import UsageError, UserError
+from linknet_fastai.engines.engine import Engine
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.predict import video
-from linknet_fastai.predict.images import Engine
 from linknet_fastai.predict.inputs import Clip, collect_clips
 from linknet_fastai.predict.video import predict_video
 

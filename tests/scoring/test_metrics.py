@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from linknet_fastai.config.recipe import VOID
+from linknet_fastai.core.images import VOID
 from linknet_fastai.scoring.metrics import ConfusionMatrix, ForegroundIoU, segmentation_metrics
 
 

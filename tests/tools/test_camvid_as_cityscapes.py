@@ -8,8 +8,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from linknet_fastai.config.recipe import VOID, load_recipe
+from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UserError
+from linknet_fastai.core.images import VOID
 from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.scoring.cityscapes import read_truth
 

@@ -29,8 +29,10 @@ from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import load_model
-from linknet_fastai.predict.images import collect_jobs, predict_images
-from linknet_fastai.runs.folder import held, read_checkpoint, write_checkpoint
+from linknet_fastai.predict.images import predict_images
+from linknet_fastai.predict.inputs import collect_jobs
+from linknet_fastai.runs.checkpoint import read_checkpoint, write_checkpoint
+from linknet_fastai.runs.folder import held
 from linknet_fastai.scoring.evaluate import evaluate
 from linknet_fastai.training import fit as training
 from linknet_fastai.training import out_of_memory as memory

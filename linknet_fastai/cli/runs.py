@@ -1,0 +1,44 @@
+"""`report` and `compare`: what is shown of runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linknet_fastai.cli.options import DataOption
+
+
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row a run.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE", help="Draw curves and class IoU into a PNG.")
+    ] = None,
+) -> None:
+    """Put runs side by side, and beside what others published, like with like."""
+    from linknet_fastai.cli.tables import show_comparison
+    from linknet_fastai.runs.compare import summarise, write_table
+
+    runs = [summarise(folder) for folder in folders]
+    show_comparison(runs)
+    if csv:
+        write_table(runs, csv)
+    if picture:
+        from linknet_fastai.runs.charts import run_comparison, save_figure
+
+        save_figure(run_comparison(runs), picture)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    data: DataOption = None,
+) -> None:
+    """Write a run's report, one HTML file, anew; every `fit` writes it too."""
+    from linknet_fastai.cli.terminal import console, progress_bar, show_note
+    from linknet_fastai.runs import report as reports
+
+    with progress_bar() as progress:
+        file, why_no_frames = reports.report(run, data, progress)
+    if why_no_frames:
+        show_note(f"no frames are shown: {why_no_frames}")
+    console.print(str(file))

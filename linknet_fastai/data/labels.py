@@ -1,0 +1,76 @@
+"""Label maps: raw values or colours, read through a layout's mapping into the network's channels."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from linknet_fastai.config.recipe import Layout, Recipe
+from linknet_fastai.core.errors import UserError
+from linknet_fastai.core.images import VOID, opened_image
+
+UNMAPPED = 254
+
+
+class LabelReader:
+    """Reads label maps through a layout's mapping of raw values or colours."""
+
+    def __init__(self, recipe: Recipe, layout: Layout) -> None:
+        channels = {name: VOID if c is None else c for name, c in recipe.channel_of_label.items()}
+        self.in_color = layout.colors is not None
+        if layout.colors is not None:
+            raw = {_pack(color): channels[name] for name, color in layout.colors.items()}
+        elif layout.values is not None:
+            raw = {value: channels[name] for value, name in layout.values.items()}
+        else:
+            raw = {entry.id: channel for channel, entry in enumerate(recipe.classes)} | {recipe.void.id: VOID}
+        self.raw = raw
+
+    @cached_property
+    def _channel_of_raw(self) -> np.ndarray:
+        table = np.full(1 << 24 if self.in_color else 1 << 16, UNMAPPED, np.uint8)
+        for value, channel in self.raw.items():
+            table[value] = channel
+        return table
+
+    def __getstate__(self) -> dict:
+        return {"in_color": self.in_color, "raw": self.raw}  # the table is 16 MB and quickly made
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """Read a label map.
+
+        Returns:
+            HxW uint8: the network's channel of each pixel, 255 for void.
+
+        Raises:
+            UserError: the file cannot be read, has no single channel (or no colours), or holds a raw value
+                outside the mapping.
+        """
+        with opened_image(path, "this label map") as image:
+            raw = self._raw_values(image)
+        labels = self._channel_of_raw[raw]
+        if (labels == UNMAPPED).any():
+            unknown = np.unique(raw[labels == UNMAPPED])
+            shown = ", ".join(self._show(value) for value in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+            what = "colours" if self.in_color else "values"
+            raise UserError(f"{path}: {what} outside the recipe's mapping: {shown}")
+        return labels
+
+    def _raw_values(self, image: Image.Image) -> np.ndarray:
+        if self.in_color:
+            rgb = np.asarray(image.convert("RGB")).astype(np.uint32)
+            return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
+        if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B"):
+            raise ValueError(f"mode {image.mode}, but its recipe expects one channel of ids")
+        values = np.asarray(image)  # a palette image gives its indices here, not its colours
+        if values.dtype.kind == "i" and values.size and not 0 <= values.min() <= values.max() < 1 << 16:
+            raise ValueError("values outside 0..65535")
+        return values.astype(np.uint16)
+
+    def _show(self, value: int) -> str:
+        return f"({value >> 16}, {value >> 8 & 255}, {value & 255})" if self.in_color else str(value)
+
+
+def _pack(color: tuple[int, int, int]) -> int:
+    return color[0] << 16 | color[1] << 8 | color[2]
