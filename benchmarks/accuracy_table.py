@@ -14,7 +14,7 @@ from typing import Any
 
 from linknet_fastai.config.presets import load_preset
 from linknet_fastai.config.settings import WITHOUT_OPTION, Settings
-from linknet_fastai.runs.compare import RunSummary, summarise
+from linknet_fastai.runs.compare import RunSummary, summarize
 
 RESULTS = Path(__file__).parents[1] / "results"
 DRIVES = ("0001TP", "0006R0", "0016E5")
@@ -29,7 +29,7 @@ ABLATIONS = (
     ("residual branches open at the start, with Muon", "D04", "A03"),
     ("square-root class weights instead of none", "F02", "F01"),
     ("relight 0.7 instead of none", "D04", "A01"),
-    ("colour 0.3 instead of none", "D06", "A04"),
+    ("color 0.3 instead of none", "D06", "A04"),
     ("flips instead of none", "A05", "A07"),
     ("scales 0.75-1.75 instead of none", "A05", "A08"),
     ("scales 0.75-1.75 instead of 0.5-2", "A02", "D04"),
@@ -42,7 +42,7 @@ SAID_ELSEWHERE = {"preset", "pretrained", "epochs", "size", "seed", "train_on", 
 
 def kept_runs() -> list[RunSummary]:
     """The runs in results/runs, by name."""
-    return [summarise(file.parent) for file in sorted((RESULTS / "runs").glob("*/run.toml"))]
+    return [summarize(file.parent) for file in sorted((RESULTS / "runs").glob("*/run.toml"))]
 
 
 def left_out(run: RunSummary) -> str | None:

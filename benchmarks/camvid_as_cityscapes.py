@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import ndimage
 
 from linknet_fastai.core.errors import UserError
-from linknet_fastai.core.files import written_whole
+from linknet_fastai.core.files import atomic_write
 from linknet_fastai.core.images import open_image
 from linknet_fastai.data.dataset import Dataset, Frame, open_dataset
 from linknet_fastai.scoring.cityscapes import LABELS
@@ -90,7 +90,7 @@ def write_frame(dataset: Dataset, frame: Frame, split: str, out: Path) -> None:
         (Image.fromarray(label_ids), truth / f"{stem}_gtFine_labelIds.png"),
         (Image.fromarray(instance_ids), truth / f"{stem}_gtFine_instanceIds.png"),
     ):
-        with written_whole(file) as partial:
+        with atomic_write(file) as partial:
             image.save(partial, format="PNG")
 
 

@@ -19,7 +19,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class CamVidFrames(Dataset):
-    """CamVid in the SegNet layout as plain torch code reads it: PIL, a random scale, crop and flip, a colour change.
+    """CamVid in the SegNet layout as plain torch code reads it: PIL, a random scale, crop and flip, a color change.
 
     Gives images, 3xHxW normalised floats, and labels, HxW integers with 255 for void.
 

@@ -28,7 +28,7 @@ from linknet_fastai.model.save_load import save_model
 WIDTH, HEIGHT = 64, 48
 CAMVID_SEEN = {"train": "0001TP_006690", "val": "0016E5_07959", "test": "0001TP_008550"}  # a published frame of each
 
-# CamVid's raw labels in the order of the fastai archive's codes.txt, with their colours in the Cambridge original
+# CamVid's raw labels in the order of the fastai archive's codes.txt, with their colors in the Cambridge original
 # and their class (an index into SegNet's order; 11 is void).
 CAMVID_CODES: dict[str, tuple[tuple[int, int, int], int]] = {
     "Animal": ((64, 128, 64), 11),
@@ -79,7 +79,7 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def camvid_codes() -> dict[str, tuple[tuple[int, int, int], int]]:
-    """CamVid's raw labels in the order of codes.txt: colour, and class in SegNet's order (11 is void)."""
+    """CamVid's raw labels in the order of codes.txt: color, and class in SegNet's order (11 is void)."""
     return CAMVID_CODES
 
 
@@ -152,12 +152,12 @@ def fastai_tree(tmp_path_factory: pytest.TempPathFactory, codes_map: np.ndarray)
 
 @pytest.fixture
 def cambridge_tree(tmp_path: Path, codes_map: np.ndarray) -> Path:
-    """CamVid as Cambridge publishes it, label maps in colour: one published frame of each split."""
+    """CamVid as Cambridge publishes it, label maps in color: one published frame of each split."""
     folder = tmp_path / "cambridge"
-    colours = np.array([colour for colour, _ in CAMVID_CODES.values()], np.uint8)
+    colors = np.array([color for color, _ in CAMVID_CODES.values()], np.uint8)
     for stem in CAMVID_SEEN.values():
         save(photo(), folder / "701_StillsRaw_full" / f"{stem}.png")
-        save(colours[codes_map], folder / "LabeledApproved_full" / f"{stem}_L.png")
+        save(colors[codes_map], folder / "LabeledApproved_full" / f"{stem}_L.png")
     return folder
 
 

@@ -45,7 +45,7 @@ from linknet_fastai.model.card import METADATA_KEY, ModelCard, parse_card
 from linknet_fastai.model.save_load import load_model
 from linknet_fastai.runs import report
 from linknet_fastai.runs.checkpoint import read_checkpoint
-from linknet_fastai.runs.compare import differing_settings, spreads, summarise, write_table
+from linknet_fastai.runs.compare import differing_settings, spreads, summarize, write_table
 from linknet_fastai.runs.folder import write_evaluation, write_metrics, write_run
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
@@ -358,7 +358,7 @@ def test_run(name: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     files = kinds.get(name, lambda text: EDITS.map(lambda edits: edited(text.encode(), edits)))(valid)
 
     def use(folder: Path) -> None:
-        runs = [summarise(folder)] * 2
+        runs = [summarize(folder)] * 2
         show_comparison(runs)
         differing_settings(runs), spreads(runs)
         write_table(runs, folder / "table.csv")
@@ -472,11 +472,11 @@ MAPS = st.tuples(st.sampled_from(label_maps()), EDITS, st.booleans()).map(
 )
 
 
-@pytest.mark.parametrize("colours", [False, True])
-def test_label_map(colours: bool, folder: Path, data: Path) -> None:
+@pytest.mark.parametrize("colors", [False, True])
+def test_label_map(colors: bool, folder: Path, data: Path) -> None:
     mapping = "colors = { ground = [10, 10, 10], wall = [20, 20, 20], air = [30, 30, 30], void = [99, 99, 99] }\n"
     labels = 'labels = "masks/{stem}.png"\n'
-    (folder / "map.toml").write_text(OWN_RECIPE.replace(labels, labels + mapping) if colours else OWN_RECIPE)
+    (folder / "map.toml").write_text(OWN_RECIPE.replace(labels, labels + mapping) if colors else OWN_RECIPE)
     recipe = load_recipe(folder / "map.toml")
     reader = LabelReader(recipe, recipe.layouts[0])
 

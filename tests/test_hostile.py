@@ -31,7 +31,7 @@ from linknet_fastai.model.save_load import load_model
 from linknet_fastai.predict.images import predict_images
 from linknet_fastai.predict.inputs import collect_jobs
 from linknet_fastai.runs.charts import class_bars, confusion_matrix, save_figure, svg
-from linknet_fastai.runs.compare import summarise
+from linknet_fastai.runs.compare import summarize
 from linknet_fastai.runs.folder import COLUMNS, write_metrics, write_run
 
 Command = Callable[..., int]
@@ -430,15 +430,15 @@ def test_what_stands_in_a_pattern_but_fields_and_stars_is_taken_literally(
 def test_a_file_of_a_run_that_does_not_fit_is_named(name: str, content: str, tmp_path: Path) -> None:
     write_run(tmp_path, Settings(), ORIGINS, {"recipe": "street", "data": "", "started": ""})
     write_metrics(tmp_path, [ROW])
-    assert summarise(tmp_path).best["miou"] == 0.5
+    assert summarize(tmp_path).best["miou"] == 0.5
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError) as caught:
-        summarise(tmp_path)
+        summarize(tmp_path)
     assert str(tmp_path / name) in str(caught.value)
     (tmp_path / name).unlink()
     os.mkfifo(tmp_path / name)
     with pytest.raises(UserError, match="no regular file"):
-        summarise(tmp_path)
+        summarize(tmp_path)
 
 
 # Images
@@ -504,7 +504,7 @@ def test_16_bits_lose_their_lower_8_and_are_not_clipped(kind: str, tmp_path: Pat
     assert np.asarray(open_image(tmp_path / "frame.png"))[..., 1].tolist() == [[0, 0, 1, 127], [128, 254, 255, 255]]
 
 
-def test_a_palette_with_transparency_gives_its_colours(tmp_path: Path) -> None:
+def test_a_palette_with_transparency_gives_its_colors(tmp_path: Path) -> None:
     image = Image.new("P", (8, 6), 1)
     image.putpalette([0, 0, 0, 10, 20, 30])
     image.save(tmp_path / "frame.png", transparency=b"\x00\x80")

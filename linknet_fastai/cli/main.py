@@ -3,7 +3,7 @@
 import logging
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -67,6 +67,8 @@ def main() -> None:
         be_quiet()
     if not debug:
         warnings.simplefilter("ignore")  # the libraries' advice to their developers
+        warnings.filterwarnings("default", category=FutureWarning, module="linknet_fastai")
+        warnings.showwarning = _show_warning
         logging.disable()  # what timm logs of a failed load, our own line says
     try:
         code = app(arguments, prog_name="linknet-fastai", standalone_mode=False)
@@ -94,6 +96,12 @@ def _report(error: Exception) -> int:
         return 130
     _show(f"{type(error).__name__}: {error} (this is no message of ours; --debug shows where it comes from)")
     return 1
+
+
+def _show_warning(message: Warning | str, *details: Any) -> None:
+    from linknet_fastai.cli.terminal import show_note
+
+    show_note(str(message))
 
 
 def _show(message: str) -> None:

@@ -81,7 +81,7 @@ def predict(
             metavar="0..1",
             min=0,
             max=1,
-            help="Of the colours in overlays; borders have twice that.",
+            help="Of the colors in overlays; borders have twice that.",
             show_default="0.5",
         ),
     ] = None,

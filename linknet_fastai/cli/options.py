@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from linknet_fastai.config.settings import ClassWeights, Decoder, Optimizer, Precision, Schedule, Settings, parse_size
+from linknet_fastai.config.settings import (
+    RENAMED,
+    ClassWeights,
+    Decoder,
+    Optimizer,
+    Precision,
+    Schedule,
+    Settings,
+    parse_size,
+)
 from linknet_fastai.core.errors import UsageError
 
 
@@ -255,7 +264,7 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
         name = name.strip().replace("-", "_")
         if not equals:
             raise UsageError(f"--set {text}: write NAME=VALUE, as in flip=false")
-        if name not in Settings.model_fields:
+        if name not in Settings.model_fields and name not in RENAMED:
             near = get_close_matches(name, Settings.model_fields, n=1)
             raise UsageError(f"--set {text}: no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         try:

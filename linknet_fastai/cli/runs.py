@@ -17,9 +17,9 @@ def compare(
 ) -> None:
     """Put runs side by side, and beside what others published, like with like."""
     from linknet_fastai.cli.tables import show_comparison
-    from linknet_fastai.runs.compare import summarise, write_table
+    from linknet_fastai.runs.compare import summarize, write_table
 
-    runs = [summarise(folder) for folder in folders]
+    runs = [summarize(folder) for folder in folders]
     show_comparison(runs)
     if csv:
         write_table(runs, csv)

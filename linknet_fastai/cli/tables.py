@@ -111,7 +111,7 @@ def show_speeds(speeds: Sequence["Speed"]) -> None:
 
 def show_comparison(runs: Sequence["RunSummary"]) -> None:
     """Print runs side by side: results, settings that differ, classes, seeds, and what others published."""
-    from linknet_fastai.runs.compare import differing_settings, measured_alike, published_figures, spreads
+    from linknet_fastai.runs.compare import comparable_evaluation, differing_settings, published_figures, spreads
 
     numbers = [str(number) for number in range(1, len(runs) + 1)]
     shown = table("", "run", "last mIoU", "mean acc", "best mIoU", "epochs", "s an epoch", "min", "M param")
@@ -157,7 +157,7 @@ def show_comparison(runs: Sequence["RunSummary"]) -> None:
                 if figure.split == split:
                     scores = ("-" if s is None else f"{s:.3f}" for s in (figure.mean_accuracy, figure.miou))
                     shown.add_row(figure.network, figure.source, figure.size or "-", figure.pretrained, *scores)
-            alike = [(run, measured_alike(run, split)) for run in runs if run.recipe == recipe]
+            alike = [(run, comparable_evaluation(run, split)) for run in runs if run.recipe == recipe]
             for run, scores in alike:
                 if scores:
                     values = (

@@ -85,7 +85,7 @@ def fit(
     ] = False,
 ) -> None:
     """Train LinkNet on a recipe and keep the run in a folder."""
-    options = _said(locals(), assignments)
+    options = _given_options(locals(), assignments)
     if resume is None and recipe is None:
         raise UsageError("RECIPE is missing: fit RECIPE, or fit --resume RUN")
     if resume is not None and out is not None:
@@ -144,7 +144,7 @@ def lr_find(
     ] = None,
 ) -> None:
     """Look for a learning rate with fastai's finder."""
-    options = _said(locals(), assignments)
+    options = _given_options(locals(), assignments)
     from linknet_fastai.cli.terminal import console, progress_bar, show_table, table
     from linknet_fastai.training.lr_find import find_lr
 
@@ -158,7 +158,7 @@ def lr_find(
     console.print(f"train with: linknet-fastai fit {shlex.quote(str(recipe))} --lr {found.suggestions['valley']:.2g}")
 
 
-def _said(arguments: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:
+def _given_options(arguments: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:
     """Those of a command's arguments that are settings of a training, and what `--set` says."""
     said = {name: value for name, value in arguments.items() if name in Settings.model_fields}
     assigned = parse_assignments(assignments or [])

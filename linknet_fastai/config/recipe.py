@@ -39,7 +39,7 @@ class ClassEntry(_Checked):
 
     @property
     def css_color(self) -> str:
-        """The colour as a page writes it."""
+        """The color as a page writes it."""
         return "#{:02x}{:02x}{:02x}".format(*self.color)
 
 
@@ -89,7 +89,7 @@ def _check_below(path: str, key: str, folder: str) -> None:
 
 
 class Layout(_Checked):
-    """How a data set lies on disk, and what the values or colours in its label maps mean.
+    """How a data set lies on disk, and what the values or colors in its label maps mean.
 
     `images` and `labels` are paths below the data folder with fields in braces; each field stands for any text
     without a slash, as `*` does; `{stem}` is the frame's name, `{split}` the split's folder. Without `values` and
@@ -118,7 +118,7 @@ class Layout(_Checked):
         if self.values and self.colors:
             raise ValueError("values and colors exclude each other")
         if self.colors and len(set(self.colors.values())) < len(self.colors):
-            raise ValueError("colors: two raw labels share a colour")
+            raise ValueError("colors: two raw labels share a color")
         return self
 
     @property

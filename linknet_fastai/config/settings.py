@@ -3,6 +3,7 @@
 import math
 import re
 import reprlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,18 +17,20 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from linknet_fastai.core.errors import UsageError
 
 # What presets and `fit --set` alone change: few people ever do.
-WITHOUT_OPTION = frozenset({"weight_decay", "encoder_lr", "flip", "scale", "colour", "relight", "checkpoint_minutes"})
+WITHOUT_OPTION = frozenset({"weight_decay", "encoder_lr", "flip", "scale", "color", "relight", "checkpoint_minutes"})
 SMALLEST_SIDE = 33
 LARGEST_SIDE = 16384
 MOST_PIXELS = 1 << 25
 MOST_EPOCHS = 100_000
 # Files of this machine are named on the command line: a recipe or preset may come from another, or from anybody.
 PATHS = ("cache_dir", "encoder_weights", "init_from")
+RENAMED = {"colour": "color"}  # names that older versions used, which are still read
 
 
 def parse_size(text: Any) -> tuple[int, int]:
@@ -99,7 +102,7 @@ class Settings(BaseModel):
     encoder_lr: float = Field(default=1, gt=0, le=1)  # of the learning rate, for an encoder that is trained already
     flip: bool = True
     scale: tuple[Scale, Scale] = (0.75, 1.75)
-    colour: float = Field(default=0.3, ge=0, lt=1)
+    color: float = Field(default=0.3, ge=0, lt=1)
     relight: float = Field(default=0, ge=0, le=1)
     precision: Precision = "auto"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
@@ -112,6 +115,14 @@ class Settings(BaseModel):
     cache_dir: Path | None = None
     train_on: Text = "train"
     validate_on: Text = "val"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_names(cls, values: Any) -> Any:
+        """Read what an older version wrote into a run folder."""
+        return (
+            {RENAMED.get(name, name): value for name, value in values.items()} if isinstance(values, dict) else values
+        )
 
     @field_validator("scale")
     @classmethod
@@ -133,6 +144,13 @@ class Settings(BaseModel):
         return self.pretrained or self.encoder_weights is not None or self.init_from is not None
 
 
+def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings under their current names; one that has an older name is reported by a FutureWarning."""
+    for old in RENAMED.keys() & values.keys():
+        warnings.warn(f"the setting {old!r} is called {RENAMED[old]!r} now", FutureWarning, stacklevel=2)
+    return {RENAMED.get(name, name): value for name, value in values.items()}
+
+
 def explain(error: ValidationError) -> str:
     """Say the first thing that pydantic found wrong in one line: where it stands and what is off."""
     first = error.errors()[0]
@@ -148,7 +166,7 @@ def check_training_table(table: Mapping[str, Any]) -> None:
     if named := [name for name in PATHS if name in table]:
         raise ValueError(f"{named[0]}: a file names no paths of a machine; --{named[0].replace('_', '-')} does")
     try:
-        Settings(**table)
+        Settings(**current_names(table))
     except ValidationError as error:
         raise ValueError(explain(error)) from None
 
@@ -169,7 +187,7 @@ def resolve_settings(*layers: tuple[str, Mapping[str, Any]]) -> tuple[Settings, 
     values: dict[str, Any] = {}
     origins = dict.fromkeys(Settings.model_fields, "default")
     for origin, layer in layers:
-        said = {name: value for name, value in layer.items() if value is not None}
+        said = {name: value for name, value in current_names(layer).items() if value is not None}
         values |= said
         origins |= dict.fromkeys(said, origin)
     try:

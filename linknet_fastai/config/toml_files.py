@@ -43,18 +43,18 @@ def toml_names(folder: Path) -> list[str]:
 
 def read_toml(file: Path, what: str) -> dict[str, Any]:
     """Read a TOML file that somebody wrote; `what` says in the message what it should be."""
-    with _said_of(file, what):
+    with _reported_as(file, what):
         return read_tables(file)
 
 
 def read_source(file: Path, what: str, most: int = LARGEST_TABLES) -> str:
     """Read a text file of up to `most` bytes that somebody wrote, as `read_toml` does."""
-    with _said_of(file, what):
+    with _reported_as(file, what):
         return read_text(file, most)
 
 
 @contextmanager
-def _said_of(file: Path, what: str) -> Iterator[None]:
+def _reported_as(file: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:

@@ -23,7 +23,7 @@ class UsageError(UserError):
     exit_code = 2
 
 
-def need(module: str, extra: str) -> ModuleType:
+def import_optional(module: str, extra: str) -> ModuleType:
     """Import an optional package.
 
     Raises:

@@ -24,7 +24,7 @@ DEEP_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+
 
 
 @contextmanager
-def written_whole(file: Path, durable: bool = False) -> Iterator[Path]:
+def atomic_write(file: Path, durable: bool = False) -> Iterator[Path]:
     """Give the path of a temporary file beside `file`; what was written there becomes `file` at the end.
 
     Missing folders are made. If anything fails, nothing is left.
@@ -68,7 +68,7 @@ def _sync(path: Path) -> None:
 
 def write_text(file: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
-    with written_whole(file) as partial:
+    with atomic_write(file) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from linknet_fastai.core.errors import UserError, reason
-from linknet_fastai.core.files import check_regular, written_whole
+from linknet_fastai.core.files import atomic_write, check_regular
 
 VOID = 255  # the value of void in every label map and label tensor of this package
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm")
@@ -98,14 +98,14 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def save_image(image: Image.Image, file: Path) -> None:
-    """Write a PNG, whole or not at all; it says that it was written here, see `saved_here`."""
+    """Write a PNG, whole or not at all; it says that it was written here, see `is_own_png`."""
     said = PngImagePlugin.PngInfo()
     said.add_text(*SOFTWARE)
-    with written_whole(file) as partial:
+    with atomic_write(file) as partial:
         image.save(partial, format="PNG", compress_level=1, pnginfo=said)
 
 
-def saved_here(file: Path) -> bool:
+def is_own_png(file: Path) -> bool:
     """Whether `save_image` wrote a file, and nobody has written it anew since."""
     try:
         with opened_image(file, "this image") as image:

@@ -19,7 +19,7 @@ def usable_cores() -> int:
     return max(1, cores // processes_here())
 
 
-def overlapped(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+def map_in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
     """Do work for each item in threads and give the results in the items' order.
 
     At most twice as many items as threads are begun and not yet given, however long the list. What the work raises

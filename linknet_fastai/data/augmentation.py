@@ -14,8 +14,8 @@ from torch import Tensor
 
 from linknet_fastai.core.images import VOID, resize_image, resize_labels
 
-PADDING = (124, 116, 104)  # ImageNet's mean colour: padding is 0 for the network, as its own padding is
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns colours to grey
+PADDING = (124, 116, 104)  # ImageNet's mean color: padding is 0 for the network, as its own padding is
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns colors to grey
 
 
 class ResizeImage(ItemTransform):
@@ -57,16 +57,16 @@ class ResizeFrame(ResizeImage):
 
 
 class AugmentBatch(ItemTransform):
-    """Flips, scales, crops and recolours a training batch on the device that it is on, images and labels together.
+    """Flips, scales, crops and recolors a training batch on the device that it is on, images and labels together.
 
     Every draw of a frame comes from its own generator, which the loader lays ready in `generators`.
 
     Args:
         size: (width, height) of what comes out.
-        scale: the smallest and the largest zoom. What lies outside of the frame is mean colour in the image and
+        scale: the smallest and the largest zoom. What lies outside of the frame is mean color in the image and
             void in the label map.
-        colour: brightness, contrast and saturation vary by up to this share each.
-        relight: how often a frame takes over, by a random part, the mean and the spread of each colour channel of
+        color: brightness, contrast and saturation vary by up to this share each.
+        relight: how often a frame takes over, by a random part, the mean and the spread of each color channel of
             another frame of its batch (Reinhard et al., 2001, in RGB): the light of another place and hour.
         flip: whether half of the frames are mirrored.
     """
@@ -77,12 +77,12 @@ class AugmentBatch(ItemTransform):
         self,
         size: tuple[int, int],
         scale: tuple[float, float] = (0.75, 1.75),
-        colour: float = 0.3,
+        color: float = 0.3,
         flip: bool = True,
         relight: float = 0,
     ) -> None:
         super().__init__()
-        self.size, self.scale, self.colour, self.flip, self.relight = size, scale, colour, flip, relight
+        self.size, self.scale, self.color, self.flip, self.relight = size, scale, color, flip, relight
         self.generators: Iterator[Sequence[random.Random]] | None = None
 
     def encodes(self, batch):  # typed, fastai would dispatch on it and silently pass by
@@ -102,7 +102,7 @@ class AugmentBatch(ItemTransform):
         truth = labels.new_full((len(labels), height, width), VOID)
         for frame, generator in enumerate(generators):
             self._place(images[frame], labels[frame], canvas[frame], truth[frame], generator)
-        return TensorImage(self._recolour(canvas.float(), generators)), TensorMask(truth)
+        return TensorImage(self._recolor(canvas.float(), generators)), TensorMask(truth)
 
     def _next_generators(self, count: int) -> Sequence[random.Random]:
         if self.generators is None:  # no loader of ours: somebody calls the transform by hand
@@ -127,11 +127,11 @@ class AugmentBatch(ItemTransform):
             canvas.copy_(canvas.flip(-1))
             truth.copy_(truth.flip(-1))
 
-    def _recolour(self, images: Tensor, generators: Sequence[random.Random]) -> Tensor:
+    def _recolor(self, images: Tensor, generators: Sequence[random.Random]) -> Tensor:
         """Change light, brightness, contrast (about mid-grey), saturation: one 3x3 matrix and an offset a frame."""
-        if not (self.colour or self.relight):
+        if not (self.color or self.relight):
             return images
-        draws = [[1 + generator.uniform(-self.colour, self.colour) for _ in range(3)] for generator in generators]
+        draws = [[1 + generator.uniform(-self.color, self.color) for _ in range(3)] for generator in generators]
         brightness, contrast, saturation = images.new_tensor(draws).T.view(3, -1, 1, 1)
         matrix = saturation * torch.eye(3, device=images.device) + (1 - saturation) * images.new_tensor(LUMA)
         matrix = brightness * contrast * matrix
@@ -151,7 +151,7 @@ class AugmentBatch(ItemTransform):
             shares.append(generator.random() if generator.random() < self.relight else 0.0)
         share = pixels.new_tensor(shares).view(-1, 1, 1)
         spread, mean = torch.std_mean(pixels, 2, keepdim=True)
-        spread = spread + 1  # a frame of one colour has none
+        spread = spread + 1  # a frame of one color has none
         gain = spread.lerp(spread[others], share) / spread
         return gain, mean.lerp(mean[others], share) - gain * mean
 

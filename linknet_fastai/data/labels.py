@@ -1,4 +1,4 @@
-"""Label maps: raw values or colours, read through a layout's mapping into the network's channels."""
+"""Label maps: raw values or colors, read through a layout's mapping into the network's channels."""
 
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ UNMAPPED = 254
 
 
 class LabelReader:
-    """Reads label maps through a layout's mapping of raw values or colours."""
+    """Reads label maps through a layout's mapping of raw values or colors."""
 
     def __init__(self, recipe: Recipe, layout: Layout) -> None:
         channels = {name: VOID if c is None else c for name, c in recipe.channel_of_label.items()}
@@ -44,7 +44,7 @@ class LabelReader:
             HxW uint8: the network's channel of each pixel, 255 for void.
 
         Raises:
-            UserError: the file cannot be read, has no single channel (or no colours), or holds a raw value
+            UserError: the file cannot be read, has no single channel (or no colors), or holds a raw value
                 outside the mapping.
         """
         with opened_image(path, "this label map") as image:
@@ -53,7 +53,7 @@ class LabelReader:
         if (labels == UNMAPPED).any():
             unknown = np.unique(raw[labels == UNMAPPED])
             shown = ", ".join(self._show(value) for value in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-            what = "colours" if self.in_color else "values"
+            what = "colors" if self.in_color else "values"
             raise UserError(f"{path}: {what} outside the recipe's mapping: {shown}")
         return labels
 
@@ -63,7 +63,7 @@ class LabelReader:
             return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
         if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B"):
             raise ValueError(f"mode {image.mode}, but its recipe expects one channel of ids")
-        values = np.asarray(image)  # a palette image gives its indices here, not its colours
+        values = np.asarray(image)  # a palette image gives its indices here, not its colors
         if values.dtype.kind == "i" and values.size and not 0 <= values.min() <= values.max() < 1 << 16:
             raise ValueError("values outside 0..65535")
         return values.astype(np.uint16)

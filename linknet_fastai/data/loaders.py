@@ -64,7 +64,7 @@ class ReproducibleDL(TfmdDL):
     def get_idxs(self) -> list[int]:
         """The order of this epoch; the generators of its augmentation are laid ready in that order."""
         self.order = super().get_idxs()
-        self.lay_generators(self.order)
+        self.prepare_generators(self.order)
         return self.order
 
     def wif(self) -> None:
@@ -75,7 +75,7 @@ class ReproducibleDL(TfmdDL):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
-    def lay_generators(self, names: Sequence[int | str]) -> None:
+    def prepare_generators(self, names: Sequence[int | str]) -> None:
         """Lay a generator ready for each frame of an epoch's augmentation, in the order that they come in."""
         self._set_generators([self._rng(name) for name in batch] for batch in chunked(names, self.bs))
 
@@ -243,7 +243,7 @@ def dls_from_settings(
         trained.raise_problems()
         validated.raise_problems()
     augment = AugmentBatch(
-        settings.crop or settings.size, settings.scale, settings.colour, settings.flip, settings.relight
+        settings.crop or settings.size, settings.scale, settings.color, settings.flip, settings.relight
     )
     block = segmentation_block(dataset.recipe.class_names, dataset.read_label, settings.size, len(train), augment)
     dls = block.dataloaders(

@@ -18,7 +18,7 @@ from linknet_fastai.config.settings import format_size
 from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.files import read_text, write_text
 from linknet_fastai.core.images import VOID, open_image
-from linknet_fastai.core.parallel import Progress, overlapped, usable_cores
+from linknet_fastai.core.parallel import Progress, map_in_threads, usable_cores
 from linknet_fastai.data.dataset import Dataset, Frame, size_mismatch
 from linknet_fastai.data.fetch import cache_folder
 from linknet_fastai.data.labels import LabelReader
@@ -89,7 +89,7 @@ def count_frames(
     read_label, n_classes = dataset.read_label, len(dataset.recipe.classes)
     sizes: Counter[str] = Counter()
     pixels, problems = np.zeros(256, np.int64), []
-    looks = overlapped(lambda frame: _look(frame, read_label, prepare), frames, usable_cores())
+    looks = map_in_threads(lambda frame: _look(frame, read_label, prepare), frames, usable_cores())
     for done, (size, counts, problem, prepared) in enumerate(looks, 1):
         if problem:
             problems.append(problem)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from linknet_fastai.core.errors import UsageError, UserError, need, reason
+from linknet_fastai.core.errors import UsageError, UserError, import_optional, reason
 from linknet_fastai.engines.engine import IMAGE, SIZE, Engine, check_interface, checked_mask
 from linknet_fastai.model.card import METADATA_KEY, parse_card
 
@@ -38,7 +38,7 @@ class OnnxPredictor(Engine):
             raise UsageError(
                 f"--precision: onnxruntime computes in fp32 alone; for {precision} take --engine openvino"
             )
-        onnxruntime = need("onnxruntime", "onnx")
+        onnxruntime = import_optional("onnxruntime", "onnx")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # its own log would add lines to ours

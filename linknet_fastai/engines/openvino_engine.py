@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from linknet_fastai.core.errors import UsageError, UserError, need, reason
+from linknet_fastai.core.errors import UsageError, UserError, import_optional, reason
 from linknet_fastai.engines.engine import IMAGE, RESAMPLED, SIZE, Engine, check_interface, checked_mask
 from linknet_fastai.model.card import METADATA_KEY, parse_card
 
@@ -39,7 +39,7 @@ class OpenVinoPredictor(Engine):
         size: tuple[int, int] | str | None = None,
         frames_at_once: int = 1,
     ) -> None:
-        openvino = need("openvino", "openvino")
+        openvino = import_optional("openvino", "openvino")
         self._core = openvino.Core()
         if precision == "fp16":
             raise UsageError("--precision: openvino computes in fp32 or bf16 on a CPU, not in fp16")

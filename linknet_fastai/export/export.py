@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from linknet_fastai.core.errors import UsageError
-from linknet_fastai.core.files import written_whole
+from linknet_fastai.core.files import atomic_write
 from linknet_fastai.data.dataset import Frame
 from linknet_fastai.data.loaders import segmentation_block
 from linknet_fastai.export.graph import Check, check_graph, export_graph
@@ -101,7 +101,7 @@ def export_run(
         # The weights first: an `.xml` is never there without its `.bin`.
         for part in (made.with_suffix(".bin"), made):
             if part.is_file():
-                with written_whole(file.with_name(part.name)) as partial:
+                with atomic_write(file.with_name(part.name)) as partial:
                     shutil.copyfile(part, partial)
     return Export(file, result)
 
@@ -118,5 +118,5 @@ def _export_pickle(model: LinkNet, card: ModelCard, file: Path) -> None:
     dls = block.dataloaders([blank, blank], bs=1, num_workers=0, device=torch.device("cpu"))
     learn = wrap_model(dls, deepcopy(model).cpu().eval(), card, SegmentationLoss(), path=".")
     # An absolute name goes past `learn.path`, which travels in the pickle.
-    with written_whole(file) as partial:
+    with atomic_write(file) as partial:
         learn.export(partial.absolute())

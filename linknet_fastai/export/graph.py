@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from linknet_fastai.core.errors import UserError, need
-from linknet_fastai.core.files import written_whole
+from linknet_fastai.core.errors import UserError, import_optional
+from linknet_fastai.core.files import atomic_write
 from linknet_fastai.core.images import open_image, resize_image
 from linknet_fastai.data.street import draw_scene
 from linknet_fastai.engines.engine import IMAGE, SIZE
@@ -59,26 +59,26 @@ def export_graph(model: LinkNet, card: ModelCard, file: Path, calibration: Path 
     """
     extra = "openvino" if file.suffix == ".xml" else "onnx"
     for package in ("onnx", "onnxscript"):
-        need(package, extra)
+        import_optional(package, extra)
     from linknet_fastai.export.onnx_graph import onnx_graph  # needs the optional packages itself
 
     if file.suffix == ".onnx":
         content = onnx_graph(model, card).SerializeToString()
-        with written_whole(file) as partial:
+        with atomic_write(file) as partial:
             partial.write_bytes(content)
         return
-    openvino = need("openvino", "openvino")
-    nncf = need("nncf", "int8") if calibration else None
+    openvino = import_optional("openvino", "openvino")
+    nncf = import_optional("nncf", "int8") if calibration else None
     graph = openvino.Core().read_model(onnx_graph(model, card).SerializeToString())
     if calibration:
-        graph = _quantised(nncf, graph, card, sample(find_images(calibration), CALIBRATION_FRAMES))
+        graph = _quantized(nncf, graph, card, sample(find_images(calibration), CALIBRATION_FRAMES))
     graph.set_rt_info(card.model_dump_json(), [METADATA_KEY])
     # The weights are renamed first: an `.xml` is never there without its `.bin`.
-    with written_whole(file) as description, written_whole(file.with_suffix(".bin")) as weights:
+    with atomic_write(file) as description, atomic_write(file.with_suffix(".bin")) as weights:
         openvino.serialize(graph, str(description), str(weights))
 
 
-def _quantised(nncf: Any, graph: Any, card: ModelCard, images: Sequence[Path]) -> Any:
+def _quantized(nncf: Any, graph: Any, card: ModelCard, images: Sequence[Path]) -> Any:
     """Post-training quantisation: what each layer gives for these frames decides its scale."""
 
     def seen(path: Path) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from fastai.torch_core import find_bs
 from linknet_fastai.core.device import autocast, release_memory, resolve_precision, tune
 from linknet_fastai.core.images import VOID
 from linknet_fastai.learner.loss import SegmentationLoss
-from linknet_fastai.learner.process_group import everywhere
+from linknet_fastai.learner.process_group import on_every_rank
 from linknet_fastai.model.linknet import resample_logits
 
 
@@ -104,7 +104,7 @@ class SkipVoidBatches(Callback):
 
     def before_batch(self) -> None:
         """End the batch where all its labels are void."""
-        if self.learn.training and self.learn.yb and everywhere((self.learn.y == VOID).all()):
+        if self.learn.training and self.learn.yb and on_every_rank((self.learn.y == VOID).all()):
             skip_batch(self.learn)
 
 

@@ -49,7 +49,7 @@ class SharedDL(DistributedDL):
             places = range(self._first, self._first + len(part))
             # A frame that comes a second time is augmented otherwise.
             names = [i if place < self.n else f"{i} again {place}" for i, place in zip(part, places, strict=True)]
-            self.dl.lay_generators(names)
+            self.dl.prepare_generators(names)
         return part
 
     def after_batch(self, b: tuple) -> tuple:

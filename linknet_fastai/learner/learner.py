@@ -36,7 +36,7 @@ from linknet_fastai.learner.optimizers import OPTIMIZERS
 from linknet_fastai.learner.process_group import check_shareable
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import LinkNet
-from linknet_fastai.model.save_load import initialise_from
+from linknet_fastai.model.save_load import initialize_from
 from linknet_fastai.scoring.metrics import segmentation_metrics
 
 
@@ -145,7 +145,7 @@ def linknet_learner(
     )
     card = ModelCard.of(dls.recipe, dls.size, encoder=settings.encoder, decoder=settings.decoder)
     if settings.init_from is not None:
-        initialise_from(model, card, settings.init_from)
+        initialize_from(model, card, settings.init_from)
     loss_func = SegmentationLoss(loss.class_weights(dls.class_pixels, settings.class_weights))
     if settings.lr != "auto":
         kwargs["lr"] = settings.lr

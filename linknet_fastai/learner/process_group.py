@@ -14,7 +14,7 @@ from datetime import timedelta
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from linknet_fastai.core.errors import UsageError, UserError, need
+from linknet_fastai.core.errors import UsageError, UserError, import_optional
 from linknet_fastai.core.parallel import is_first, process_count, processes_here
 
 if TYPE_CHECKING:  # torch, which --help must not wait for, is imported where processes meet
@@ -73,12 +73,12 @@ def shared(learn: "Learner") -> AbstractContextManager:
     return learn.distrib_ctx()
 
 
-def everywhere(flag: "torch.Tensor") -> bool:
+def on_every_rank(flag: "torch.Tensor") -> bool:
     """Whether a flag, a boolean tensor without dimensions, is set in every process; all must ask."""
-    return not anywhere(~flag)
+    return not on_any_rank(~flag)
 
 
-def anywhere(flag: "torch.Tensor") -> bool:
+def on_any_rank(flag: "torch.Tensor") -> bool:
     """Whether such a flag is set in any process; all must ask."""
     if process_count() > 1:
         from torch import distributed
@@ -126,7 +126,7 @@ def _together() -> Iterator[None]:
     group = distributed.PrefixStore("group", _store)
     distributed.init_process_group(store=group, rank=rank, world_size=count, timeout=PATIENCE)
     try:
-        need("accelerate", "distributed")
+        import_optional("accelerate", "distributed")
         yield
     except KeyboardInterrupt:
         if is_first():

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from linknet_fastai.core.errors import UsageError, UserError, reason
-from linknet_fastai.core.files import written_whole
+from linknet_fastai.core.files import atomic_write
 from linknet_fastai.model.card import METADATA_KEY, ModelCard, parse_card
 from linknet_fastai.model.linknet import LinkNet
 
@@ -23,7 +23,7 @@ def save_model(model: LinkNet, card: ModelCard, file: Path) -> None:
     """Write weights and card, whole or not at all."""
     # safetensors refuses channels_last tensors, and metadata that are not strings.
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with written_whole(file, durable=True) as partial:
+    with atomic_write(file, durable=True) as partial:
         # Not by its `save_file`, whose files their owner alone may read.
         partial.write_bytes(save(tensors, {"format": "pt", METADATA_KEY: card.model_dump_json()}))
 
@@ -102,7 +102,7 @@ def _load_pickle(file: Path, trust_pickle: bool) -> tuple[LinkNet, ModelCard]:
         raise UserError(f"{file}: no learner exported by linknet-fastai ({reason(error)})") from None
 
 
-def initialise_from(model: LinkNet, card: ModelCard, path: str | Path) -> None:
+def initialize_from(model: LinkNet, card: ModelCard, path: str | Path) -> None:
     """Copy the weights of another model into `model`; the head is left out where the classes differ.
 
     Args:

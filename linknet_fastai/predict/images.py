@@ -10,7 +10,7 @@ from PIL import Image
 
 from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.images import save_image
-from linknet_fastai.core.parallel import Progress, overlapped
+from linknet_fastai.core.parallel import Progress, map_in_threads
 from linknet_fastai.engines.engine import Engine, frame_threads, predict_file
 from linknet_fastai.predict.inputs import Job
 from linknet_fastai.predict.overlay import id_mask, overlay
@@ -40,7 +40,7 @@ def predict_images(
         masks_only: whether to leave out the overlays.
         progress: told how far it is.
         ids_of_channels: what masks hold for each channel of the network, C uint8; by default the recipe's class ids.
-        opacity: of the overlays' colours, 0 to 1.
+        opacity: of the overlays' colors, 0 to 1.
 
     Returns:
         A line for each image that could not be read, predicted or written; the others are done.
@@ -70,7 +70,7 @@ def predict_images(
         return None
 
     failures = []
-    for done, failure in enumerate(overlapped(failure_of, jobs, frame_threads(engine)), 1):
+    for done, failure in enumerate(map_in_threads(failure_of, jobs, frame_threads(engine)), 1):
         if failure:
             failures.append(failure)
         if progress:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from linknet_fastai.core.errors import UsageError, UserError, reason
-from linknet_fastai.core.images import IMAGE_SUFFIXES, saved_here
+from linknet_fastai.core.images import IMAGE_SUFFIXES, is_own_png
 
 LEGEND = "legend.png"
 WRITTEN = ("masks", "overlays")  # the folders that a prediction writes into
@@ -122,7 +122,7 @@ def collect_jobs(inputs: Sequence[Path], out: Path, name_of: Callable[[Path], st
     if not jobs:
         raise _no_images(*inputs)
     for file in (out / folder / target for target in jobs for folder in WRITTEN):
-        if os.path.lexists(file) and not saved_here(file):
+        if os.path.lexists(file) and not is_own_png(file):
             raise UsageError(f"{file}: is there already and was not predicted; it would be lost: take another --out")
     return list(jobs.values())
 

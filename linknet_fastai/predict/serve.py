@@ -17,16 +17,16 @@ from typing import Any
 from fastcore.xtras import modified_env
 from PIL import Image
 
-from linknet_fastai.core.errors import UsageError, UserError, need
+from linknet_fastai.core.errors import UsageError, UserError, import_optional
 from linknet_fastai.core.images import data_url
 from linknet_fastai.core.parallel import usable_cores
 from linknet_fastai.engines.engine import NATIVE, Engine
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.predict.inputs import VIDEO_SUFFIXES
-from linknet_fastai.predict.overlay import colour_mask, overlay
+from linknet_fastai.predict.overlay import color_mask, overlay
 from linknet_fastai.predict.uploads import CLIP_FPS, Limits, Seen, Tally, predict_clip, predict_image
 
-gr, fastapi = need("gradio", "demo"), need("fastapi", "demo")
+gr, fastapi = import_optional("gradio", "demo"), import_optional("fastapi", "demo")
 
 MOST_SESSIONS, MOST_WAITING = 16, 32  # of more sessions the one that rested longest is forgotten
 PROGRESS = gr.Progress()
@@ -49,7 +49,7 @@ def legend(card: ModelCard, shares: Iterable[float] | None = None) -> list[tuple
 
 
 def style(card: ModelCard) -> str:
-    """What is ours in the page's looks: each class of the legend has its colour, small pictures are enlarged."""
+    """What is ours in the page's looks: each class of the legend has its color, small pictures are enlarged."""
     group = "#classes [data-testid='checkbox-group']"
     swatch = (
         "content: ''; display: inline-block; width: 1em; height: 1em; margin-right: .5em; vertical-align: -.1em; "
@@ -100,7 +100,7 @@ def page(engine: Engine, limits: Limits, folder: Path, ended: Event) -> Any:
             {
                 memory: seen,
                 picture: draw(seen, opacity, shown),
-                mask: Image.fromarray(colour_mask(seen.channels, card)),
+                mask: Image.fromarray(color_mask(seen.channels, card)),
             },
         )
 
@@ -162,7 +162,7 @@ def page(engine: Engine, limits: Limits, folder: Path, ended: Event) -> Any:
                 message = gr.HTML(_status(str(limits)))
                 opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity", buttons=[])
             with gr.Column(scale=2, min_width=320) as picture_side:
-                picture = _picture("Overlay", "the image under the colours of its classes", "JPEG", quality=92)
+                picture = _picture("Overlay", "the image under the colors of its classes", "JPEG", quality=92)
             with gr.Column(scale=2, min_width=320, visible=False) as film_side:
                 film = gr.Video(label="Overlay", interactive=False, autoplay=True, loop=True, buttons=["download"])
         with gr.Row():
@@ -175,7 +175,7 @@ def page(engine: Engine, limits: Limits, folder: Path, ended: Event) -> Any:
                     show_select_all=True,
                 )
             with gr.Column(scale=2, min_width=320) as mask_side:
-                mask = _picture("Class map", "the class of each pixel, in colours", "PNG", compress_level=1)
+                mask = _picture("Class map", "the class of each pixel, in colors", "PNG", compress_level=1)
         # Of this one alone, not by a class of ours: Gradio writes a .pyi beside the source of a component's class.
         drop.async_move_resource_to_block_cache = _uploaded
         drop.upload(

@@ -5,9 +5,9 @@ from contextlib import suppress
 from fractions import Fraction
 from typing import Any
 
-from linknet_fastai.core.errors import need
+from linknet_fastai.core.errors import import_optional
 
-av = need("av", "video")
+av = import_optional("av", "video")
 
 COPIED = {"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"}  # what players expect in an MP4
 SAMPLE_RATE = 48_000  # Hz, of sound whose own rate AAC does not have

@@ -16,16 +16,16 @@ from typing import Any
 
 from PIL import Image
 
-from linknet_fastai.core.errors import UserError, need, reason
-from linknet_fastai.core.files import written_whole
+from linknet_fastai.core.errors import UserError, import_optional, reason
+from linknet_fastai.core.files import atomic_write
 from linknet_fastai.core.images import open_image
-from linknet_fastai.core.parallel import Progress, overlapped
+from linknet_fastai.core.parallel import Progress, map_in_threads
 from linknet_fastai.engines.engine import Engine, frame_threads
 from linknet_fastai.predict.inputs import Source
 from linknet_fastai.predict.overlay import overlay
 from linknet_fastai.predict.sound import Sound
 
-av = need("av", "video")
+av = import_optional("av", "video")
 
 FRAME_RATE = 25  # of numbered frames, unless said
 # FFmpeg's format, its name of a camera, its options: Apple's have no 29.97 frames a second, which is its default.
@@ -83,10 +83,10 @@ def predict_video(
         engine: the model.
         source: a video file, a camera's number, or images, see `Clip`.
         file: the MP4 to write.
-        opacity: of the colours, 0 to 1.
+        opacity: of the colors, 0 to 1.
         fps: frames a second: of images the rate (25 if left out), of a clip or a camera the most; others are dropped.
         progress: told how far it is.
-        shown: the channels that are coloured; None is all.
+        shown: the channels that are colored; None is all.
 
     Raises:
         UserError: the source cannot be opened or has no frame, or the file cannot be written.
@@ -119,7 +119,7 @@ def predict_video(
 
         with (
             _ffmpeg_in_one_line(f"{_named(source)}: cannot be made into {file}"),
-            written_whole(file) as beside,
+            atomic_write(file) as beside,
             av.open(str(beside.absolute()), "w", format="mp4") as output,
         ):
             rate = min(1 / first.lasts, wanted or 1000)  # says how long the last frame lasts
@@ -129,7 +129,7 @@ def predict_video(
             sound.begin(output)
             stopped, latest = False, -1
             try:
-                for coded in overlapped(predict, chain([first], frames), frame_threads(engine)):
+                for coded in map_in_threads(predict, chain([first], frames), frame_threads(engine)):
                     if coded is None:
                         counted["broken"] += 1
                     else:
@@ -150,7 +150,7 @@ def predict_video(
 
 @contextmanager
 def _ffmpeg_in_one_line(what: str) -> Iterator[None]:
-    """Say what FFmpeg refuses; not all of its errors are an OSError, which `written_whole` tells."""
+    """Say what FFmpeg refuses; not all of its errors are an OSError, which `atomic_write` tells."""
     try:
         yield
     except av.FFmpegError as error:

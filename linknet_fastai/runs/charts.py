@@ -18,7 +18,7 @@ from linknet_fastai.runs.folder import best_row
 if TYPE_CHECKING:
     from linknet_fastai.runs.compare import RunSummary
 
-# Okabe and Ito: told apart by colour-blind readers too
+# Okabe and Ito: told apart by color-blind readers too
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 BLUE, ORANGE, GREEN, PURPLE = SERIES[:4]
 INK = {False: "#1b1f24", True: "#e6e9ed"}  # of text and lines on a light and on a dark page
@@ -38,11 +38,11 @@ def save_figure(figure: Figure, file: Path) -> None:
 
 def svg(draw: Callable[[], Figure], dark: bool = False) -> str:
     """Draw a figure as an SVG element for a page, transparent, its ink for a light or a dark one."""
-    coloured = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    colored = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     # The same figure gives the same text; letters stay letters, in the page's own font.
     exact = {"svg.hashsalt": "linknet-fastai", "svg.fonttype": "none", "font.family": "sans-serif"}
     text = io.StringIO()
-    with mpl.rc_context({**dict.fromkeys(coloured, INK[dark]), **exact}):
+    with mpl.rc_context({**dict.fromkeys(colored, INK[dark]), **exact}):
         draw().savefig(text, format="svg", transparent=True, metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
 
@@ -65,9 +65,9 @@ def training_curves(rows: Sequence[Mapping[str, float]], titles: Sequence[str] =
     epochs = [row["epoch"] for row in rows]
     best = best_row(rows)
     for axes, title in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles, strict=True):
-        for (column, label), colour in zip(CURVES[title].items(), SERIES, strict=False):
+        for (column, label), color in zip(CURVES[title].items(), SERIES, strict=False):
             marker = "o" if len(rows) < 3 else None
-            axes.plot(epochs, [row[column] for row in rows], color=colour, label=label, marker=marker)
+            axes.plot(epochs, [row[column] for row in rows], color=color, label=label, marker=marker)
         if "miou" in CURVES[title]:
             best_of_all = f"best mIoU {best['miou']:.3f}, epoch {best['epoch']:.0f}"
             axes.plot(best["epoch"], best["miou"], "o", color=BLUE, label=best_of_all)
@@ -120,8 +120,8 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     axes.spines[:].set_visible(False)
     for row, column in np.argwhere(shares >= 0.005):
         share = shares[row, column]
-        colour = "white" if share > 0.6 else "black"
-        axes.text(column, row, f"{share:.0%}"[:-1], ha="center", va="center", fontsize=8, color=colour)
+        color = "white" if share > 0.6 else "black"
+        axes.text(column, row, f"{share:.0%}"[:-1], ha="center", va="center", fontsize=8, color=color)
     return figure
 
 
@@ -130,8 +130,8 @@ def lr_search_curve(rates: Sequence[float], losses: Sequence[float], suggestions
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.plot(rates, losses, color=BLUE)
-    for (name, rate), colour in zip(suggestions.items(), (ORANGE, GREEN, PURPLE), strict=False):
-        axes.axvline(rate, color=colour, linestyle="--", label=f"{name} {rate:.2g}")
+    for (name, rate), color in zip(suggestions.items(), (ORANGE, GREEN, PURPLE), strict=False):
+        axes.axvline(rate, color=color, linestyle="--", label=f"{name} {rate:.2g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed training loss")
     lowest, first = min(losses), losses[0]
     axes.set_ylim(lowest - 0.05 * abs(first), first + 0.5 * abs(first - lowest))  # the divergence dwarfs the valley
@@ -148,12 +148,12 @@ def run_comparison(runs: Sequence["RunSummary"]) -> Figure:
     curves, bars = figure.subplots(1, 2, width_ratios=(1, 1.2))
     height = 0.8 / len(runs)
     for number, run in enumerate(runs):
-        colour = f"C{number}" if number >= len(SERIES) else SERIES[number]
+        color = f"C{number}" if number >= len(SERIES) else SERIES[number]
         epochs, mious = [row["epoch"] for row in run.rows], [row["miou"] for row in run.rows]
         marker = "o" if len(epochs) < 3 else None
-        curves.plot(epochs, mious, color=colour, marker=marker, label=f"{literal(run.name)}  {mious[-1]:.3f}")
+        curves.plot(epochs, mious, color=color, marker=marker, label=f"{literal(run.name)}  {mious[-1]:.3f}")
         places = np.arange(len(classes)) + (number - (len(runs) - 1) / 2) * height
-        bars.barh(places, [run.ious.get(name, np.nan) for name in classes], height, color=colour)
+        bars.barh(places, [run.ious.get(name, np.nan) for name in classes], height, color=color)
     curves.set(title="mIoU on validation; in the legend the last epoch's", xlabel="epoch", ylim=(0, None))
     curves.xaxis.get_major_locator().set_params(integer=True)
     curves.legend(frameon=False, fontsize=9)

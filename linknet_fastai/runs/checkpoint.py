@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from linknet_fastai.core.errors import UserError, reason
-from linknet_fastai.core.files import check_regular, written_whole
+from linknet_fastai.core.files import atomic_write, check_regular
 
 CHECKPOINTS = "checkpoints"
 
@@ -26,12 +26,12 @@ def write_checkpoint(folder: Path, epochs_done: int, batches_done: int, state: M
         state: tensors, numbers and texts.
     """
     unnamed = folder / CHECKPOINTS / "unnamed.pt"
-    with written_whole(unnamed) as partial:
+    with atomic_write(unnamed) as partial:
         torch.save({"epochs_done": epochs_done, "batches_done": batches_done, **state}, partial)
         with partial.open("rb") as file:
             digest = file_digest(file, "sha256").hexdigest()[:16]
     name = f"epoch-{epochs_done:06d}-batch-{batches_done:08d}-{digest}.pt"
-    with written_whole(folder / CHECKPOINTS / name, durable=True) as partial:
+    with atomic_write(folder / CHECKPOINTS / name, durable=True) as partial:
         unnamed.replace(partial)
     for old in _checkpoints(folder)[2:]:
         old.unlink()

@@ -100,7 +100,7 @@ class Spread:
         return fmean(self.mious)
 
 
-def summarise(folder: Path) -> RunSummary:
+def summarize(folder: Path) -> RunSummary:
     """Read a run.
 
     Raises:
@@ -151,7 +151,7 @@ def published_figures(recipe: str) -> list[Published]:
     return [Published(**figure) for figure in tomllib.loads(file.read_text(encoding="utf-8"))["figures"]]
 
 
-def measured_alike(run: RunSummary, split: str) -> dict[str, Any] | None:
+def comparable_evaluation(run: RunSummary, split: str) -> dict[str, Any] | None:
     """A run's scores on a split at its own size, without test-time augmentation; None where there are none.
 
     Those that torch computed go before those of other engines, which may have been int8's.

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from linknet_fastai.config.recipe import MOST_CLASSES
-from linknet_fastai.config.settings import MOST_EPOCHS, Settings, Text, explain
+from linknet_fastai.config.settings import MOST_EPOCHS, RENAMED, Settings, Text, explain
 from linknet_fastai.core.errors import UsageError, UserError, reason
 from linknet_fastai.core.files import (
     LARGEST_LIST,
@@ -45,7 +45,7 @@ def refuse_used_folder(folder: Path) -> None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Make a run folder and keep other trainings out of it.
 
     Raises:
@@ -88,25 +88,25 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> None:
     write_text(folder / RUN_FILE, tomli_w.dumps(tables | {"result": known}))
 
 
-class _Said(BaseModel):
+class _Table(BaseModel):
     """A table of a run's files: what commands read out of it is checked, what else stands there is kept."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
 
-class _Run(_Said):
+class _Run(_Table):
     recipe: Text
     data: Text
     started: Line
     parameters: Annotated[int, Field(ge=0, lt=1 << 60)] = 0
 
 
-class _Result(_Said):
+class _Result(_Table):
     finished: bool = False
     peak_memory_mib: Annotated[int, Field(ge=0, lt=1 << 60)] | None = None
 
 
-class _RunTables(_Said):
+class _RunTables(_Table):
     """The tables of run.toml."""
 
     settings: Settings
@@ -120,12 +120,12 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 
 
-class _ClassScores(_Said):
+class _ClassScores(_Table):
     name: Name
     iou: Share | None
 
 
-class _Scores(_Said):
+class _Scores(_Table):
     """What `evaluate` writes; scores that somebody else wrote down may be fewer."""
 
     split: Text
@@ -166,7 +166,9 @@ def read_run(folder: Path) -> RunFile:
         tables = _RunTables(**_read_toml(folder / RUN_FILE))
     except ValidationError as error:
         raise UserError(f"{folder / RUN_FILE}: {explain(error)}") from None
-    origins = dict.fromkeys(Settings.model_fields, "default") | tables.origins
+    origins = dict.fromkeys(Settings.model_fields, "default") | {
+        RENAMED.get(name, name): origin for name, origin in tables.origins.items()
+    }
     run, result = (table.model_dump(exclude_unset=True) if table else {} for table in (tables.run, tables.result))
     return RunFile(tables.settings, origins, run, tables.versions, result)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from linknet_fastai.core.images import VOID
 from linknet_fastai.model.card import ModelCard
-from linknet_fastai.predict.overlay import colour_mask, overlay
+from linknet_fastai.predict.overlay import color_mask, overlay
 from linknet_fastai.runs.charts import literal, save_figure
 
 
@@ -39,13 +39,13 @@ def save_predictions(frames: Sequence[ShownFrame], card: ModelCard, file: Path) 
 
     Args:
         frames: what is shown.
-        card: the model's card, for colours and names.
+        card: the model's card, for colors and names.
         file: the PNG to write.
     """
     columns = ("frame", "truth", "prediction", "errors (red)")
     grid = _Grid(len(frames), len(columns), frames[0].image.size, card)
     for place, frame in enumerate(frames):
-        masks = (colour_mask(channels, card) for channels in (frame.truth, frame.predicted))
+        masks = (color_mask(channels, card) for channels in (frame.truth, frame.predicted))
         pictures = (frame.image, *masks, _errors(frame.image, frame.wrong))
         for axes, picture, title in zip(grid.axes[place], pictures, columns, strict=True):
             axes.imshow(picture)
@@ -81,7 +81,7 @@ def save_batch(images: Tensor, labels: Tensor, card: ModelCard, file: Path, most
 
 
 class _Grid:
-    """Axes without ticks for images of one shape, and the classes' names and colours below them."""
+    """Axes without ticks for images of one shape, and the classes' names and colors below them."""
 
     def __init__(self, rows: int, columns: int, size: tuple[int, int], card: ModelCard) -> None:
         width = 12.0

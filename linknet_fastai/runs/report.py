@@ -19,16 +19,16 @@ from linknet_fastai.engines.engine import Engine, predict_file
 from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.save_load import load_model
-from linknet_fastai.predict.overlay import colour_mask
+from linknet_fastai.predict.overlay import color_mask
 from linknet_fastai.runs.charts import CURVES, class_bars, confusion_matrix, svg, training_curves
-from linknet_fastai.runs.compare import measured_alike, summarise
+from linknet_fastai.runs.compare import comparable_evaluation, summarize
 from linknet_fastai.runs.pictures import ShownFrame
 
 REPORT = "report.html"
 SHOWN_WIDTH = 640  # of the frames on the page
 
 
-def telling_frames(
+def representative_frames(
     mious: Mapping[str, float | None], dataset: Dataset, split: str, engine: Engine
 ) -> list[ShownFrame]:
     """The best, the middle and the worst frame of a split, by their own mIoU, predicted.
@@ -67,15 +67,15 @@ def report(folder: Path, data: Path | None = None, progress: Progress | None = N
     Raises:
         UserError: there is no run, or not one epoch of it has ended.
     """
-    run = summarise(folder)
+    run = summarize(folder)
     model, card = load_model(folder)
     shown: list[ShownFrame] = []
     why_not = None
     try:
         dataset = open_dataset(run.run["recipe"], data or Path(run.run["data"]), progress)
-        if scored := measured_alike(run, run.settings["validate_on"]):
+        if scored := comparable_evaluation(run, run.settings["validate_on"]):
             engine = Predictor(model, card)
-            shown = telling_frames(scored["frame_miou"], dataset, run.settings["validate_on"], engine)
+            shown = representative_frames(scored["frame_miou"], dataset, run.settings["validate_on"], engine)
     except UserError as error:
         if data is not None:
             raise
@@ -89,13 +89,13 @@ def write_report(folder: Path, shown: Sequence[ShownFrame], card: ModelCard) -> 
     Args:
         folder: the run folder, with run.toml, metrics.csv and what `evaluate` left.
         shown: frames to show.
-        card: the model's card, for names and colours.
+        card: the model's card, for names and colors.
 
     Returns:
         The file.
     """
-    run = summarise(folder)
-    scored = measured_alike(run, run.settings["validate_on"])
+    run = summarize(folder)
+    scored = comparable_evaluation(run, run.settings["validate_on"])
     charts = {title: partial(training_curves, run.rows, [title]) for title in CURVES}
     if scored and scored["classes"]:
         ious = {row["name"]: float("nan") if row["iou"] is None else row["iou"] for row in scored["classes"]}
@@ -132,8 +132,8 @@ def _pictures(frame: ShownFrame, card: ModelCard) -> dict[str, str]:
     if size[0] > SHOWN_WIDTH:
         size = (SHOWN_WIDTH, max(round(size[1] * SHOWN_WIDTH / size[0]), 1))
     masks = {
-        "truth": Image.fromarray(colour_mask(frame.truth, card)),
-        "predicted": Image.fromarray(colour_mask(frame.predicted, card)),
+        "truth": Image.fromarray(color_mask(frame.truth, card)),
+        "predicted": Image.fromarray(color_mask(frame.predicted, card)),
         "errors": Image.fromarray(red),
     }
     return {

@@ -10,7 +10,7 @@ import numpy as np
 
 from linknet_fastai.config.settings import format_size
 from linknet_fastai.core.errors import UsageError, UserError
-from linknet_fastai.core.parallel import Progress, overlapped
+from linknet_fastai.core.parallel import Progress, map_in_threads
 from linknet_fastai.data.dataset import Dataset, Frame, size_mismatch
 from linknet_fastai.engines.engine import Engine, frame_threads, predict_file
 from linknet_fastai.scoring.cityscapes import label_ids_of_channels, read_truth
@@ -132,7 +132,7 @@ def evaluate(
     counts, dice_sum = np.zeros((n_classes, n_classes), np.int64), 0.0
     frame_mious: dict[str, float] = {}
     begin = time.perf_counter()
-    counted_frames = zip(frames, overlapped(count, frames, frame_threads(engine)), strict=True)
+    counted_frames = zip(frames, map_in_threads(count, frames, frame_threads(engine)), strict=True)
     for done, (frame, (counted, dice)) in enumerate(counted_frames, 1):
         counts += counted
         dice_sum += dice

@@ -30,7 +30,7 @@ from linknet_fastai.model.save_load import load_model
 from linknet_fastai.runs.charts import confusion_matrix, save_figure, training_curves
 from linknet_fastai.runs.checkpoint import read_checkpoint
 from linknet_fastai.runs.folder import (
-    held,
+    locked,
     read_run,
     refuse_used_folder,
     write_evaluation,
@@ -39,7 +39,7 @@ from linknet_fastai.runs.folder import (
     write_run,
 )
 from linknet_fastai.runs.pictures import save_batch, save_predictions
-from linknet_fastai.runs.report import telling_frames, write_report
+from linknet_fastai.runs.report import representative_frames, write_report
 from linknet_fastai.scoring.evaluate import evaluate
 from linknet_fastai.training.loggers import logging_callbacks, require_loggers
 from linknet_fastai.training.lr_find import search_lr
@@ -49,8 +49,8 @@ from linknet_fastai.training.run_record import (
     Observer,
     PassByDone,
     RunRecord,
-    asked_by_signals,
     check_same_data,
+    stop_on_signals,
 )
 
 FREE_ON_RESUME = {"device", "workers", "cache", "cache_dir", "checkpoint_minutes"}
@@ -108,7 +108,7 @@ def fit(
         "validation_frames": len(learn.dls.valid_ds),
         "notes": _notes(learn, dataset, settings),
     }
-    with held(folder), logging_callbacks(log_to, folder, settings) as loggers:
+    with locked(folder), logging_callbacks(log_to, folder, settings) as loggers:
         write_run(folder, settings, origins, run)
         images, labels = learn.dls.train.one_batch()
         save_batch(images, labels, learn.card, folder / "batch.png")
@@ -144,7 +144,7 @@ def resume(
     """
     require_loggers(log_to)
     read_run(folder)  # there is one
-    with held(folder):
+    with locked(folder):
         return _go_on(folder, recipe, data, options, observer, log_to)
 
 
@@ -264,7 +264,7 @@ def _train_epochs(learn: Learner, settings: Settings, record: RunRecord, loggers
     callbacks = [record, PassByDone(), *loggers]
 
     def train() -> None:
-        with shared(learn), asked_by_signals() as record.stop:
+        with shared(learn), stop_on_signals() as record.stop:
             fit_schedule(
                 learn, settings.schedule, settings.epochs, settings.lr, record.start_epoch, callbacks, encoder_lr
             )
@@ -283,7 +283,7 @@ def _finish(dataset: Dataset, settings: Settings, result: FitResult, progress: P
     scored = evaluate(predictor, dataset, settings.validate_on, progress)
     write_evaluation(folder, scored.as_json())
     save_figure(confusion_matrix(scored.counts, scored.class_names), folder / "confusion.png")
-    shown = telling_frames(scored.frame_mious, dataset, settings.validate_on, predictor)
+    shown = representative_frames(scored.frame_mious, dataset, settings.validate_on, predictor)
     if shown:
         save_predictions(shown, card, folder / "predictions.png")
     _write_result(result, predictor.device)

@@ -8,7 +8,7 @@ from pathlib import Path
 from fastai.callback.core import Callback
 
 from linknet_fastai.config.settings import Settings
-from linknet_fastai.core.errors import UserError, need
+from linknet_fastai.core.errors import UserError, import_optional
 
 LOGGERS = ("tensorboard", "wandb")  # the packages' names, and those of the extras that bring them
 
@@ -16,7 +16,7 @@ LOGGERS = ("tensorboard", "wandb")  # the packages' names, and those of the extr
 def require_loggers(names: Collection[str]) -> None:
     """Raise UserError where a logger is not installed."""
     for name in names:
-        need(name, name)
+        import_optional(name, name)
 
 
 @contextmanager

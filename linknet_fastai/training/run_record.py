@@ -20,7 +20,7 @@ from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.parallel import Progress, is_first, process_count
 from linknet_fastai.learner.callbacks import AccumulateGradients, skip_batch
-from linknet_fastai.learner.process_group import anywhere
+from linknet_fastai.learner.process_group import on_any_rank
 from linknet_fastai.model.save_load import RUN_MODEL, save_model
 from linknet_fastai.runs.checkpoint import plain_numbers, write_checkpoint
 from linknet_fastai.runs.folder import best_row, write_metrics
@@ -187,7 +187,7 @@ class RunRecord(Callback):
         """Whether an end was asked for; of several processes, in any: they end behind the same batch."""
         if process_count() == 1:
             return self.stop.asked
-        return anywhere(torch.tensor(self.stop.asked, device=self.learn.dls.device))
+        return on_any_rank(torch.tensor(self.stop.asked, device=self.learn.dls.device))
 
     def _gradients_wait(self) -> bool:
         """Whether gradients wait for those of the next batch, which no checkpoint holds."""
@@ -271,7 +271,7 @@ class StopRequest:
 
 
 @contextmanager
-def asked_by_signals() -> Iterator[StopRequest]:
+def stop_on_signals() -> Iterator[StopRequest]:
     """Give a request that the first Ctrl-C or SIGTERM sets; the second raises KeyboardInterrupt.
 
     Only the main thread hears signals: in another nothing sets the request.

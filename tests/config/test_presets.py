@@ -50,7 +50,7 @@ def test_a_preset_trains_as_its_source_does(
         key: value.shape for key, value in same.items()
     }
     augment = next(transform for transform in dls.train.after_batch.fs if isinstance(transform, AugmentBatch))
-    assert augmented == (augment.flip or augment.colour > 0 or augment.scale != (1, 1))
+    assert augmented == (augment.flip or augment.color > 0 or augment.scale != (1, 1))
 
 
 def test_the_papers_rate_is_the_authors() -> None:

@@ -94,7 +94,7 @@ def test_a_shipped_recipe_is_complete(name: str, classes: int) -> None:
     assert len(recipe.classes) == len(set(recipe.class_names)) == classes
     assert set(recipe.splits) == {"train", "val", "test"}
     assert {"size", "epochs"} <= set(recipe.training)
-    for layout in recipe.layouts:  # every raw value or colour leads to a class or to void
+    for layout in recipe.layouts:  # every raw value or color leads to a class or to void
         assert set((layout.values or {}).values()) | set(layout.colors or ()) <= set(recipe.channel_of_label)
 
 
@@ -139,16 +139,16 @@ def test_camvid_groups_32_labels_to_11_classes(camvid_codes: dict) -> None:
 
 
 @pytest.mark.parametrize("name", ["camvid", "camvid32"])
-def test_camvid_layouts_use_the_published_values_and_colours(name: str, camvid_codes: dict) -> None:
+def test_camvid_layouts_use_the_published_values_and_colors(name: str, camvid_codes: dict) -> None:
     layouts = {layout.name: layout for layout in load_recipe(name).layouts}
     assert layouts["fastai"].values == dict(enumerate(camvid_codes))
-    assert layouts["cambridge"].colors == {label: colour for label, (colour, _) in camvid_codes.items()}
+    assert layouts["cambridge"].colors == {label: color for label, (color, _) in camvid_codes.items()}
 
 
-def test_camvid32_has_every_label_but_void_as_a_class_with_its_colour(camvid_codes: dict) -> None:
+def test_camvid32_has_every_label_but_void_as_a_class_with_its_color(camvid_codes: dict) -> None:
     recipe = load_recipe("camvid32")
     assert {entry.name: (entry.id, entry.color) for entry in recipe.classes} == {
-        label: (value, colour) for value, (label, (colour, _)) in enumerate(camvid_codes.items()) if label != "Void"
+        label: (value, color) for value, (label, (color, _)) in enumerate(camvid_codes.items()) if label != "Void"
     }
 
 
@@ -249,7 +249,7 @@ FRACTIONS = "train = { fraction = 0.6 }"
 
 
 MISFITS = [  # what is replaced in the recipe, by what, and what is said of it
-    ('name = "own"\n', 'name = "own"\ncolour = 1\n', "unknown key 'colour'"),
+    ('name = "own"\n', 'name = "own"\ncolor = 1\n', "unknown key 'color'"),
     (WALL, WALL + "\nweight = 2", "unknown key 'classes[1].weight'"),
     ("[void]\n", "[void]\nlabel = 3\n", "unknown key 'void.label'"),
     (FRACTIONS, "train = { fractoin = 0.6 }", "unknown key 'splits.train.fractoin'"),
@@ -262,7 +262,7 @@ MISFITS = [  # what is replaced in the recipe, by what, and what is said of it
     (WALL, WALL.replace("20\n", "-1\n"), "classes[1].id"),
     (LABELS, LABELS + '\nvalues = { 0 = "wall", 1 = "roof" }', "layouts[0]: 'roof'"),
     (LABELS, LABELS + "\ncolors = { roof = [1, 2, 3] }", "layouts[0]: 'roof'"),
-    (LABELS, LABELS + "\ncolors = { wall = [1, 2, 3], air = [1, 2, 3] }", "two raw labels share a colour"),
+    (LABELS, LABELS + "\ncolors = { wall = [1, 2, 3], air = [1, 2, 3] }", "two raw labels share a color"),
     (LABELS, LABELS + "\nvalues = { 1 = 'wall' }\ncolors = { air = [1, 2, 3] }", "exclude each other"),
     (LABELS, LABELS + '\nvalues = { 70000 = "wall" }', "layouts[0].values"),
     (IMAGES, 'images = "../frames/{stem}.png"', "must lie below the data folder"),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from linknet_fastai.core.parallel import overlapped
+from linknet_fastai.core.parallel import map_in_threads
 
 
 def test_results_come_in_the_order_of_the_items() -> None:
@@ -13,7 +13,7 @@ def test_results_come_in_the_order_of_the_items() -> None:
         time.sleep(0.01 * (number % 3))
         return number
 
-    assert list(overlapped(work, range(20), 4)) == list(range(20))
+    assert list(map_in_threads(work, range(20), 4)) == list(range(20))
 
 
 def test_no_more_than_twice_the_threads_are_in_flight() -> None:
@@ -24,7 +24,7 @@ def test_no_more_than_twice_the_threads_are_in_flight() -> None:
             begun.append(number)
             yield number
 
-    given = overlapped(lambda number: number, items(), 3)
+    given = map_in_threads(lambda number: number, items(), 3)
     for done in range(10):
         assert next(given) == done
         assert len(begun) <= done + 1 + 6
@@ -41,5 +41,5 @@ def test_an_error_is_raised_and_ends_the_work() -> None:
         return number
 
     with pytest.raises(ValueError, match="three"):
-        list(overlapped(work, range(1000), 2))
+        list(map_in_threads(work, range(1000), 2))
     assert len(done) < 20

@@ -12,8 +12,8 @@ from linknet_fastai.core.images import resize_image, resize_labels
 from linknet_fastai.data.augmentation import PADDING, AugmentBatch, ResizeFrame, ResizeImage
 
 SOURCE = (96, 72)
-COLOURS = np.zeros((256, 3), np.uint8)
-COLOURS[[0, 3, 7, 255]] = [(250, 10, 10), (10, 250, 10), (10, 10, 250), PADDING]
+COLORS = np.zeros((256, 3), np.uint8)
+COLORS[[0, 3, 7, 255]] = [(250, 10, 10), (10, 250, 10), (10, 10, 250), PADDING]
 
 
 @pytest.fixture
@@ -24,14 +24,14 @@ def labels() -> np.ndarray:
 
 
 def frame(labels: np.ndarray) -> tuple[PILImage, PILMask]:
-    """An image that shows its label map in colours, and that label map."""
-    return PILImage.create(COLOURS[labels]), PILMask.create(labels)
+    """An image that shows its label map in colors, and that label map."""
+    return PILImage.create(COLORS[labels]), PILMask.create(labels)
 
 
 def batch(*frames: np.ndarray) -> tuple[TensorImage, TensorMask]:
-    """Images, Bx3xHxW bytes, that show their label maps in colours, and those label maps, BxHxW bytes."""
+    """Images, Bx3xHxW bytes, that show their label maps in colors, and those label maps, BxHxW bytes."""
     labels = torch.from_numpy(np.stack(frames))
-    images = torch.from_numpy(COLOURS)[labels.long()].permute(0, 3, 1, 2)
+    images = torch.from_numpy(COLORS)[labels.long()].permute(0, 3, 1, 2)
     return TensorImage(images), TensorMask(labels)
 
 
@@ -47,7 +47,7 @@ def augmented(labels: np.ndarray, size: tuple[int, int], seed: int, **options) -
 
 
 def inner(labels: np.ndarray) -> np.ndarray:
-    """Where the 5x5 pixels around a pixel have one label: there, resampling the image has mixed no colours.
+    """Where the 5x5 pixels around a pixel have one label: there, resampling the image has mixed no colors.
 
     Not at the border of a crop, where the image's filter sees what lies beyond.
     """
@@ -58,12 +58,12 @@ def inner(labels: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("size", [(96, 72), (48, 64)])
 def test_image_and_label_map_move_together(labels: np.ndarray, seed: int, size: tuple[int, int]) -> None:
-    image, mask = augmented(labels, size, seed, colour=0)
+    image, mask = augmented(labels, size, seed, color=0)
     assert image.shape == (*size[::-1], 3)
     assert mask.shape == size[::-1]
     clear = inner(mask)
     assert clear.mean() > 0.15
-    assert np.abs(image[clear] - COLOURS[mask][clear]).max() <= 1
+    assert np.abs(image[clear] - COLORS[mask][clear]).max() <= 1
 
 
 def test_labels_keep_their_values(labels: np.ndarray) -> None:
@@ -79,19 +79,19 @@ def test_labels_keep_their_values(labels: np.ndarray) -> None:
 def test_without_zoom_a_frame_comes_as_it_is_or_mirrored_both_about_as_often(labels: np.ndarray) -> None:
     mirrored = 0
     for seed in range(40):
-        image, mask = augmented(labels, SOURCE, seed, scale=(1, 1), colour=0)
+        image, mask = augmented(labels, SOURCE, seed, scale=(1, 1), color=0)
         expected = labels[:, ::-1] if (flip := not np.array_equal(mask, labels)) else labels
         assert np.array_equal(mask, expected)
-        assert np.array_equal(image, COLOURS[expected])
+        assert np.array_equal(image, COLORS[expected])
         mirrored += flip
     assert 10 < mirrored < 30
 
 
-def test_a_frame_smaller_than_the_crop_is_padded_with_void_and_mean_colour(labels: np.ndarray) -> None:
+def test_a_frame_smaller_than_the_crop_is_padded_with_void_and_mean_color(labels: np.ndarray) -> None:
     labels[labels == 255] = 0
     places = set()
     for seed in range(10):
-        image, mask = augmented(labels, SOURCE, seed, scale=(0.5, 0.5), colour=0)
+        image, mask = augmented(labels, SOURCE, seed, scale=(0.5, 0.5), color=0)
         assert (mask != 255).sum() == 48 * 36
         assert (image[mask == 255] == PADDING).all()
         rows, columns = np.nonzero(mask != 255)
@@ -104,7 +104,7 @@ def test_a_frame_larger_than_the_crop_is_cropped_at_random_and_never_padded(labe
     labels[labels == 255] = 0
     crops = set()
     for seed in range(10):
-        _, mask = augmented(labels, SOURCE, seed, scale=(1.75, 1.75), colour=0)
+        _, mask = augmented(labels, SOURCE, seed, scale=(1.75, 1.75), color=0)
         assert (mask != 255).all()
         crops.add(mask.tobytes())
     assert len(crops) > 5
@@ -117,11 +117,11 @@ def test_zooms_lie_between_the_two_scales(labels: np.ndarray) -> None:
     assert 0.65 < max(shares) < 0.82
 
 
-def test_colour_changes_the_image_alone(labels: np.ndarray) -> None:
-    image, mask = augmented(labels, SOURCE, 3, scale=(1, 1), colour=0)
-    recoloured, same_mask = augmented(labels, SOURCE, 3, scale=(1, 1), colour=0.3)
+def test_color_changes_the_image_alone(labels: np.ndarray) -> None:
+    image, mask = augmented(labels, SOURCE, 3, scale=(1, 1), color=0)
+    recolored, same_mask = augmented(labels, SOURCE, 3, scale=(1, 1), color=0.3)
     assert np.array_equal(mask, same_mask)
-    assert not np.array_equal(image, recoloured)
+    assert not np.array_equal(image, recolored)
     assert len({augmented(labels, SOURCE, seed, scale=(1, 1))[0].tobytes() for seed in range(6)}) == 6
 
 
@@ -132,9 +132,9 @@ def test_the_same_random_numbers_give_the_same_frame_and_others_another(labels: 
     assert not np.array_equal(first[0], other[0])
 
 
-def test_colours_spread_and_stay_colours(labels: np.ndarray) -> None:
+def test_colors_spread_and_stay_colors(labels: np.ndarray) -> None:
     labels[:] = 3
-    seen = [augmented(labels, SOURCE, seed, scale=(1, 1), colour=0.3)[0][0, 0] for seed in range(40)]
+    seen = [augmented(labels, SOURCE, seed, scale=(1, 1), color=0.3)[0][0, 0] for seed in range(40)]
     assert (np.ptp(seen, axis=0) > 20).all()
     assert np.min(seen) >= 0
     assert np.max(seen) <= 255
@@ -169,7 +169,7 @@ def test_a_loader_that_is_walked_twice_at_once_is_an_error_and_no_wrong_crop(lab
 
 
 def test_a_crop_smaller_than_the_frame_keeps_the_scale(labels: np.ndarray) -> None:
-    _, mask = augmented(labels, (48, 36), 1, scale=(1, 1), colour=0)
+    _, mask = augmented(labels, (48, 36), 1, scale=(1, 1), color=0)
     both = np.stack([labels, labels[:, ::-1]])
     windows = np.lib.stride_tricks.sliding_window_view(both, (36, 48), axis=(1, 2))
     assert (windows == mask).all((-1, -2)).any()
@@ -215,7 +215,7 @@ def test_relight_gives_frames_the_mean_and_spread_of_others_of_their_batch() -> 
     light = rng.integers(120, 240, (3, 48, 64)).astype(np.uint8)
     images = TensorImage(torch.from_numpy(np.stack([dark, light] * 8)))
     labels = TensorMask(torch.zeros(16, 48, 64, dtype=torch.uint8))
-    transform = AugmentBatch((64, 48), scale=(1, 1), colour=0, flip=False, relight=1)
+    transform = AugmentBatch((64, 48), scale=(1, 1), color=0, flip=False, relight=1)
     transform.generators = iter([[random.Random(frame) for frame in range(16)]])
     relit, masks = transform((images, labels), split_idx=0)
     assert torch.equal(masks, labels)
@@ -236,8 +236,8 @@ def test_relight_gives_frames_the_mean_and_spread_of_others_of_their_batch() -> 
 def test_relight_of_0_and_of_a_single_frame_change_nothing() -> None:
     images = TensorImage(torch.randint(0, 256, (2, 3, 48, 64), dtype=torch.uint8))
     labels = TensorMask(torch.zeros(2, 48, 64, dtype=torch.uint8))
-    plain = AugmentBatch((64, 48), scale=(1, 1), colour=0, flip=False)
+    plain = AugmentBatch((64, 48), scale=(1, 1), color=0, flip=False)
     assert torch.equal(plain((images, labels), split_idx=0)[0], images.float())
-    alone = AugmentBatch((64, 48), scale=(1, 1), colour=0, flip=False, relight=1)
+    alone = AugmentBatch((64, 48), scale=(1, 1), color=0, flip=False, relight=1)
     relit, _ = alone((images[:1], labels[:1]), split_idx=0)
     assert torch.allclose(relit, images[:1].float(), atol=0.01)

@@ -346,7 +346,7 @@ def test_without_a_mapping_the_values_are_the_class_ids(
     assert read_label(file).tolist() == [[0, 1], [2, 255]]
 
 
-def test_a_palette_images_values_are_its_indices_not_its_colours(read_label: LabelReader, tmp_path: Path) -> None:
+def test_a_palette_images_values_are_its_indices_not_its_colors(read_label: LabelReader, tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[10, 20], [30, 99]], np.uint8), "P")
     image.putpalette([0, 0, 0] * 10 + [20, 20, 20] * 246)
     image.save(tmp_path / "label.png")
@@ -368,7 +368,7 @@ def test_16_bit_label_maps_are_read(own_recipe: OwnRecipe, save_array: SaveArray
     assert LabelReader(recipe, recipe.layouts[0])(file).tolist() == [[1, 255, 2]]
 
 
-def test_colours_may_stand_in_rgb_rgba_or_palette_images(
+def test_colors_may_stand_in_rgb_rgba_or_palette_images(
     own_recipe: OwnRecipe, save_array: SaveArray, tmp_path: Path
 ) -> None:
     recipe = load_recipe(
@@ -387,7 +387,7 @@ def test_colours_may_stand_in_rgb_rgba_or_palette_images(
     palette.putpalette([1, 2, 3, 1, 2, 4])
     palette.save(tmp_path / "p.png")
     assert read(tmp_path / "p.png").tolist() == [[0, 2]]
-    with pytest.raises(UserError, match=r"colours outside the recipe's mapping: \(9, 8, 7\)"):
+    with pytest.raises(UserError, match=r"colors outside the recipe's mapping: \(9, 8, 7\)"):
         read(save_array(np.full((2, 2, 3), (9, 8, 7), np.uint8), tmp_path / "other.png"))
 
 
@@ -400,7 +400,7 @@ def test_a_value_outside_the_mapping_is_named_with_its_file(
     assert str(file) in str(caught.value)
 
 
-def test_a_label_map_in_colour_where_ids_are_expected_is_refused(
+def test_a_label_map_in_color_where_ids_are_expected_is_refused(
     read_label: LabelReader, save_array: SaveArray, tmp_path: Path
 ) -> None:
     file = save_array(np.zeros((4, 4, 3), np.uint8), tmp_path / "label.png")

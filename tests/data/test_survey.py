@@ -76,7 +76,7 @@ def another_size(file: Path, save_array: SaveArray) -> None:
     save_array(np.full((48, 65), 10, np.uint8), file)
 
 
-def in_colour(file: Path, save_array: SaveArray) -> None:
+def in_color(file: Path, save_array: SaveArray) -> None:
     save_array(np.zeros((48, 64, 3), np.uint8), file)
 
 
@@ -89,7 +89,7 @@ DAMAGES = [
     ("label", no_image, "cannot read this label map"),
     ("label", outside_the_mapping, "values outside the recipe's mapping: 77"),
     ("label", another_size, "is 65x48, its image"),
-    ("label", in_colour, "mode RGB"),
+    ("label", in_color, "mode RGB"),
 ]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError, UserError
-from linknet_fastai.core.parallel import overlapped
+from linknet_fastai.core.parallel import map_in_threads
 from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.data.street import draw_scene
 from linknet_fastai.engines import open_engine as engines
@@ -341,7 +341,7 @@ def test_frames_computed_at_once_give_what_they_give_alone(files: dict[str, Path
     engine = open_engine(files["openvino"], precision="fp32")
     frames = [draw_scene(seed, (96 + 16 * (seed % 3), 72))[0] for seed in range(9)]
     alone = [engine(frame) for frame in frames]
-    together = list(overlapped(engine, frames, 4))
+    together = list(map_in_threads(engine, frames, 4))
     assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
 
 

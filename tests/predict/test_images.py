@@ -31,7 +31,7 @@ IDS = (7, 40, 200)
 SaveArray = Callable[[np.ndarray, Path], Path]
 
 
-class StrongestColour(nn.Module):
+class StrongestColor(nn.Module):
     """Scores three classes by red, green and blue: what comes out is known for every pixel."""
 
     def __init__(self) -> None:
@@ -45,12 +45,12 @@ class StrongestColour(nn.Module):
 
 @pytest.fixture(scope="module")
 def card() -> ModelCard:
-    colours = ((250, 0, 0), (0, 250, 0), (0, 0, 250))
+    colors = ((250, 0, 0), (0, 250, 0), (0, 0, 250))
     classes = [
-        {"id": class_id, "name": name, "color": colour}
-        for class_id, name, colour in zip(IDS, ("red", "green", "blue"), colours, strict=True)
+        {"id": class_id, "name": name, "color": color}
+        for class_id, name, color in zip(IDS, ("red", "green", "blue"), colors, strict=True)
     ]
-    return ModelCard(recipe="colours", classes=classes, void={"id": 9}, size=(64, 48))
+    return ModelCard(recipe="colors", classes=classes, void={"id": 9}, size=(64, 48))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def model_file(network: LinkNet, card: ModelCard, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def predictor(card: ModelCard) -> Predictor:
-    return Predictor(StrongestColour(), card, "cpu", "fp32")
+    return Predictor(StrongestColor(), card, "cpu", "fp32")
 
 
 def striped(width: int, height: int) -> np.ndarray:
@@ -126,7 +126,7 @@ def test_the_network_sees_the_training_size_and_its_logits_are_resampled(predict
 
 @pytest.mark.parametrize(("size", "seen"), [(NATIVE, (1, 3, 21, 37)), ((40, 50), (1, 3, 50, 40))])
 def test_another_size_may_be_asked_for(card: ModelCard, size: object, seen: tuple) -> None:
-    predictor = Predictor(StrongestColour(), card, "cpu", "fp32", size)
+    predictor = Predictor(StrongestColor(), card, "cpu", "fp32", size)
     assert predictor(Image.fromarray(striped(37, 21))).shape == (21, 37)
     assert predictor.model.seen == [seen]
 
@@ -141,7 +141,7 @@ def test_a_network_gives_masks_of_ids_at_any_size(network: LinkNet, card: ModelC
 def test_the_network_gets_what_the_validation_loader_gives(street_data: Path) -> None:
     dls = segmentation_dls("street", street_data, size="64x48", bs=3, workers=0)
     images = torch.cat([batch for batch, _ in dls.valid])
-    model = StrongestColour()
+    model = StrongestColor()
     seen: list[Tensor] = []
     model.forward = lambda batch: seen.append(batch) or batch
     predictor = Predictor(model, ModelCard.of(dls.recipe, dls.size), "cpu", "fp32")

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from linknet_fastai.model.card import ModelCard
-from linknet_fastai.predict.overlay import colour_mask, id_mask, legend, overlay
+from linknet_fastai.predict.overlay import color_mask, id_mask, legend, overlay
 
 
 @pytest.fixture(scope="module")
@@ -15,13 +15,13 @@ def card() -> ModelCard:
         {"id": 40, "name": "green", "color": (0, 250, 0)},
         {"id": 200, "name": "blue", "color": (0, 0, 250)},
     ]
-    return ModelCard(recipe="colours", classes=classes, void={"id": 9}, size=(64, 48))
+    return ModelCard(recipe="colors", classes=classes, void={"id": 9}, size=(64, 48))
 
 
 def test_void_has_its_own_id(card: ModelCard) -> None:
     channels = np.array([[0, 1], [2, 255]], np.uint8)
     assert id_mask(channels, card).tolist() == [[7, 40], [200, 9]]
-    assert colour_mask(channels, card)[0, 1].tolist() == [0, 250, 0]
+    assert color_mask(channels, card)[0, 1].tolist() == [0, 250, 0]
 
 
 def test_an_overlay_is_stronger_along_borders_and_clear_where_void_or_not_shown(card: ModelCard) -> None:
@@ -37,7 +37,7 @@ def test_an_overlay_is_stronger_along_borders_and_clear_where_void_or_not_shown(
     assert overlay(frame, channels, card, opacity=0).tobytes() == frame.tobytes()
 
 
-def test_the_legend_has_a_row_of_its_colour_for_every_class_and_void(card: ModelCard) -> None:
+def test_the_legend_has_a_row_of_its_color_for_every_class_and_void(card: ModelCard) -> None:
     drawn = legend(card)
     rows = [drawn.getpixel((20, 17 + 26 * place)) for place in range(len(card.classes) + 1)]
     assert rows == [entry.color for entry in card.classes] + [card.void.color]

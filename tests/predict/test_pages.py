@@ -135,8 +135,8 @@ def test_a_dropped_image_shows_overlay_class_map_legend_and_shares(looked_at: Pa
     for entry, share in zip(CARD.classes, ("25.0%", "0.0%", "0.0%", "75.0%"), strict=False):
         label = looked_at.locator("#classes label", has_text=re.compile(f"^ *{entry.name} {share} *$"))
         expect(label.get_by_role("checkbox")).to_be_checked()
-        colour = label.locator("span").evaluate("e => getComputedStyle(e, '::before').backgroundColor")
-        assert colour == f"rgb{entry.color}"
+        color = label.locator("span").evaluate("e => getComputedStyle(e, '::before').backgroundColor")
+        assert color == f"rgb{entry.color}"
 
 
 def test_the_slider_draws_anew_and_predicts_nothing(looked_at: Page, frame: Path, engine: Quarters) -> None:
@@ -214,9 +214,9 @@ def check_readable(page: Page, scheme: str, *texts: str) -> None:
         assert (luminance(paper) < 0.1) == (scheme == "dark"), (text, paper)
 
 
-def luminance(colour: str) -> float:
-    """The relative luminance of a colour as a browser writes it, as WCAG defines it."""
-    shares = np.array([float(value) for value in re.findall(r"[\d.]+", colour)[:3]]) / 255
+def luminance(color: str) -> float:
+    """The relative luminance of a color as a browser writes it, as WCAG defines it."""
+    shares = np.array([float(value) for value in re.findall(r"[\d.]+", color)[:3]]) / 255
     return np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
 
 

@@ -19,7 +19,7 @@ from linknet_fastai.predict.video import predict_video
 # FFmpeg's test picture stands for a camera, and tells the time of a machine that was started 50,000 seconds ago: PyAV
 # reads both through a device.
 CAMERAS = dict.fromkeys(("linux", "darwin"), ("lavfi", "testsrc=s=64x48:r=100:d={},setpts=PTS+50000/TB", {}))
-COLOURS = {"dark": (255, 0, 0), "light": (0, 0, 255)}
+COLORS = {"dark": (255, 0, 0), "light": (0, 0, 255)}
 Command = Callable[..., int]
 
 
@@ -34,7 +34,7 @@ class Brightness(Engine):
 
 @pytest.fixture
 def engine() -> Engine:
-    classes = [{"id": id, "name": name, "color": color} for id, (name, color) in enumerate(COLOURS.items())]
+    classes = [{"id": id, "name": name, "color": color} for id, (name, color) in enumerate(COLORS.items())]
     return Brightness(ModelCard(recipe="light", classes=classes, void={"id": 9}, size=(64, 48)), "fp32", "native")
 
 
@@ -84,7 +84,7 @@ def read_clip(file: Path) -> tuple[list[np.ndarray], list[float], list[str]]:
     return [frame.to_ndarray(format="rgb24") for frame in frames], [float(frame.time) for frame in frames], codecs
 
 
-def test_every_frame_keeps_its_place_and_time_and_gets_its_colour(engine: Engine, tmp_path: Path) -> None:
+def test_every_frame_keeps_its_place_and_time_and_gets_its_color(engine: Engine, tmp_path: Path) -> None:
     levels = [20, 230, 60, 200, 40, 220]
     times = [Fraction(n, 10) for n in (0, 1, 2, 5, 6, 9)]  # no even pace
     clip = write_clip(tmp_path / "in.mp4", [grey(level) for level in levels], times)
@@ -94,7 +94,7 @@ def test_every_frame_keeps_its_place_and_time_and_gets_its_colour(engine: Engine
     assert (result.frames, result.dropped, result.broken, result.stopped) == (6, 0, 0, False)
     assert shown == pytest.approx([float(time) for time in times], abs=1e-3)
     for level, frame in zip(levels, frames, strict=True):
-        expected = COLOURS["light" if level > 128 else "dark"]
+        expected = COLORS["light" if level > 128 else "dark"]
         assert np.abs(frame.mean((0, 1)) - expected).max() < 12
     assert told[-1] == ("predicting out.mp4", 6, 6)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]

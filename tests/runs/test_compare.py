@@ -12,11 +12,11 @@ from PIL import Image
 
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.runs.compare import (
+    comparable_evaluation,
     differing_settings,
-    measured_alike,
     published_figures,
     spreads,
-    summarise,
+    summarize,
     write_table,
 )
 from linknet_fastai.training import fit as training
@@ -35,7 +35,7 @@ def runs(street_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pa
 
 
 def test_a_summary_is_what_the_run_folder_holds(runs: list[Path]) -> None:
-    run = summarise(runs[0])
+    run = summarize(runs[0])
     with (runs[0] / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert run.name == "a"
@@ -48,14 +48,14 @@ def test_a_summary_is_what_the_run_folder_holds(runs: list[Path]) -> None:
 
 
 def test_settings_that_differ_and_no_others_are_told(runs: list[Path]) -> None:
-    a, b, c = map(summarise, runs)
+    a, b, c = map(summarize, runs)
     assert differing_settings([a, b]) == {"seed": [1, 2]}
     assert differing_settings([a, c]) == {"decoder": ["deconv", "pixelshuffle"]}
     assert differing_settings([a]) == {}
 
 
 def test_runs_that_differ_in_the_seed_alone_have_a_spread(runs: list[Path]) -> None:
-    a, b, c = map(summarise, runs)
+    a, b, c = map(summarize, runs)
     (group,) = spreads([a, b, c])
     assert (group.names, group.seeds) == (["a", "b"], [1, 2])
     assert group.mean == pytest.approx((a.last["miou"] + b.last["miou"]) / 2)
@@ -65,12 +65,12 @@ def test_runs_that_differ_in_the_seed_alone_have_a_spread(runs: list[Path]) -> N
 
 
 def test_the_table_has_a_row_a_run_and_every_setting(runs: list[Path], tmp_path: Path) -> None:
-    write_table(list(map(summarise, runs)), tmp_path / "runs.csv")
+    write_table(list(map(summarize, runs)), tmp_path / "runs.csv")
     with (tmp_path / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["run"] for row in rows] == ["a", "b", "c"]
     assert [row["decoder"] for row in rows] == ["deconv", "deconv", "pixelshuffle"]
-    assert float(rows[2]["last_miou"]) == summarise(runs[2]).last["miou"]
+    assert float(rows[2]["last_miou"]) == summarize(runs[2]).last["miou"]
     assert {"iou_Road", "parameters", "seconds", "lr", "epochs"} <= set(rows[0])
 
 
@@ -94,17 +94,17 @@ def test_only_scores_on_the_same_split_without_tta_stand_beside_published_ones(
     runs: list[Path], tmp_path: Path
 ) -> None:
     folder = shutil.copytree(runs[0], tmp_path / "run")
-    assert measured_alike(summarise(folder), "test") is None
+    assert comparable_evaluation(summarize(folder), "test") is None
     (folder / "evaluation-val.json").write_text(json.dumps({"split": "val", "tta": False, "miou": 0.1}))
     (folder / "evaluation-tta.json").write_text(json.dumps({"split": "test", "tta": True, "miou": 0.2}))
-    assert measured_alike(summarise(folder), "test") is None
+    assert comparable_evaluation(summarize(folder), "test") is None
     other_size = {"split": "test", "tta": False, "miou": 0.4, "size": "native"}
     (folder / "evaluation-native.json").write_text(json.dumps(other_size))
-    assert measured_alike(summarise(folder), "test") is None
+    assert comparable_evaluation(summarize(folder), "test") is None
     for name, miou, engine in (("int8", 0.5, "openvino in int8"), ("test", 0.3, "torch in bf16")):
         own = {"split": "test", "tta": False, "miou": miou, "size": "64x48", "engine": engine}
         (folder / f"evaluation-{name}.json").write_text(json.dumps(own))
-        assert measured_alike(summarise(folder), "test")["miou"] == miou
+        assert comparable_evaluation(summarize(folder), "test")["miou"] == miou
 
 
 def test_the_command_shows_differences_and_writes_table_and_picture(
@@ -150,14 +150,14 @@ def test_a_damaged_run_is_named_by_its_file(file: str, content: str, runs: list[
     folder = shutil.copytree(runs[0], tmp_path / "run")
     (folder / file).write_text(content)
     with pytest.raises(UserError) as caught:
-        summarise(folder)
+        summarize(folder)
     assert str(folder / file) in str(caught.value)
 
 
 def test_a_folder_without_a_run_or_an_epoch_is_said(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run here"):
-        summarise(tmp_path)
+        summarize(tmp_path)
     folder = shutil.copytree(runs[0], tmp_path / "run")
     (folder / "metrics.csv").unlink()
     with pytest.raises(UserError, match="no epoch of this run has ended"):
-        summarise(folder)
+        summarize(folder)

@@ -12,8 +12,8 @@ import pytest
 
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.data.dataset import open_dataset
-from linknet_fastai.runs.compare import summarise
-from linknet_fastai.runs.report import report, telling_frames
+from linknet_fastai.runs.compare import summarize
+from linknet_fastai.runs.report import report, representative_frames
 from linknet_fastai.training import fit as training
 
 SMALL = {"size": "64x48", "bs": 4, "workers": 0, "epochs": 2, "seed": 1, "device": "cpu"}
@@ -66,7 +66,7 @@ def test_every_fit_writes_a_page_that_needs_nothing_else(run: Path) -> None:
 
 
 def test_the_page_says_what_the_run_folder_says(run: Path) -> None:
-    page, told = Page((run / "report.html").read_text(encoding="utf-8")), summarise(run)
+    page, told = Page((run / "report.html").read_text(encoding="utf-8")), summarize(run)
     scores = json.loads((run / "evaluation-val.json").read_text())
     for value in (told.best["miou"], told.last["miou"], told.best["pixel_accuracy"]):
         assert f"{value:.4f}" in page.text
@@ -85,7 +85,7 @@ def test_the_page_says_what_the_run_folder_says(run: Path) -> None:
 def test_the_scores_that_fit_leaves_are_those_of_its_best_weights(run: Path) -> None:
     scores = json.loads((run / "evaluation-val.json").read_text())
     assert scores["split"] == "val"
-    assert scores["miou"] == pytest.approx(summarise(run).best["miou"], abs=1e-3)
+    assert scores["miou"] == pytest.approx(summarize(run).best["miou"], abs=1e-3)
     assert len(scores["frame_miou"]) == scores["frames"] == 3
 
 
@@ -98,9 +98,9 @@ def test_the_frames_shown_are_the_best_the_middle_and_the_worst(street_data: Pat
     def engine(image) -> np.ndarray:
         return np.zeros(image.size[::-1], np.uint8)
 
-    shown = telling_frames(mious, dataset, "val", engine)
+    shown = representative_frames(mious, dataset, "val", engine)
     assert [(frame.rank, frame.stem) for frame in shown] == [("best", stems[2]), ("worst", stems[0])]
-    assert telling_frames(dict.fromkeys(names, None), dataset, "val", engine) == []
+    assert representative_frames(dict.fromkeys(names, None), dataset, "val", engine) == []
 
 
 def test_names_from_a_recipe_are_text_and_never_markup(run: Path, street_data: Path, tmp_path: Path) -> None:

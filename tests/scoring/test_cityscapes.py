@@ -54,7 +54,7 @@ def test_channels_become_the_label_ids_that_the_recipe_reads(name: str) -> None:
     assert train_ids == list(range(19)) or len(ids) == 34
 
 
-def test_the_recipe_has_the_official_colours() -> None:
+def test_the_recipe_has_the_official_colors() -> None:
     colors = {label.name: label.color for label in LABELS}
     for name in ("cityscapes", "cityscapes34"):
         assert {entry.name: entry.color for entry in load_recipe(name).classes}.items() <= colors.items()

@@ -32,7 +32,7 @@ from linknet_fastai.model.save_load import load_model
 from linknet_fastai.predict.images import predict_images
 from linknet_fastai.predict.inputs import collect_jobs
 from linknet_fastai.runs.checkpoint import read_checkpoint, write_checkpoint
-from linknet_fastai.runs.folder import held
+from linknet_fastai.runs.folder import locked
 from linknet_fastai.scoring.evaluate import evaluate
 from linknet_fastai.training import fit as training
 from linknet_fastai.training import out_of_memory as memory
@@ -337,11 +337,11 @@ def test_batches_are_halved_until_one_fits(street_data, tmp_path, monkeypatch, r
 
 
 def test_two_trainings_do_not_share_a_folder(run, tmp_path):
-    with held(tmp_path / "new"), pytest.raises(UserError, match="another fit trains"), held(tmp_path / "new"):
+    with locked(tmp_path / "new"), pytest.raises(UserError, match="another fit trains"), locked(tmp_path / "new"):
         pytest.fail("two are in it")
     assert not (tmp_path / "new").exists()  # nothing came to be in it
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
-    with held(copy), pytest.raises(UserError, match="another fit trains in this folder"):
+    with locked(copy), pytest.raises(UserError, match="another fit trains in this folder"):
         training.resume(copy)
 
 
@@ -352,9 +352,9 @@ def test_where_an_open_file_cannot_be_deleted_a_run_ends_like_any_other(tmp_path
         raise PermissionError(errno.EACCES, "in use", str(self))
 
     monkeypatch.setattr(Path, "unlink", refuse)
-    with held(tmp_path / "run"):
+    with locked(tmp_path / "run"):
         pass
-    with pytest.raises(KeyError, match="own"), held(tmp_path / "run"):
+    with pytest.raises(KeyError, match="own"), locked(tmp_path / "run"):
         raise KeyError("own")
 
 

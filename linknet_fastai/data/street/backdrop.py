@@ -94,7 +94,7 @@ def draw_ground(scene: Scene, street: Street) -> None:
     kind = np.where(road, np.uint8(0), np.where(paved, np.uint8(1), np.uint8(2)))
     shown = np.where(kerb, np.uint8(3), np.where(paint, np.uint8(4), kind))
     asphalt, stone = scene.pick(ASPHALTS, 8), scene.pick(STONES, 10)
-    colours = np.array((asphalt, stone, scene.pick(LEAVES, 8), stone * 1.2, (225, 222, 210)), np.float32)
+    colors = np.array((asphalt, stone, scene.pick(LEAVES, 8), stone * 1.2, (225, 222, 210)), np.float32)
     slab = float(rng.choice((0.5, 0.8, 1.2)))
     grain, stains = rng.standard_normal((128, 128), np.float32), smooth_noise(rng, (128, 128), (16, 50))
     fine = look_up(grain, ahead * 14, across * 14)
@@ -105,7 +105,7 @@ def draw_ground(scene: Scene, street: Street) -> None:
     seams |= np.broadcast_to(ahead % slab < 0.05, slabs.shape)[slabs]
     rough[slabs] -= seams * np.float32(22)
     clear = np.exp(-ahead / scene.light.visibility)
-    lit, haze = colours * np.float32(scene.light.daylight), np.float32(scene.light.horizon)
+    lit, haze = colors * np.float32(scene.light.daylight), np.float32(scene.light.horizon)
     planes = [(lit[:, i].take(shown) + rough) * clear + haze[i] * (1 - clear) for i in range(3)]
     scene.frame.paste(join(planes), (0, first))
     scene.labels.paste(Image.fromarray(np.array((ROAD, PAVEMENT, VERGE), np.uint8).take(kind)), (0, first))

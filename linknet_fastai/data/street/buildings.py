@@ -88,21 +88,21 @@ def draw_window(scene: Scene, quad: Quad, trim: np.ndarray, chance_lit: float) -
 
 def draw_fence(scene: Scene, a: Spot, b: Spot, height: float) -> None:
     """Railings, boards or a wall. All of its region is Fence, as people label it, also between bars."""
-    rng, colour, quad, length = scene.rng, scene.pick(FENCES), upright(a, b, 0, height), math.dist(a, b)
+    rng, color, quad, length = scene.rng, scene.pick(FENCES), upright(a, b, 0, height), math.dist(a, b)
     scene.label = FENCE
     kind = rng.choice(("railings", "boards", "wall"))
     if kind == "railings":
         scene.mark(quad)
     else:
-        scene.fill(quad, colour * 0.7)
+        scene.fill(quad, color * 0.7)
     if kind == "wall":
         for low in steps(0, 0.92, 0.2 / height):
-            scene.panel(quad, (0, 1, low, low + 0.16 / height), colour * rng.uniform(0.9, 1.1))
-        scene.panel(quad, (0, 1, 0.92, 1), colour * 1.25)
+            scene.panel(quad, (0, 1, low, low + 0.16 / height), color * rng.uniform(0.9, 1.1))
+        scene.panel(quad, (0, 1, 0.92, 1), color * 1.25)
         return
     step, bar = (0.25, 0.05) if kind == "railings" else (0.16, 0.13)
     coarser = max(1, a[1] / 10)  # far bars are too fine to be told apart
     for left in steps(0, 1 - bar / length, step * coarser / length):
-        scene.panel(quad, (left, left + bar * coarser / length, 0, 1), colour * rng.uniform(0.85, 1.1))
+        scene.panel(quad, (left, left + bar * coarser / length, 0, 1), color * rng.uniform(0.85, 1.1))
     for low in (0.12, 0.86):
-        scene.panel(quad, (0, 1, low, low + 0.08), colour * 0.9)
+        scene.panel(quad, (0, 1, low, low + 0.08), color * 0.9)

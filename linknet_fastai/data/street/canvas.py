@@ -1,4 +1,4 @@
-"""What every part of a scene is drawn with: colours and light, points in metres, and the `Scene` that takes
+"""What every part of a scene is drawn with: colors and light, points in metres, and the `Scene` that takes
 shapes. Knows nothing of what stands in a street."""
 
 import math
@@ -18,13 +18,13 @@ VERGE = VOID + 1  # only while drawing: grass takes shadows as ground does; the 
 SUPERSAMPLING = 2
 NEAREST = 0.6  # metres; what lies nearer or behind is drawn as if here, and so falls far outside the frame
 
-Colour = Sequence[float]  # red, green, blue from 0 to 255
+Color = Sequence[float]  # red, green, blue from 0 to 255
 Spot = tuple[float, float]  # on the ground: metres right of the camera and ahead of it
 Point = tuple[float, float, float]  # metres right of the camera, above the road, ahead of the camera
 Quad = tuple[Point, Point, Point, Point]  # lower left, lower right, upper right, upper left
 
 
-def palette(codes: str) -> list[Colour]:
+def palette(codes: str) -> list[Color]:
     return [ImageColor.getrgb("#" + code) for code in codes.split()]
 
 
@@ -35,10 +35,10 @@ LEAVES = palette("3c5f23 55732d 2d4b2d 6e7832 a57323 8c4123 5f6450")
 class Light(NamedTuple):
     """What the weather and the hour do to a scene."""
 
-    zenith: Colour
-    horizon: Colour  # also the colour of the haze
-    cloud: Colour
-    daylight: Colour  # factors on the colour of everything that does not shine itself
+    zenith: Color
+    horizon: Color  # also the color of the haze
+    cloud: Color
+    daylight: Color  # factors on the color of everything that does not shine itself
     shadow: float  # the part of the light that a cast shadow takes
     reach: float  # metres of shadow for a metre of height
     visibility: float  # metres at which haze takes two thirds of the contrast
@@ -113,12 +113,12 @@ class Scene:
         self.shade_pen = ImageDraw.Draw(self.shade)
         self.label: int | None = SKY
         self.things: list[tuple[float, Callable[..., None], tuple]] = []
-        self.halos: list[tuple[Spot, tuple, tuple]] = []  # centre and box in the frame, colour there
+        self.halos: list[tuple[Spot, tuple, tuple]] = []  # centre and box in the frame, color there
 
-    def pick(self, colours: Sequence[Colour], spread: float = 14) -> np.ndarray:
-        """One of the colours, lighter or darker and a little off."""
+    def pick(self, colors: Sequence[Color], spread: float = 14) -> np.ndarray:
+        """One of the colors, lighter or darker and a little off."""
         drift = self.rng.normal(0, spread) + self.rng.normal(0, 0.4 * spread, 3)
-        return np.asarray(colours[self.rng.integers(len(colours))]) + drift
+        return np.asarray(colors[self.rng.integers(len(colors))]) + drift
 
     def add(self, distance: float, draw: Callable[..., None], *arguments: object) -> None:
         """Keeps `draw(scene, *arguments)` until all that is farther away is drawn."""
@@ -147,10 +147,10 @@ class Scene:
         left, _, right, bottom = box
         return right < 0 or left > self.width or bottom < 0
 
-    def tone(self, colour: Colour, z: float, shines: bool = False) -> tuple[int, int, int]:
-        """A colour as this light and z metres of haze leave it."""
+    def tone(self, color: Color, z: float, shines: bool = False) -> tuple[int, int, int]:
+        """A color as this light and z metres of haze leave it."""
         clear = math.exp(-z / self.light.visibility) if z > 0 else 1.0
-        (r, g, b), haze, veil = np.asarray(colour).tolist(), self.light.horizon, 1 - clear
+        (r, g, b), haze, veil = np.asarray(color).tolist(), self.light.horizon, 1 - clear
         day = (1, 1, 1) if shines else self.light.daylight
         red = int(r * day[0] * clear + haze[0] * veil)
         green = int(g * day[1] * clear + haze[1] * veil)
@@ -163,40 +163,40 @@ class Scene:
         """A polygon in the label map alone."""
         self.label_pen.polygon([self.project(point) for point in points], fill=self.label)
 
-    def fill(self, points: Sequence[Point], colour: Colour, shines: bool = False) -> None:
+    def fill(self, points: Sequence[Point], color: Color, shines: bool = False) -> None:
         outline = [self.project(point) for point in points]
         if max(outline)[0] < 0 or min(outline)[0] > self.width:
             return
-        self.pen.polygon(outline, fill=self.tone(colour, points[0][2], shines))
+        self.pen.polygon(outline, fill=self.tone(color, points[0][2], shines))
         if self.label is not None:
             self.label_pen.polygon(outline, fill=self.label)
 
-    def panel(self, quad: Sequence[Point], bounds: Sequence[float], colour: Colour, shines: bool = False) -> Quad:
+    def panel(self, quad: Sequence[Point], bounds: Sequence[float], color: Color, shines: bool = False) -> Quad:
         """Fills the part of a quad within (left, right, low, high) and returns it."""
         part = patch(quad, *bounds)
-        self.fill(part, colour, shines)
+        self.fill(part, color, shines)
         return part
 
-    def stroke(self, points: Sequence[Point], metres: float, colour: Colour, least: float = 1.4) -> None:
+    def stroke(self, points: Sequence[Point], metres: float, color: Color, least: float = 1.4) -> None:
         """A line so many metres thick, but never thinner than `least` pixels of the finished frame."""
         z = max(points[0][2], NEAREST)
         width = round(max(metres * self.focal / z, least * SUPERSAMPLING))
         outline = [self.project(point) for point in points]
-        self.pen.line(outline, fill=self.tone(colour, z), width=width, joint="curve")
+        self.pen.line(outline, fill=self.tone(color, z), width=width, joint="curve")
         self.label_pen.line(outline, fill=self.label, width=width, joint="curve")
 
-    def disc(self, centre: Point, radius: float, colour: Colour, shines: bool = False) -> None:
+    def disc(self, centre: Point, radius: float, color: Color, shines: bool = False) -> None:
         box = self.box(centre, radius)
         if self.misses(box):
             return
-        self.pen.ellipse(box, fill=self.tone(colour, centre[2], shines))
+        self.pen.ellipse(box, fill=self.tone(color, centre[2], shines))
         self.label_pen.ellipse(box, fill=self.label)
         if shines:
-            self.halo(centre, 2 * radius, colour)
+            self.halo(centre, 2 * radius, color)
 
-    def halo(self, centre: Point, radius: float, colour: Colour) -> None:
-        """The glow about something just drawn that shines in this colour."""
-        tone = self.tone(colour, centre[2], shines=True)
+    def halo(self, centre: Point, radius: float, color: Color) -> None:
+        """The glow about something just drawn that shines in this color."""
+        tone = self.tone(color, centre[2], shines=True)
         self.halos.append((self.project(centre), self.box(centre, radius), tone))
 
     def cast(self, footprint: Sequence[Spot], high: float, low: float = 0.0) -> None:

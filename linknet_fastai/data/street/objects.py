@@ -16,7 +16,7 @@ from linknet_fastai.data.street.canvas import (
     SIGN,
     TREE,
     VOID,
-    Colour,
+    Color,
     Point,
     Quad,
     Scene,
@@ -38,7 +38,7 @@ SIGN_FACES = palette("f0f0ee 1e46a0 ebbe28")
 
 def draw_tree(scene: Scene, spot: Spot, height: float, spread: float) -> None:
     """A trunk and a crown of clumps with light ones at the top."""
-    rng, colour, (x, z) = scene.rng, scene.pick(LEAVES), spot
+    rng, color, (x, z) = scene.rng, scene.pick(LEAVES), spot
     scene.label = TREE
     bark = scene.pick(BARKS)
     scene.stroke([(x, 0, z), (x + rng.normal(0, 0.15), height * 0.6, z)], 0.1 + height * 0.03, bark)
@@ -50,7 +50,7 @@ def draw_tree(scene: Scene, spot: Spot, height: float, spread: float) -> None:
         return
     for angle, reach, size, shade in np.stack((angles, reaches, sizes, shades), 1).tolist():
         up = height * (0.68 + 0.3 * reach * math.sin(angle))
-        scene.disc((x + spread * reach * math.cos(angle), up, z), size, colour * shade)
+        scene.disc((x + spread * reach * math.cos(angle), up, z), size, color * shade)
 
 
 def seen_sides(scene: Scene, low: Sequence[Point], high: Sequence[Point]) -> list[tuple[int, Quad]]:
@@ -99,12 +99,12 @@ def draw_wheels(scene: Scene, quad: Quad, height: float) -> None:
 def draw_car_end(scene: Scene, quad: Quad, front: bool) -> None:
     """Bumper, plate, lights and what shows of the wheels at a car's front or rear."""
     lamps = scene.light.lamps
-    colours = ((215, 218, 220), (255, 245, 215)) if front else ((165, 25, 25), (235, 35, 25))
+    colors = ((215, 218, 220), (255, 245, 215)) if front else ((165, 25, 25), (235, 35, 25))
     for left in (0.05, 0.77):
         scene.panel(quad, (left + 0.02, left + 0.16, -0.42, 0.02), (18, 18, 20))
-        lamp = scene.panel(quad, (left, left + 0.18, 0.55, 0.85), colours[lamps], shines=lamps)
+        lamp = scene.panel(quad, (left, left + 0.18, 0.55, 0.85), colors[lamps], shines=lamps)
         if lamps:
-            scene.halo(within(lamp, 0.5, 0.5), 0.35 if front else 0.12, colours[lamps])
+            scene.halo(within(lamp, 0.5, 0.5), 0.35 if front else 0.12, colors[lamps])
     scene.panel(quad, (0.02, 0.98, 0.0, 0.22), (45, 45, 48))
     scene.panel(quad, (0.36, 0.64, 0.26, 0.44), (230, 225, 190))
 
@@ -115,8 +115,8 @@ def draw_person(scene: Scene, spot: Spot, height: float) -> None:
     top, trousers, skin = scene.pick(CLOTHES), scene.pick(CLOTHES) * 0.6, scene.pick(SKINS, 6)
     step, swing = rng.uniform(0.03, 0.16), rng.uniform(-0.12, 0.12)
 
-    def limb(points: Sequence[Spot], thick: float, colour: Colour) -> None:
-        scene.stroke([(x + across * height, up * height, z) for across, up in points], thick * height, colour)
+    def limb(points: Sequence[Spot], thick: float, color: Color) -> None:
+        scene.stroke([(x + across * height, up * height, z) for across, up in points], thick * height, color)
 
     for sign in (-1, 1):
         foot = step * sign
@@ -165,10 +165,10 @@ def draw_cyclist(scene: Scene, spot: Spot, heading: float) -> None:
 
 
 def draw_lamp_post(scene: Scene, spot: Spot, height: float, side: int) -> None:
-    colour, (x, z), lamps = scene.pick(METALS, 8), spot, scene.light.lamps
+    color, (x, z), lamps = scene.pick(METALS, 8), spot, scene.light.lamps
     scene.label = POLE
-    scene.stroke([(x, 0, z), (x, height, z)], 0.16, colour)
-    scene.stroke([(x, height, z), (x - side * 1.2, height + 0.35, z)], 0.1, colour)
+    scene.stroke([(x, 0, z), (x, height, z)], 0.16, color)
+    scene.stroke([(x, height, z), (x - side * 1.2, height + 0.35, z)], 0.1, color)
     scene.disc((x - side * 1.3, height + 0.3, z), 0.18, (255, 225, 160) if lamps else (200, 200, 200), lamps)
 
 
@@ -179,9 +179,9 @@ def draw_traffic_light(scene: Scene, spot: Spot) -> None:
     scene.label = SIGN
     scene.fill(upright((x - 0.26, z), (x + 0.26, z), 2.3, 3.55), (25, 27, 28))
     burning = scene.rng.integers(3)
-    for index, colour in enumerate(np.array(((60, 225, 120), (250, 180, 40), (240, 45, 35)))):
+    for index, color in enumerate(np.array(((60, 225, 120), (250, 180, 40), (240, 45, 35)))):
         shines = bool(index == burning)
-        scene.disc((x, 2.52 + index * 0.39, z), 0.16, colour * (1 if shines else 0.25), shines)
+        scene.disc((x, 2.52 + index * 0.39, z), 0.16, color * (1 if shines else 0.25), shines)
 
 
 def draw_sign(scene: Scene, spot: Spot) -> None:
@@ -212,12 +212,12 @@ def draw_sign(scene: Scene, spot: Spot) -> None:
 
 def draw_bin(scene: Scene, spot: Spot) -> None:
     """A bin or a box that belongs to no class."""
-    colour = scene.pick(PAINTS)
+    color = scene.pick(PAINTS)
     low, top = (ring(spot, 0.2, 0.35, (-0.35, 0.35), up) for up in (0.0, scene.rng.uniform(0.8, 1.3)))
     scene.label = VOID
     for side, quad in seen_sides(scene, low, top):
-        scene.fill(quad, colour * (0.9 if side == 0 else 0.7))
-    scene.fill(top, colour * 1.1)
+        scene.fill(quad, color * (0.9 if side == 0 else 0.7))
+    scene.fill(top, color * 1.1)
 
 
 def draw_bonnet(scene: Scene) -> None:
