@@ -11,7 +11,7 @@ from PIL import Image
 from linknet_fastai.config.settings import format_size
 from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.images import open_image, resize_image
-from linknet_fastai.core.parallel import MOST_THREADS, usable_cores
+from linknet_fastai.core.parallel import MAX_THREADS, usable_cores
 from linknet_fastai.model.card import ModelCard
 
 NATIVE = "native"  # as a size: each frame's own
@@ -109,7 +109,7 @@ class Engine(ABC):
 
 def frame_threads(engine: Engine) -> int:
     """How many threads keep an engine busy while others of them read and write."""
-    return min(max(usable_cores(), engine.frames_at_once + 1), MOST_THREADS)
+    return min(max(usable_cores(), engine.frames_at_once + 1), MAX_THREADS)
 
 
 def predict_file(engine: Engine, file: Path) -> tuple[Image.Image, np.ndarray]:

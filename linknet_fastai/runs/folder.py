@@ -17,13 +17,13 @@ import tomli_w
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from linknet_fastai.config.recipe import MOST_CLASSES
+from linknet_fastai.config.classes import MAX_CLASSES
 from linknet_fastai.config.settings import MOST_EPOCHS, RENAMED, Settings, Text, explain
 from linknet_fastai.core.errors import UsageError, UserError, reason
 from linknet_fastai.core.files import (
-    LARGEST_LIST,
+    MAX_LIST_BYTES,
     parse_json,
-    read_tables,
+    parse_toml,
     read_text,
     write_text,
 )
@@ -135,7 +135,7 @@ class _Scores(_Table):
     engine: Line = "-"
     tta: bool = False
     frames: Count = 0
-    classes: Annotated[list[_ClassScores], Field(max_length=MOST_CLASSES)] = []
+    classes: Annotated[list[_ClassScores], Field(max_length=MAX_CLASSES)] = []
     confusion: list[list[Count]] = []
     frame_miou: dict[str, Share | None] = {}
 
@@ -187,7 +187,7 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
     evaluations = []
     for file in sorted(folder.glob("evaluation*.json")):
         try:
-            evaluations.append(_Scores.model_validate(parse_json(read_text(file, LARGEST_LIST))).model_dump())
+            evaluations.append(_Scores.model_validate(parse_json(read_text(file, MAX_LIST_BYTES))).model_dump())
         except ValidationError as error:
             raise UserError(f"{file}: {explain(error)}") from None
         except (OSError, ValueError) as error:
@@ -215,7 +215,7 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         reader = csv.DictReader(io.StringIO(read_text(file, LARGEST_METRICS), newline=""), strict=True)
         if missing := set(COLUMNS) - set(reader.fieldnames or ()):
             raise ValueError(f"no column {min(missing)!r}")
-        if len(reader.fieldnames) > len(COLUMNS) + MOST_CLASSES:
+        if len(reader.fieldnames) > len(COLUMNS) + MAX_CLASSES:
             raise ValueError("more columns than a recipe can have classes")
         rows = [_parse_row(row) for row in islice(reader, MOST_EPOCHS)]
         if not rows:
@@ -241,7 +241,7 @@ def _parse_row(row: Mapping[str | None, Any]) -> dict[str, float]:
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return read_tables(file)
+        return parse_toml(read_text(file))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{file.parent}: no run here ({file.name} is missing)") from None
     except (OSError, ValueError) as error:

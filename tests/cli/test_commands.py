@@ -521,7 +521,7 @@ def test_copying_a_recipe_overwrites_nothing(command: Command, here: Path, capsy
     (here / "camvid").mkdir()
     (mine := here / "camvid" / "val.txt").write_text("mine", encoding="utf-8")
     assert command("recipes", "--copy", "camvid", "own.toml") == 2
-    assert "camvid/val.txt is there already" in capsys.readouterr().err
+    assert "camvid/val.txt exists already" in capsys.readouterr().err
     assert command("recipes", "--copy", "camvid", "own.txt") == 2
     assert "a recipe is a .toml file" in capsys.readouterr().err
     assert [path for path in here.rglob("*") if path.is_file()] == [mine]
