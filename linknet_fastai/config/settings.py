@@ -61,6 +61,7 @@ ClassWeights = Literal["log", "sqrt", "median", "none"]
 Optimizer = Literal["muon", "adamw", "adam", "rmsprop", "sgd"]
 Schedule = Literal["one-cycle", "flat-cos", "cosine", "constant", "step"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Group = Literal["Data", "Network", "Training", "Augmentation", "Machine"]
 
 
 def _parse_lr(value: Any) -> float | str:
@@ -73,48 +74,171 @@ def _parse_lr(value: Any) -> float | str:
     raise ValueError(f"{reprlib.repr(value)} is no learning rate: a number above 0, or auto")
 
 
+def parse_device(device: Any) -> Any:
+    """Turn the number of a GPU, as other programs take it, into the name of a torch device.
+
+    Example:
+        >>> parse_device("0")
+        'cuda:0'
+        >>> parse_device("cpu")
+        'cpu'
+    """
+    return f"cuda:{device}" if re.fullmatch(r"\d{1,3}", str(device)) else device
+
+
+Device = Annotated[str, BeforeValidator(parse_device)]
 LearningRate = Annotated[float | str, BeforeValidator(_parse_lr)]
 Text = Annotated[str, Field(max_length=4096)]  # a name or a path
 Scale = Annotated[float, Field(ge=0.1, le=10)]
 
 
+def _setting(
+    default: Any, group: Group, description: str, metavar: str | None = None, shown: str | None = None, **checks: Any
+) -> Any:
+    """A field of `Settings`, with what `--help` and the table of settings in the documentation show of it.
+
+    Args:
+        default: the value where no option, preset or recipe sets one.
+        group: the heading that it is listed under.
+        description: one line in plain words, with unit and range.
+        metavar: what stands for its value in `--help`.
+        shown: the default in words, where the value itself would mislead.
+        checks: limits, as in `Field`.
+    """
+    return Field(
+        default=default,
+        description=description,
+        json_schema_extra={"group": group, "metavar": metavar, "shown": shown},
+        **checks,
+    )
+
+
 class Settings(BaseModel):
-    """Everything a training can be told, with the built-in defaults; checked when made, then frozen."""
+    """Every setting of a training with its default: checked when created, then frozen.
+
+    This is the one description of a setting: the options of `fit` and `lr-find`, their help and the table in the
+    documentation are generated from it. The fields are sorted by the group that they are listed under.
+
+    Example:
+        >>> Settings(size="480x360", bs=4).size
+        (480, 360)
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    preset: Text = "best"
-    epochs: int = Field(default=50, ge=1, le=MOST_EPOCHS)
-    size: Size = (480, 360)
-    crop: Size | None = None
-    bs: int = Field(default=8, ge=2, le=4096)
-    accumulate: int = Field(default=1, ge=1, le=4096)
-    lr: LearningRate = 2e-3
-    decoder: Decoder = "deconv"
-    encoder: Text = "resnet18"
-    pretrained: bool = True
-    encoder_weights: Path | None = None
-    init_from: Path | None = None
-    class_weights: ClassWeights = "log"
-    optimizer: Optimizer = "adamw"
-    schedule: Schedule = "one-cycle"
-    weight_decay: float | None = Field(default=None, ge=0, le=10)
-    encoder_lr: float = Field(default=1, gt=0, le=1)  # of the learning rate, for an encoder that is trained already
-    flip: bool = True
-    scale: tuple[Scale, Scale] = (0.75, 1.75)
-    color: float = Field(default=0.3, ge=0, lt=1)
-    relight: float = Field(default=0, ge=0, le=1)
-    precision: Precision = "auto"
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    compile: bool = False
-    deterministic: bool = False
-    checkpoint_minutes: float = Field(default=10, gt=0)  # between two checkpoints within an epoch
-    workers: int | None = Field(default=None, ge=0, le=256)
-    cache: bool = True
-    cache_dir: Path | None = None
-    train_on: Text = "train"
-    validate_on: Text = "val"
+    size: Size = _setting(
+        (480, 360),
+        "Data",
+        "Size that frames are resized to, in pixels, as in 480x360.",
+        "WxH",
+        "from the recipe, or 480x360",
+    )
+    crop: Size | None = _setting(
+        None, "Data", "Size of the random crops to train on, at most --size.", "WxH", "the whole frame"
+    )
+    cache: bool = _setting(True, "Data", "Decode every frame once and keep it in a memory-mapped file.")
+    cache_dir: Path | None = _setting(
+        None, "Data", "Folder for decoded frames.", "DIR", "linknet-fastai in the user's cache folder"
+    )
+    train_on: Text = _setting(
+        "train", "Data", "Split to train on, or a text file with the stem of one frame per line.", "SPLIT"
+    )
+    validate_on: Text = _setting("val", "Data", "Split to validate on, or such a file.", "SPLIT")
+
+    decoder: Decoder = _setting(
+        "deconv", "Network", "Upsampling: deconv (transposed) or pixelshuffle (sub-pixel convolutions).", "NAME"
+    )
+    encoder: Text = _setting("resnet18", "Network", "timm model to use as the encoder, as in resnet34.", "NAME")
+    pretrained: bool = _setting(True, "Network", "Start the encoder from timm's pretrained weights.")
+    encoder_weights: Path | None = _setting(
+        None, "Network", "Local checkpoint of the timm model to start the encoder from.", "FILE", "none"
+    )
+    init_from: Path | None = _setting(
+        None,
+        "Network",
+        "Run folder or .safetensors to start from; its head is used only if the classes are the same.",
+        "MODEL",
+        "none",
+    )
+
+    preset: Text = _setting(
+        "best", "Training", "Named training settings (see `linknet-fastai recipes`), or a TOML file.", "NAME"
+    )
+    epochs: int = _setting(50, "Training", "Number of epochs.", "N", "from the recipe, or 50", ge=1, le=MOST_EPOCHS)
+    bs: int = _setting(8, "Training", "Batch size in frames, of each process.", "N", ge=2, le=4096)
+    accumulate: int = _setting(
+        1, "Training", "Number of batches whose gradients are added up for one step.", "N", ge=1, le=4096
+    )
+    lr: LearningRate = _setting(
+        2e-3, "Training", "Highest learning rate, or auto: what the finder suggests (valley).", "RATE"
+    )
+    class_weights: ClassWeights = _setting(
+        "log",
+        "Training",
+        "Weight of a class with share p of the pixels: log is 1/ln(1.02 + p), sqrt its root, median is median "
+        "frequency, or none.",
+        "NAME",
+    )
+    optimizer: Optimizer = _setting("adamw", "Training", "muon, or PyTorch's adamw, adam, rmsprop or sgd.", "NAME")
+    schedule: Schedule = _setting(
+        "one-cycle",
+        "Training",
+        "Learning rate: one-cycle, flat-cos, cosine, constant, or step (a tenth after 1/2 and 3/4).",
+        "NAME",
+    )
+    weight_decay: float | None = _setting(
+        None, "Training", "Weight decay, 0 to 10.", "X", "the optimizer's own", ge=0, le=10
+    )
+    encoder_lr: float = _setting(
+        1, "Training", "Learning rate of a pretrained encoder, as a fraction of --lr.", "X", gt=0, le=1
+    )
+
+    flip: bool = _setting(True, "Augmentation", "Mirror half of the frames.")
+    scale: tuple[Scale, Scale] = _setting(
+        (0.75, 1.75), "Augmentation", "Smallest and largest random zoom, 0.1 to 10.", "[X, X]"
+    )
+    color: float = _setting(
+        0.3,
+        "Augmentation",
+        "Largest relative change of brightness, contrast and saturation, 0 to 1.",
+        "X",
+        ge=0,
+        lt=1,
+    )
+    relight: float = _setting(
+        0,
+        "Augmentation",
+        "Probability that a frame takes on the colors of another frame of its batch, 0 to 1.",
+        "X",
+        ge=0,
+        le=1,
+    )
+
+    precision: Precision = _setting(
+        "auto", "Machine", "fp32, bf16 or fp16; auto is the fastest that the hardware supports.", "NAME"
+    )
+    device: Device = _setting(
+        "auto",
+        "Machine",
+        "auto, cpu, cuda, cuda:N (or just N) or mps.",
+        "NAME",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+    )
+    seed: int = _setting(
+        0, "Machine", "Seed of the weights, the order of frames and the augmentation.", "N", ge=0, lt=2**32
+    )
+    compile: bool = _setting(False, "Machine", "Compile the network with torch.compile.")
+    deterministic: bool = _setting(False, "Machine", "Use deterministic algorithms, which may be slower on a GPU.")
+    checkpoint_minutes: float = _setting(10, "Machine", "Minutes between two checkpoints within an epoch.", "X", gt=0)
+    workers: int | None = _setting(
+        None,
+        "Machine",
+        "Number of processes that load data; 0 loads in the training process.",
+        "N",
+        "0 with --cache, otherwise by cores",
+        ge=0,
+        le=256,
+    )
 
     @model_validator(mode="before")
     @classmethod
