@@ -1,4 +1,4 @@
-"""The settings of a training, their checks and their order of precedence."""
+"""The settings of a training: defaults, descriptions, checks, and how layers of them are merged."""
 
 import math
 import re
@@ -22,36 +22,42 @@ from pydantic import (
 
 from linknet_fastai.core.errors import UsageError
 
-# What presets and `fit --set` alone change: few people ever do.
+# Settings that few people change: `--set`, presets and recipes set them, there is no option.
 WITHOUT_OPTION = frozenset({"weight_decay", "encoder_lr", "flip", "scale", "color", "relight", "checkpoint_minutes"})
 SMALLEST_SIDE = 33
 LARGEST_SIDE = 16384
 MOST_PIXELS = 1 << 25
 MOST_EPOCHS = 100_000
-# Files of this machine are named on the command line: a recipe or preset may come from another, or from anybody.
-PATHS = ("cache_dir", "encoder_weights", "init_from")
-RENAMED = {"colour": "color"}  # names that older versions used, which are still read
+PATHS = ("cache_dir", "encoder_weights", "init_from")  # files of one machine, given on the command line alone
+RENAMED = {"colour": "color"}  # old names of settings, which are still read
 
 
 def parse_size(text: Any) -> tuple[int, int]:
-    """Turn "480x360" into (480, 360), a size in pixels as (width, height)."""
+    """Turn "480x360", or a pair of integers, into a size in pixels: (width, height).
+
+    Raises:
+        ValueError: it is not a size, or out of range.
+
+    Example:
+        >>> parse_size("480x360")
+        (480, 360)
+    """
     if isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(side, int) for side in text):
         width, height = text
     elif isinstance(text, str) and (match := re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)):
         width, height = int(match[1]), int(match[2])
     else:
-        raise ValueError(f"{reprlib.repr(text)} is no size: write WIDTHxHEIGHT, as in 480x360")
+        side = int(text) if re.fullmatch(r"\d{2,4}", str(text)) else 480  # a side alone, as other programs take it
+        raise ValueError(f"{reprlib.repr(text)} is not a size: write WIDTHxHEIGHT, as in {side}x{side * 3 // 4}")
     if not (min(width, height) >= SMALLEST_SIDE and max(width, height) <= LARGEST_SIDE):
-        raise ValueError(
-            f"{reprlib.repr(text)}: each side must lie between {SMALLEST_SIDE} and {LARGEST_SIDE} pixels"
-        )
+        raise ValueError(f"{reprlib.repr(text)}: a side must be between {SMALLEST_SIDE} and {LARGEST_SIDE} pixels")
     if width * height > MOST_PIXELS:
-        raise ValueError(f"{text!r}: more than {MOST_PIXELS >> 20} Mi pixels, the frames of 8K video")
+        raise ValueError(f"{text!r}: more than {MOST_PIXELS >> 20} Mi pixels (a frame of 8K video)")
     return width, height
 
 
 def format_size(size: tuple[int, int]) -> str:
-    """Turn (480, 360) into "480x360"."""
+    """Turn (480, 360) into "480x360"; the inverse of `parse_size`."""
     return f"{size[0]}x{size[1]}"
 
 
@@ -71,7 +77,7 @@ def _parse_lr(value: Any) -> float | str:
         rate = math.nan
     if value == "auto" or 0 < rate < math.inf:
         return value if value == "auto" else rate
-    raise ValueError(f"{reprlib.repr(value)} is no learning rate: a number above 0, or auto")
+    raise ValueError(f"{reprlib.repr(value)} is not a learning rate: use a number above 0, or auto")
 
 
 def parse_device(device: Any) -> Any:
@@ -102,7 +108,7 @@ def _setting(
         group: the heading that it is listed under.
         description: one line in plain words, with unit and range.
         metavar: what stands for its value in `--help`.
-        shown: the default in words, where the value itself would mislead.
+        shown: the default in words, where the value itself would mislead; a default of None is shown by this alone.
         checks: limits, as in `Field`.
     """
     return Field(
@@ -134,14 +140,12 @@ class Settings(BaseModel):
         "from the recipe, or 480x360",
     )
     crop: Size | None = _setting(
-        None, "Data", "Size of the random crops to train on, at most --size.", "WxH", "the whole frame"
+        None, "Data", "Size of random crops to train on, at most --size.", "WxH", "the whole frame"
     )
-    cache: bool = _setting(True, "Data", "Decode every frame once and keep it in a memory-mapped file.")
-    cache_dir: Path | None = _setting(
-        None, "Data", "Folder for decoded frames.", "DIR", "linknet-fastai in the user's cache folder"
-    )
+    cache: bool = _setting(True, "Data", "Decode frames once, into memory-mapped files.")
+    cache_dir: Path | None = _setting(None, "Data", "Folder for decoded frames.", "DIR", "in the user's cache folder")
     train_on: Text = _setting(
-        "train", "Data", "Split to train on, or a text file with the stem of one frame per line.", "SPLIT"
+        "train", "Data", "Split to train on, or a file with the stem of a frame per line.", "SPLIT"
     )
     validate_on: Text = _setting("val", "Data", "Split to validate on, or such a file.", "SPLIT")
 
@@ -151,35 +155,29 @@ class Settings(BaseModel):
     encoder: Text = _setting("resnet18", "Network", "timm model to use as the encoder, as in resnet34.", "NAME")
     pretrained: bool = _setting(True, "Network", "Start the encoder from timm's pretrained weights.")
     encoder_weights: Path | None = _setting(
-        None, "Network", "Local checkpoint of the timm model to start the encoder from.", "FILE", "none"
+        None, "Network", "Local checkpoint of the timm model to start from.", "FILE"
     )
     init_from: Path | None = _setting(
         None,
         "Network",
-        "Run folder or .safetensors to start from; its head is used only if the classes are the same.",
+        "Run folder or .safetensors to start from; the head only if the classes agree.",
         "MODEL",
-        "none",
     )
 
     preset: Text = _setting(
-        "best", "Training", "Named training settings (see `linknet-fastai recipes`), or a TOML file.", "NAME"
+        "best", "Training", "Named settings (see `linknet-fastai recipes`) or a TOML file.", "NAME"
     )
     epochs: int = _setting(50, "Training", "Number of epochs.", "N", "from the recipe, or 50", ge=1, le=MOST_EPOCHS)
     bs: int = _setting(8, "Training", "Batch size in frames, of each process.", "N", ge=2, le=4096)
-    accumulate: int = _setting(
-        1, "Training", "Number of batches whose gradients are added up for one step.", "N", ge=1, le=4096
-    )
-    lr: LearningRate = _setting(
-        2e-3, "Training", "Highest learning rate, or auto: what the finder suggests (valley).", "RATE"
-    )
+    accumulate: int = _setting(1, "Training", "Batches whose gradients are summed for one step.", "N", ge=1, le=4096)
+    lr: LearningRate = _setting(5e-3, "Training", "Highest learning rate, or auto (the finder's valley).", "RATE")
     class_weights: ClassWeights = _setting(
-        "log",
+        "sqrt",
         "Training",
-        "Weight of a class with share p of the pixels: log is 1/ln(1.02 + p), sqrt its root, median is median "
-        "frequency, or none.",
+        "log is 1/ln(1.02 + share), sqrt its root, median is median frequency, or none.",
         "NAME",
     )
-    optimizer: Optimizer = _setting("adamw", "Training", "muon, or PyTorch's adamw, adam, rmsprop or sgd.", "NAME")
+    optimizer: Optimizer = _setting("muon", "Training", "muon, or PyTorch's adamw, adam, rmsprop or sgd.", "NAME")
     schedule: Schedule = _setting(
         "one-cycle",
         "Training",
@@ -190,7 +188,7 @@ class Settings(BaseModel):
         None, "Training", "Weight decay, 0 to 10.", "X", "the optimizer's own", ge=0, le=10
     )
     encoder_lr: float = _setting(
-        1, "Training", "Learning rate of a pretrained encoder, as a fraction of --lr.", "X", gt=0, le=1
+        0.1, "Training", "Learning rate of a pretrained encoder, as a fraction of --lr.", "X", gt=0, le=1
     )
 
     flip: bool = _setting(True, "Augmentation", "Mirror half of the frames.")
@@ -206,7 +204,7 @@ class Settings(BaseModel):
         lt=1,
     )
     relight: float = _setting(
-        0,
+        0.7,
         "Augmentation",
         "Probability that a frame takes on the colors of another frame of its batch, 0 to 1.",
         "X",
@@ -215,7 +213,7 @@ class Settings(BaseModel):
     )
 
     precision: Precision = _setting(
-        "auto", "Machine", "fp32, bf16 or fp16; auto is the fastest that the hardware supports.", "NAME"
+        "auto", "Machine", "fp32, bf16, fp16, or auto: what the hardware is fastest in.", "NAME"
     )
     device: Device = _setting(
         "auto",
@@ -224,18 +222,16 @@ class Settings(BaseModel):
         "NAME",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
     )
-    seed: int = _setting(
-        0, "Machine", "Seed of the weights, the order of frames and the augmentation.", "N", ge=0, lt=2**32
-    )
+    seed: int = _setting(0, "Machine", "Seed of weights, order and augmentation.", "N", ge=0, lt=2**32)
     compile: bool = _setting(False, "Machine", "Compile the network with torch.compile.")
-    deterministic: bool = _setting(False, "Machine", "Use deterministic algorithms, which may be slower on a GPU.")
+    deterministic: bool = _setting(False, "Machine", "Deterministic algorithms, slower on a GPU.")
     checkpoint_minutes: float = _setting(10, "Machine", "Minutes between two checkpoints within an epoch.", "X", gt=0)
     workers: int | None = _setting(
         None,
         "Machine",
-        "Number of processes that load data; 0 loads in the training process.",
+        "Processes that load data; 0 is none.",
         "N",
-        "0 with --cache, otherwise by cores",
+        "0 with --cache, else by cores",
         ge=0,
         le=256,
     )
@@ -243,7 +239,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_old_names(cls, values: Any) -> Any:
-        """Read what an older version wrote into a run folder."""
+        """Read run folders of older versions."""
         return (
             {RENAMED.get(name, name): value for name, value in values.items()} if isinstance(values, dict) else values
         )
@@ -252,31 +248,49 @@ class Settings(BaseModel):
     @classmethod
     def _check_order(cls, scale: tuple[float, float]) -> tuple[float, float]:
         if scale[0] > scale[1]:
-            raise ValueError(f"{list(scale)} does not begin with the smaller one")
+            raise ValueError(f"{list(scale)} does not begin with the smaller zoom")
         return scale
 
     @field_validator("init_from")
     @classmethod
     def _check_one_origin(cls, run: Path | None, info: ValidationInfo) -> Path | None:
         if run is not None and info.data.get("encoder_weights") is not None:
-            raise ValueError("brings the encoder's weights too; leave --encoder-weights out")
+            raise ValueError("sets the encoder's weights too; leave out --encoder-weights")
         return run
 
     @property
     def encoder_is_trained(self) -> bool:
-        """Whether the encoder does not start from scratch."""
+        """Whether the encoder starts from trained weights."""
         return self.pretrained or self.encoder_weights is not None or self.init_from is not None
 
 
+def option_of(name: str) -> str:
+    """The option that gives a setting on the command line.
+
+    Example:
+        >>> option_of("class_weights"), option_of("flip")
+        ('--class-weights', '--set flip')
+    """
+    return f"--set {name}" if name in WITHOUT_OPTION else f"--{name.replace('_', '-')}"
+
+
 def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings under their current names; one that has an older name is reported by a FutureWarning."""
+    """Settings under their current names; an old name is reported by a FutureWarning."""
     for old in RENAMED.keys() & values.keys():
-        warnings.warn(f"the setting {old!r} is called {RENAMED[old]!r} now", FutureWarning, stacklevel=2)
+        warnings.warn(f"the setting {old!r} is now called {RENAMED[old]!r}", FutureWarning, stacklevel=2)
     return {RENAMED.get(name, name): value for name, value in values.items()}
 
 
 def explain(error: ValidationError) -> str:
-    """Say the first thing that pydantic found wrong in one line: where it stands and what is off."""
+    """The first error that pydantic found, in one line: where it is, and what is wrong.
+
+    Example:
+        >>> try:
+        ...     Settings(bs=1)
+        ... except ValidationError as error:
+        ...     print(explain(error))
+        bs: Input should be greater than or equal to 2
+    """
     first = error.errors()[0]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")[:200]
     if first["type"] == "extra_forbidden":
@@ -286,9 +300,14 @@ def explain(error: ValidationError) -> str:
 
 
 def check_training_table(table: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a recipe's or preset's table holds known settings with values that fit, and no path."""
+    """Check the settings of a recipe or preset.
+
+    Raises:
+        ValueError: an unknown setting, an invalid value, or a path: files of one machine are given on its command
+            line, and a recipe or preset may come from anywhere.
+    """
     if named := [name for name in PATHS if name in table]:
-        raise ValueError(f"{named[0]}: a file names no paths of a machine; --{named[0].replace('_', '-')} does")
+        raise ValueError(f"{named[0]}: a path cannot be set in a file; use {option_of(named[0])}")
     try:
         Settings(**current_names(table))
     except ValidationError as error:
@@ -296,27 +315,33 @@ def check_training_table(table: Mapping[str, Any]) -> None:
 
 
 def resolve_settings(*layers: tuple[str, Mapping[str, Any]]) -> tuple[Settings, dict[str, str]]:
-    """Lay settings over the built-in defaults.
+    """Merge layers of settings over the defaults.
 
     Args:
-        layers: pairs of an origin ("recipe", "command line") and what it says, the weakest first.
-            A value of None says nothing.
+        layers: pairs of an origin ("recipe", "command line") and its settings by name, in ascending precedence.
+            None means not given.
 
     Returns:
-        The checked settings, and the origin of each by name ("default" where no layer names it).
+        The checked settings, and the origin of each by name ("default" if no layer has it).
 
     Raises:
-        UsageError: a value does not fit; the message names the option.
+        UsageError: a value is invalid; the message names option and origin.
+
+    Example:
+        >>> settings, origins = resolve_settings(("recipe", {"bs": 4, "lr": 0.1}), ("command line", {"lr": 0.2}))
+        >>> settings.lr, settings.bs, settings.seed
+        (0.2, 4, 0)
+        >>> origins["lr"], origins["bs"], origins["seed"]
+        ('command line', 'recipe', 'default')
     """
     values: dict[str, Any] = {}
     origins = dict.fromkeys(Settings.model_fields, "default")
     for origin, layer in layers:
-        said = {name: value for name, value in current_names(layer).items() if value is not None}
-        values |= said
-        origins |= dict.fromkeys(said, origin)
+        given = {name: value for name, value in current_names(layer).items() if value is not None}
+        values |= given
+        origins |= dict.fromkeys(given, origin)
     try:
         return Settings(**values), origins
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
-        option = f"--set {name}" if name in WITHOUT_OPTION else f"--{name.replace('_', '-')}"
-        raise UsageError(f"{option} (from the {origins.get(name, 'settings')}): {explain(error)}") from None
+        raise UsageError(f"{option_of(name)} (from the {origins.get(name, 'settings')}): {explain(error)}") from None

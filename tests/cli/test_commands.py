@@ -99,7 +99,7 @@ WRONG_USE = [
     ("lr-find street --data {street} --out {tmp}/stems.txt", "--out"),
     ("evaluate {model}", "RECIPE"),
     ("evaluate {model} street --data {street} --split nosuch", "'nosuch' is no split of street"),
-    ("evaluate {model} street --data {street} --size wide", "--size: 'wide' is no size"),
+    ("evaluate {model} street --data {street} --size wide", "--size: 'wide' is not a size"),
     ("evaluate {model} cityscapes --data {cityscapes}", "the model has the 11 classes of street"),
     ("evaluate {tmp}/model.pkl street --data {street}", "--trust-pickle"),
     ("predict {model} {frame}", "--out"),

@@ -1,4 +1,4 @@
-"""The settings that every shipped preset and recipe resolve to, as they were when the defaults became those of `best`."""
+"""The settings that every preset and recipe resolve to, as they were before the defaults became those of `best`."""
 
 import json
 from pathlib import Path
