@@ -42,9 +42,10 @@ class CommandGroup(TyperGroup):
 
     def resolve_command(self, context: Any, arguments: list[str]) -> Any:
         """Find a command, see `TyperGroup.resolve_command`; raises UsageError for a synonym."""
-        name = arguments[0].replace("_", "-")
-        if name not in self.commands and (ours := COMMANDS.get(name, name)) in self.commands:
-            raise UsageError(f"no command {arguments[0]!r}: use {ours}")
+        given = arguments[0]
+        name = given.replace("_", "-").lower()
+        if given not in self.commands and (ours := COMMANDS.get(name, name)) in self.commands:
+            raise UsageError(f"no command {given!r}: use {ours}")
         return super().resolve_command(context, arguments)
 
 
@@ -55,7 +56,7 @@ def explain_usage_error(error: typer.TyperException) -> str:
         error: what Typer raised. Its class for unknown options is not public: they are those with `possibilities`.
     """
     if not hasattr(error, "possibilities"):
-        return error.format_message()
+        return error.format_message().replace("Value error, ", "")
     given = error.option_name
     name = given.lstrip("-").replace("_", "-").lower()
     parameters = error.ctx.command.params

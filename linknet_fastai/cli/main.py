@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from linknet_fastai import __version__
-from linknet_fastai.cli import data, model, runs, train
+from linknet_fastai.cli import data, export, model, runs, train
 from linknet_fastai.cli.hints import CommandGroup, explain_usage_error
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.parallel import is_first, process_count
@@ -49,12 +49,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": model.evaluate,
     "predict": model.predict,
     "serve": model.serve,
-    "export": model.export,
+    "export": export.export,
     "data": data.data,
     "recipes": data.recipes,
     "report": runs.report,
     "compare": runs.compare,
-    "benchmark": model.benchmark,
+    "benchmark": export.benchmark,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)

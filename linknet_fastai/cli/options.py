@@ -28,13 +28,14 @@ def _preset_names() -> list[str]:
 
 
 def _check_data(context: typer.Context, data: Path | None) -> Path | None:
-    """Raise UsageError for a recipe that is given as data, which is what `--data` means in other trainers."""
-    if data is not None and data.suffix in (".toml", ".yaml", ".yml") and not data.is_dir():
-        model = " MODEL" if context.info_name == "evaluate" else ""
-        raise UsageError(
-            f"--data: {data} is not a data folder; a recipe is the argument RECIPE: {context.info_name}{model} {data}"
-        )
-    return data
+    """Raise UsageError for a recipe that is given as data, as in trainers whose --data is a file."""
+    arguments = [
+        parameter.metavar for parameter in context.command.params if parameter.metavar in ("MODEL", "RECIPE")
+    ]
+    if data is None or data.suffix not in (".toml", ".yaml", ".yml") or data.is_dir() or "RECIPE" not in arguments:
+        return data
+    usage = " ".join([str(context.info_name), *arguments[:-1], str(data)])
+    raise UsageError(f"--data: {data} is not a data folder; a recipe is the argument RECIPE: {usage}")
 
 
 RECIPE = typer.Argument(

@@ -174,10 +174,12 @@ class Settings(BaseModel):
     class_weights: ClassWeights = _setting(
         "sqrt",
         "Training",
-        "log is 1/ln(1.02 + share), sqrt its root, median is median frequency, or none.",
+        "Class weights: log is 1/ln(1.02 + share of pixels), sqrt its root, median is median frequency, or none.",
         "NAME",
     )
-    optimizer: Optimizer = _setting("muon", "Training", "muon, or PyTorch's adamw, adam, rmsprop or sgd.", "NAME")
+    optimizer: Optimizer = _setting(
+        "muon", "Training", "Optimizer: muon, or PyTorch's adamw, adam, rmsprop or sgd.", "NAME"
+    )
     schedule: Schedule = _setting(
         "one-cycle",
         "Training",
@@ -213,12 +215,12 @@ class Settings(BaseModel):
     )
 
     precision: Precision = _setting(
-        "auto", "Machine", "fp32, bf16, fp16, or auto: what the hardware is fastest in.", "NAME"
+        "auto", "Machine", "Precision: fp32, bf16, fp16, or auto, the fastest here.", "NAME"
     )
     device: Device = _setting(
         "auto",
         "Machine",
-        "auto, cpu, cuda, cuda:N (or just N) or mps.",
+        "Device: auto, cpu, mps, cuda, or cuda:N (N alone too).",
         "NAME",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
     )
