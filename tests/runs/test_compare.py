@@ -112,7 +112,7 @@ def test_the_command_shows_differences_and_writes_table_and_picture(
 ) -> None:
     assert command("compare", *runs, "--csv", "runs.csv", "--picture", "runs.png") == 0
     shown = capsys.readouterr().out
-    for word in ("pixelshuffle", "Bicyclist", "alike but for the seed", "a, b"):
+    for word in ("pixelshuffle", "Bicyclist", "same but for the seed", "a, b"):
         assert word in shown
     assert len(Path("runs.csv").read_text().splitlines()) == 4
     assert Image.open("runs.png").size[0] > 1000

@@ -61,7 +61,7 @@ def test_evaluate_prints_class_and_category_scores(
 ) -> None:
     assert command("evaluate", run, run.name, "--data", tree) == 0
     lines = capsys.readouterr().out.splitlines()
-    start = lines.index("as the official Cityscapes script scores")
+    start = lines.index("scores of the official Cityscapes script")
     assert lines[start + 1].split() == ["class", "IoU", "iIoU"]
     assert {"road", "bicycle", "construction", "vehicle", "mean"} <= {
         line.split()[0] for line in lines[start:] if line.strip()

@@ -77,7 +77,7 @@ def test_run_toml_says_every_setting_and_where_it_came_from(run):
     assert tables["settings"]["size"] == "64x48"
     assert tables["origins"]["size"] == "command line"
     assert tables["origins"]["pretrained"] == "recipe"
-    assert tables["origins"]["lr"] == "preset best"
+    assert tables["origins"]["lr"] == "default"
     assert tables["origins"]["decoder"] == "default"
     assert tables["versions"]["torch"] == version("torch")
     assert tables["run"]["precision"] in ("fp32", "bf16")
