@@ -11,7 +11,7 @@ from linknet_fastai import __version__
 from linknet_fastai.cli import data, model, runs, train
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.parallel import is_first, process_count
-from linknet_fastai.learner.process_group import leave
+from linknet_fastai.learner.process_group import one_error_for_all
 
 app = typer.Typer(
     name="linknet-fastai",
@@ -36,7 +36,7 @@ def root(
         raise typer.Exit
     if process_count() > 1 and context.invoked_subcommand != "fit":
         if not is_first():
-            leave()
+            raise typer.Exit
         raise UsageError(f"{context.invoked_subcommand} runs in one process; fit alone is for torchrun")
 
 
@@ -71,7 +71,8 @@ def main() -> None:
         warnings.showwarning = _show_warning
         logging.disable()  # what timm logs of a failed load, our own line says
     try:
-        code = app(arguments, prog_name="linknet-fastai", standalone_mode=False)
+        with one_error_for_all():
+            code = app(arguments, prog_name="linknet-fastai", standalone_mode=False)
     except Exception as error:
         if debug:
             raise

@@ -40,6 +40,7 @@ from linknet_fastai.cli.options import (
 )
 from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UsageError
+from linknet_fastai.core.parallel import is_first
 
 
 def fit(
@@ -101,6 +102,8 @@ def fit(
             result = training.resume(resume, recipe, data, options, display, log_to)
         else:
             result = training.fit(recipe, data, options, out, display, log_to)
+    if not is_first():
+        return
     go_on = shlex.join(["linknet-fastai", "fit", "--resume", str(result.folder)])
     if not result.rows:
         console.print(f"\nstopped before the first epoch ended; go on with: {go_on}")
