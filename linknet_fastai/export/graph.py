@@ -1,5 +1,6 @@
 """A model as an ONNX or OpenVINO file, in int8 where asked, checked against torch. What is in the graph is
-`onnx_graph`'s job."""
+`onnx_graph`'s job.
+"""
 
 import contextlib
 import sys

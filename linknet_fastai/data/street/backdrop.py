@@ -1,5 +1,6 @@
 """What covers the whole picture: the plan of the ground, the ground and the sky, shadows and glow, and what a
-camera makes of it all. Arrays are HxW, one for each of red, green and blue: much faster than one of HxWx3."""
+camera makes of it all. Arrays are HxW, one for each of red, green and blue: much faster than one of HxWx3.
+"""
 
 import math
 from collections.abc import Sequence

@@ -1,5 +1,6 @@
 """What every part of a scene is drawn with: colors and light, points in metres, and the `Scene` that takes
-shapes. Knows nothing of what stands in a street."""
+shapes. Knows nothing of what stands in a street.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -94,7 +95,8 @@ class Scene:
     """A frame and its label map in the making, the camera that sees them and the light they are seen in.
 
     Both are drawn with the same shapes, far things first, at `SUPERSAMPLING` times their size. `label` is
-    what the shapes that follow are; None leaves the label map as it is."""
+    what the shapes that follow are; None leaves the label map as it is.
+    """
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]) -> None:
         self.rng, self.size = rng, size

@@ -1,5 +1,6 @@
 """What stands or moves in a street: trees, cars, people, cyclists, poles, signs and bins, each drawn by a
-function. Where they stand is not decided here."""
+function. Where they stand is not decided here.
+"""
 
 import math
 from collections.abc import Sequence

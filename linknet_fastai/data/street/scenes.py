@@ -150,7 +150,8 @@ def plan_person(scene: Scene, spot: Spot) -> None:
 def draw_scene(seed: int, size: tuple[int, int] = SIZE) -> tuple[Image.Image, np.ndarray]:
     """An RGB frame of size (width, height) and its HxW uint8 map of class ids and `VOID`.
 
-    The seed alone decides what is drawn; at another size it is the same street, but not pixel for pixel."""
+    The seed alone decides what is drawn; at another size it is the same street, but not pixel for pixel.
+    """
     rng = np.random.default_rng(seed)
     scene, street = Scene(rng, size), plan_street(rng)
     plan_view_end(scene, street)
@@ -187,7 +188,8 @@ def write_scenes(
     """Writes `folder/SPLIT/images/SPLIT_0000.png` and `folder/SPLIT/labels/SPLIT_0000.png`, so many a split.
 
     `on_progress` is called with (scenes written, scenes in all). The folder appears once it is complete; one
-    that is there already stays as it is."""
+    that is there already stays as it is.
+    """
     if folder.exists():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
