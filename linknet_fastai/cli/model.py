@@ -118,8 +118,8 @@ def predict(
     """Write masks of class ids, at each frame's own size, and overlays; of videos overlays alone."""
     from linknet_fastai.cli.terminal import console, progress_bar, show_error, show_lines
     from linknet_fastai.core.images import save_image
-    from linknet_fastai.predict import images as prediction
-    from linknet_fastai.predict.inputs import collect_clips
+    from linknet_fastai.predict.images import predict_images
+    from linknet_fastai.predict.inputs import LEGEND, collect_clips, collect_jobs, mask_name
     from linknet_fastai.predict.overlay import legend
     from linknet_fastai.scoring.cityscapes import label_ids_of_channels, official_file_name
 
@@ -139,16 +139,16 @@ def predict(
     opacity = 0.5 if opacity is None else opacity
     jobs = []
     if image_inputs:
-        jobs = prediction.collect_jobs(image_inputs, out, official_file_name if official else prediction.mask_name)
+        jobs = collect_jobs(image_inputs, out, official_file_name if official else mask_name)
     opened = _open_engine(model, engine, precision, device, size, trust_pickle, None if clips else len(jobs))
     # The official script takes every PNG below its folder with a frame's name: overlays would be in its way.
     label_ids = label_ids_of_channels(opened.card.class_names) if official else None
     with progress_bar() as progress:
-        failures = prediction.predict_images(opened, jobs, out, masks_only or official, progress, label_ids, opacity)
+        failures = predict_images(opened, jobs, out, masks_only or official, progress, label_ids, opacity)
     if jobs:
         console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {out}")
     if clips or not (masks_only or official):
-        save_image(legend(opened.card), out / prediction.LEGEND)
+        save_image(legend(opened.card), out / LEGEND)
     for clip in clips:
         from linknet_fastai.predict.video import predict_video
 

@@ -235,7 +235,7 @@ def test_a_label_map_that_was_drawn_by_hand_is_not_overwritten(
     drawn = save_array(np.ones((48, 64), np.uint8), tmp_path / "yard" / "masks" / "a.png")
     before = drawn.read_bytes()
     assert command("predict", model_file, tmp_path / "yard" / "images", "--out", tmp_path / "yard") == 2
-    assert f"{drawn}: is there already" in capsys.readouterr().err
+    assert f"{drawn}: already exists" in capsys.readouterr().err
     assert drawn.read_bytes() == before
     assert not (tmp_path / "yard" / "overlays").exists()
 
@@ -265,7 +265,7 @@ def test_a_folder_that_cannot_be_looked_into_is_named(
 
     monkeypatch.setattr(os, "scandir", refused)
     for collect in (collect_jobs, collect_clips):
-        with pytest.raises(UserError, match="closed: cannot be looked into"):
+        with pytest.raises(UserError, match="closed: this folder cannot be read"):
             collect([tmp_path / "in"], tmp_path / "out")
 
 

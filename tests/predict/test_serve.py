@@ -157,7 +157,8 @@ def test_a_second_clip_waits_for_its_visitor_not_in_a_queue(temporary: Path, tmp
             first = client.submit(handle_file(clip(tmp_path / "one.mp4")), 0.5, [], api_name="/show")
             assert begun.wait(60)
             assert (
-                "error: two.mp4: another clip is in work" in drop(client, handle_file(clip(tmp_path / "two.mp4")))[1]
+                "error: two.mp4: another clip is being predicted"
+                in drop(client, handle_file(clip(tmp_path / "two.mp4")))[1]
             )
         finally:
             go_on.set()
@@ -277,7 +278,7 @@ def test_a_taken_port_is_one_line(command: Command, model: Path, capsys: pytest.
         port = taken.getsockname()[1]
         assert command("serve", model, "--port", port) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: --port: nothing can listen on port {port} of 127.0.0.1")
+    assert error.startswith(f"error: --port: cannot listen on port {port} of 127.0.0.1")
     assert error.count("\n") == 1
 
 
