@@ -12,11 +12,28 @@ from PIL import Image
 from linknet_fastai.predict.gradio_private import accept_uploads_only, keep_inside_page, set_temporary_folder
 
 # Routes of Gradio that accept data, known to need an uploaded file, or refused by `refuse_other_requests`.
-POST_ROUTES = """
-    api api/{api_name} call/v2/{api_name} call/{api_name} cancel component_server custom_component deep_link login
-    process_recording queue/join reset run/{api_name} stream/{event_id} stream/{event_id}/close undo-vibe-edit
-    upload vibe-code vibe-edit vibe-starter-queries
-""".split()
+POST_ROUTES = [
+    "api",
+    "api/{api_name}",
+    "call/v2/{api_name}",
+    "call/{api_name}",
+    "cancel",
+    "component_server",
+    "custom_component",
+    "deep_link",
+    "login",
+    "process_recording",
+    "queue/join",
+    "reset",
+    "run/{api_name}",
+    "stream/{event_id}",
+    "stream/{event_id}/close",
+    "undo-vibe-edit",
+    "upload",
+    "vibe-code",
+    "vibe-edit",
+    "vibe-starter-queries",
+]
 
 
 def moved(block: gr.blocks.Block, path: str) -> dict:

@@ -14,7 +14,7 @@ from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.engines.engine import Engine
 from linknet_fastai.model.card import ModelCard
-from linknet_fastai.predict.uploads import SHOWN_SIDE, Limits, CountingEngine, predict_clip, predict_image
+from linknet_fastai.predict.uploads import SHOWN_SIDE, CountingEngine, Limits, predict_clip, predict_image
 
 CARD = ModelCard.of(load_recipe("street"), (64, 48))
 ROAD = 3

@@ -159,5 +159,5 @@ def test_a_folder_without_a_run_or_an_epoch_is_said(runs: list[Path], tmp_path: 
         summarize(tmp_path)
     folder = shutil.copytree(runs[0], tmp_path / "run")
     (folder / "metrics.csv").unlink()
-    with pytest.raises(UserError, match="no epoch of this run has ended"):
+    with pytest.raises(UserError, match="no epoch of this run is complete"):
         summarize(folder)

@@ -74,7 +74,7 @@ def test_the_page_says_what_the_run_folder_says(run: Path) -> None:
     for name, miou in scores["frame_miou"].items():
         if miou in (max(scores["frame_miou"].values()), min(scores["frame_miou"].values())):
             assert f"{Path(name).stem}, mIoU {miou:.3f}" in page.text
-    changed = page.text[page.text.index("What was changed") : page.text.index("All settings")]
+    changed = page.text[page.text.index("Changed settings") : page.text.index("All settings")]
     assert "64x48" in changed
     assert "recipe" in changed
     assert "weight_decay" not in changed

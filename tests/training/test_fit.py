@@ -341,7 +341,7 @@ def test_two_trainings_do_not_share_a_folder(run, tmp_path):
         pytest.fail("two are in it")
     assert not (tmp_path / "new").exists()  # nothing came to be in it
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
-    with locked(copy), pytest.raises(UserError, match="another fit trains in this folder"):
+    with locked(copy), pytest.raises(UserError, match="locked by another fit"):
         training.resume(copy)
 
 
