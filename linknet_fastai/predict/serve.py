@@ -42,6 +42,11 @@ def legend(card: ModelCard, shares: Iterable[float] | None = None) -> list[tuple
     Args:
         card: the model's card.
         shares: the share of each class in all pixels, 0 to 1.
+
+    Example:
+        ::
+
+            legend(card, [0.25, 0.75])  # [("road 25.0%", "road"), ("sky 75.0%", "sky")]
     """
     names = card.class_names
     if shares is None:

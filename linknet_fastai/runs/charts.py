@@ -185,9 +185,8 @@ def lr_search_curve(rates: Sequence[float], losses: Sequence[float], suggestions
         axes.axvline(rate, color=color, linestyle="--", label=f"{name} {rate:.2g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed training loss")
     lowest, first = min(losses), losses[0]
-    axes.set_ylim(
-        lowest - 0.05 * abs(first), first + 0.5 * abs(first - lowest)
-    )  # the loss diverges: the range of interest is below its start
+    # At the end the loss diverges: what is far above its start is not shown.
+    axes.set_ylim(lowest - 0.05 * abs(first), first + 0.5 * abs(first - lowest))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""What is dropped on the page: limits, counts of pixels and time, what a session remembers."""
+"""Predictions of uploads: limits, counts of pixels and time, the image that a session keeps."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,7 +41,7 @@ class Quarters(Engine):
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    """Half a second of grey, 64x48."""
+    """Half a second of gray, 64x48."""
     return write_clip(tmp_path / "clip.mp4", [np.full((48, 64, 3), 100, np.uint8)] * 5)
 
 
@@ -97,7 +97,7 @@ def test_an_error_of_the_engine_names_no_file_of_the_model(kind: type[Exception]
         CountingEngine(Quarters(work=fail), Event())(Image.new("RGB", (80, 60)))
 
 
-def test_a_session_remembers_no_more_than_the_page_shows(tmp_path: Path) -> None:
+def test_a_session_keeps_an_image_no_larger_than_the_page_shows(tmp_path: Path) -> None:
     Image.new("RGB", (4000, 10)).save(tmp_path / "wide.png")
     seen, size = predict_image(Quarters(), tmp_path / "wide.png", LIMITS)
     assert size == (4000, 10)
@@ -116,13 +116,13 @@ def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:
         predict_image(Quarters(), tmp_path / "a.png", replace(LIMITS, megapixels=0.005))
 
 
-def test_a_clip_is_drawn_with_the_classes_asked_for(clip: Path, tmp_path: Path) -> None:
+def test_a_clip_is_drawn_with_the_selected_classes(clip: Path, tmp_path: Path) -> None:
     counting = CountingEngine(Quarters(), Event())
-    told = []
+    steps = []
     result = predict_clip(
-        counting, clip, tmp_path / "out.mp4", LIMITS, 1, [ROAD], lambda *progress: told.append(progress)
+        counting, clip, tmp_path / "out.mp4", LIMITS, 1, [ROAD], lambda *progress: steps.append(progress)
     )
-    assert (result.frames, counting.frames, told[-1][1:]) == (5, 5, (5, 5))
+    assert (result.frames, counting.frames, steps[-1][1:]) == (5, 5, (5, 5))
     assert counting.shares[[0, ROAD]].tolist() == [0.25, 0.75]
     frame = read_clip(tmp_path / "out.mp4")[0][0].astype(int)
     assert np.abs(frame[8:40, 24:56] - CARD.classes[ROAD].color).max() < 12
@@ -145,7 +145,7 @@ def test_a_clip_too_long_or_too_large_is_refused_unseen(
     assert engine.calls == 0
 
 
-def test_a_clip_that_does_not_tell_its_length_ends_at_the_most_frames(clip: Path, tmp_path: Path) -> None:
+def test_a_clip_of_unknown_length_ends_at_the_maximum_of_frames(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="more than 3 frames"):
         predict_clip(CountingEngine(Quarters(), Event(), 3), clip, tmp_path / "out.mp4", LIMITS, 0.5, [ROAD])
     assert not (tmp_path / "out.mp4").exists()
