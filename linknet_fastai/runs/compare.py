@@ -127,8 +127,8 @@ def differing_settings(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
     Example:
         ::
 
-            >>> differing_settings([summarize(Path("runs/a")), summarize(Path("runs/b"))])
-            {"decoder": ["deconv", "pixelshuffle"], "lr": [0.001, 0.002]}
+            differing_settings([summarize(Path("runs/a")), summarize(Path("runs/b"))])
+            # {"decoder": ["deconv", "pixelshuffle"], "lr": [0.001, 0.002]}
     """
     tables = [{"recipe": run.recipe, "data": run.run["data"], **run.settings} for run in runs]
     names = dict.fromkeys(name for settings in tables for name in settings)
