@@ -47,10 +47,9 @@ class VideoResult:
 
     def __str__(self) -> str:
         parts = [f"{self.frames} frames, {self.frames / self.seconds:.1f} a second"]
-        if self.dropped:
-            parts.append(f"{self.dropped} dropped")
-        if self.broken:
-            parts.append(f"{self.broken} broken")
+        for number, what in ((self.dropped, "dropped"), (self.broken, "broken")):
+            if number:
+                parts.append(f"{number} {what}")
         if self.sound_left_out:
             parts.append(f"without its {'/'.join(self.sound_left_out)} sound, which cannot be copied into an MP4")
         return ", ".join(parts) + f": {self.file}"
@@ -149,15 +148,8 @@ def predict_video(
                 stopped = True
             output.mux(video.encode(None))
             sound.write()
-    return VideoResult(
-        file,
-        counted["frames"],
-        counted["dropped"],
-        counted["broken"],
-        stopped,
-        time.perf_counter() - started,
-        sound.left_out,
-    )
+    numbers = (counted[name] for name in ("frames", "dropped", "broken"))
+    return VideoResult(file, *numbers, stopped, time.perf_counter() - started, sound.left_out)
 
 
 @contextmanager

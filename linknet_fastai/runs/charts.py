@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -104,8 +105,7 @@ def training_curves(rows: Sequence[Mapping[str, float]], titles: Sequence[str] =
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        _simplify(axes)
         if len(axes.lines) > 1:
             axes.legend(frameon=False, fontsize=9)
     return figure
@@ -187,8 +187,7 @@ def lr_search_curve(rates: Sequence[float], losses: Sequence[float], suggestions
     lowest, first = min(losses), losses[0]
     # At the end the loss diverges: what is far above its start is not shown.
     axes.set_ylim(lowest - 0.05 * abs(first), first + 0.5 * abs(first - lowest))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    _simplify(axes)
     axes.legend(frameon=False)
     return figure
 
@@ -220,6 +219,11 @@ def run_comparison(runs: Sequence["RunSummary"]) -> Figure:
     bars.invert_yaxis()
     bars.set(title="class IoU at the last epoch", xlim=(0, 1))
     for axes in (curves, bars):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        _simplify(axes)
     return figure
+
+
+def _simplify(axes: Axes) -> None:
+    """Draw a light grid and no frame at the top and right."""
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

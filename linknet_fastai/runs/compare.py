@@ -1,7 +1,5 @@
 """Runs side by side: differing settings, scores, cost, and the figures that others published."""
 
-import csv
-import io
 import json
 import os
 import tomllib
@@ -12,8 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from linknet_fastai.config.toml_files import recipe_folder
-from linknet_fastai.core.files import write_text
-from linknet_fastai.runs.folder import best_row, read_evaluations, read_metrics, read_run
+from linknet_fastai.runs.folder import best_row, read_evaluations, read_metrics, read_run, write_csv
 
 # Runs that differ only in these settings are repetitions of one experiment.
 NOT_COMPARED = {"seed", "device", "workers", "cache", "cache_dir", "deterministic", "checkpoint_minutes"}
@@ -222,9 +219,4 @@ def write_table(runs: Sequence[RunSummary], file: Path) -> None:
                 **run.settings,
             }
         )
-    text = io.StringIO()
-    names = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(file, text.getvalue())
+    write_csv(file, rows)

@@ -224,11 +224,17 @@ def write_metrics(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
+    write_csv(folder / METRICS_FILE, [{name: _format(value) for name, value in row.items()} for row in rows])
+
+
+def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table; its columns are the keys of all rows, a missing key is an empty cell."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _format(value) for name, value in row.items()} for row in rows)
-    write_text(folder / METRICS_FILE, text.getvalue())
+    writer.writerows(rows)
+    write_text(file, text.getvalue())
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

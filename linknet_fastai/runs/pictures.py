@@ -61,16 +61,16 @@ def save_predictions(frames: Sequence[ShownFrame], card: ModelCard, file: Path) 
             save_predictions(shown, engine.card, Path("predictions.png"))
     """
     columns = ("frame", "ground truth", "prediction", "errors (red)")
-    grid = _Grid(len(frames), len(columns), frames[0].image.size, card)
+    figure, grid = _grid(len(frames), len(columns), frames[0].image.size, card)
     for row, frame in enumerate(frames):
         masks = (color_mask(channels, card) for channels in (frame.truth, frame.predicted))
         pictures = (frame.image, *masks, _errors(frame.image, frame.wrong))
-        for axes, picture, title in zip(grid.axes[row], pictures, columns, strict=True):
+        for axes, picture, title in zip(grid[row], pictures, columns, strict=True):
             axes.imshow(picture)
             if row == 0:
                 axes.set_title(title, fontsize=10)
-        grid.axes[row][0].set_ylabel(f"{frame.rank}, mIoU {frame.miou:.3f}\n{literal(frame.stem)}", fontsize=7)
-    save_figure(grid.figure, file)
+        grid[row][0].set_ylabel(f"{frame.rank}, mIoU {frame.miou:.3f}\n{literal(frame.stem)}", fontsize=7)
+    save_figure(figure, file)
 
 
 def save_batch(images: Tensor, labels: Tensor, card: ModelCard, file: Path, max_frames: int = 8) -> None:
@@ -96,34 +96,28 @@ def save_batch(images: Tensor, labels: Tensor, card: ModelCard, file: Path, max_
     shown = min(len(images), max_frames)
     columns = min(4, shown)
     size = (images.shape[-1], images.shape[-2])
-    grid = _Grid(math.ceil(shown / columns), columns, size, card)
-    for number, axes in enumerate(np.ravel(grid.axes)):
+    figure, grid = _grid(math.ceil(shown / columns), columns, size, card)
+    for number, axes in enumerate(grid.ravel()):
         if number >= shown:
             axes.set_visible(False)
             continue
         pixels = images[number].permute(1, 2, 0).cpu().numpy() * std + mean
         image = Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
         axes.imshow(overlay(image, labels[number].cpu().numpy().astype(np.uint8), card, opacity=0.45))
-    save_figure(grid.figure, file)
+    save_figure(figure, file)
 
 
-class _Grid:
-    """A figure with a grid of images of one size, and the names and colors of the classes below it."""
-
-    def __init__(self, rows: int, columns: int, size: tuple[int, int], card: ModelCard) -> None:
-        width = 12.0
-        legend_rows = math.ceil((len(card.classes) + 1) / 8)
-        height = width / columns * size[1] / size[0] * rows + 0.3 + 0.25 * legend_rows
-        self.figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-        self.axes = self.figure.subplots(rows, columns, squeeze=False)
-        for axes in self.axes.ravel():
-            axes.set_xticks([])
-            axes.set_yticks([])
-        entries = [*((entry.color, entry.name) for entry in card.classes), (card.void.color, "void")]
-        handles = [Patch(facecolor=tuple(np.divide(color, 255)), label=literal(name)) for color, name in entries]
-        self.figure.legend(
-            handles=handles, loc="outside lower center", ncols=8, fontsize=8, frameon=False, handlelength=1.2
-        )
+def _grid(rows: int, columns: int, size: tuple[int, int], card: ModelCard) -> tuple[Figure, np.ndarray]:
+    """A figure with axes for rows x columns images of one size, and the names and colors of the classes below."""
+    width = 12.0
+    legend_rows = math.ceil((len(card.classes) + 1) / 8)
+    height = width / columns * size[1] / size[0] * rows + 0.3 + 0.25 * legend_rows
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []})
+    entries = [*((entry.color, entry.name) for entry in card.classes), (card.void.color, "void")]
+    handles = [Patch(facecolor=tuple(np.divide(color, 255)), label=literal(name)) for color, name in entries]
+    figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8, frameon=False, handlelength=1.2)
+    return figure, grid
 
 
 def _errors(image: Image.Image, wrong: np.ndarray) -> Image.Image:
