@@ -75,7 +75,7 @@ def svg(draw: Callable[[], Figure], dark: bool = False) -> str:
 CURVES = {
     "cross-entropy": {"train_loss": "train", "valid_loss": "validation"},
     "scores on validation": {"miou": "mIoU", "mean_accuracy": "mean accuracy", "pixel_accuracy": "pixel accuracy"},
-    "learning rate at the end of the epoch": {"lr": "learning rate"},
+    "learning rate, end of epoch": {"lr": "learning rate"},
 }
 
 
