@@ -67,7 +67,7 @@ class Engine(ABC):
     ) -> None:
         self.card, self.precision, self.frames_at_once = card, precision, frames_at_once
         self.size = card.size if size is None else size
-        self._free = BoundedSemaphore(frames_at_once)
+        self.free_slots = BoundedSemaphore(frames_at_once)
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Predict a frame.
@@ -84,7 +84,7 @@ class Engine(ABC):
         try:
             seen = image if self.size == NATIVE else resize_image(image, self.size)
             pixels = np.asarray(seen)
-            with self._free:
+            with self.free_slots:
                 return self.channels(pixels, image.size[::-1])
         except UserError:
             raise

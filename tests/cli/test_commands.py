@@ -85,7 +85,7 @@ WRONG_USE = [
     (FIT + "--encoder vit_tiny_patch16_224", "--encoder: 'vit_tiny_patch16_224' does not give features"),
     (FIT + "--train-on nosuch", "'nosuch' is no split of street"),
     (FIT + "--validate-on {tmp}/stems.txt", "stems.txt: no frame 'nosuch'"),
-    (FIT + "--out {tmp}", "--out: {tmp} is in use"),
+    (FIT + "--out {tmp}", "--out: {tmp} is not empty"),
     (FIT + "--out {tmp}/stems.txt/run", "{tmp}/stems.txt"),
     (FIT + "--init-from {tmp}/broken.toml", "broken.toml: a model is"),
     ("fit --resume {run} --lr 0.1", "--lr: --resume"),

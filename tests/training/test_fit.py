@@ -341,7 +341,7 @@ def test_two_trainings_do_not_share_a_folder(run, tmp_path):
         pytest.fail("two are in it")
     assert not (tmp_path / "new").exists()  # nothing came to be in it
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
-    with locked(copy), pytest.raises(UserError, match="another fit trains in this folder"):
+    with locked(copy), pytest.raises(UserError, match="locked by another fit"):
         training.resume(copy)
 
 
@@ -470,7 +470,7 @@ def test_the_last_two_checkpoints_are_kept(tmp_path):
 
 def test_a_folder_in_use_is_refused_before_anything_is_written(street_data, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError, match="in use"):
+    with pytest.raises(UsageError, match="is not empty"):
         training.fit("street", street_data, SMALL, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
