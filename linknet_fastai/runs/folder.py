@@ -28,9 +28,11 @@ from linknet_fastai.core.files import (
     write_text,
 )
 from linknet_fastai.core.text import Line, Name
+from linknet_fastai.scoring.scores import OVERALL_SCORES
 
 RUN_FILE, METRICS_FILE = "run.toml", "metrics.csv"
-COLUMNS = ("epoch", "train_loss", "valid_loss", "miou", "mean_accuracy", "pixel_accuracy", "lr", "seconds")
+SCORE_COLUMNS = [score.name for score in OVERALL_SCORES]
+COLUMNS = ("epoch", "train_loss", "valid_loss", *SCORE_COLUMNS, "lr", "seconds")
 LARGEST_METRICS = 1 << 24  # bytes
 PACKAGES = ("linknet-fastai", "fastai", "torch", "torchvision", "timm", "numpy", "pillow")
 
@@ -196,16 +198,16 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write metrics.csv, a row an epoch."""
+    """Write metrics.csv, a row an epoch; a score that was added since an earlier row is empty there."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(rows[-1]), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _format(value) for name, value in row.items()} for row in rows)
     write_text(folder / METRICS_FILE, text.getvalue())
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """Read metrics.csv, a row an epoch; an empty cell is nan.
+    """Read metrics.csv, a row an epoch; an empty cell is nan, as is a score that the file is too old to have.
 
     Raises:
         UserError: the file is missing, or no such table.
@@ -213,11 +215,11 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     file = folder / METRICS_FILE
     try:
         reader = csv.DictReader(io.StringIO(read_text(file, LARGEST_METRICS), newline=""), strict=True)
-        if missing := set(COLUMNS) - set(reader.fieldnames or ()):
+        if missing := set(COLUMNS) - set(SCORE_COLUMNS[1:]) - set(reader.fieldnames or ()):
             raise ValueError(f"no column {min(missing)!r}")
         if len(reader.fieldnames) > len(COLUMNS) + MOST_CLASSES:
             raise ValueError("more columns than a recipe can have classes")
-        rows = [_parse_row(row) for row in islice(reader, MOST_EPOCHS)]
+        rows = [dict.fromkeys(SCORE_COLUMNS, math.nan) | _parse_row(row) for row in islice(reader, MOST_EPOCHS)]
         if not rows:
             raise ValueError("no row")
         return rows
