@@ -102,7 +102,7 @@ def predict_image(engine: Engine, file: Path, limits: Limits) -> tuple[Seen, tup
         UserError: the file is no image, or too large.
     """
     image = open_image(file, limits.megapixels * 1e6)
-    channels = engine(image)
+    channels = engine.predict_channels(image)
     scale = min(SHOWN_SIDE / max(image.size), 1)
     width, height = (max(round(side * scale), 1) for side in image.size)
     return Seen(resize_image(image, (width, height)), resize_labels(channels, (width, height))), image.size
