@@ -75,7 +75,16 @@ def open_image(path: Path, max_pixels: float | None = None) -> Image.Image:
     """
     with opened_image(path, "this image", max_pixels) as image:
         ImageOps.exif_transpose(image, in_place=True)
-        return _to_8_bits(image).convert("RGB")
+        return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB: of 16 bits the upper 8 are kept, an alpha channel is left out.
+
+    Raises:
+        ValueError: which of its values is white is not defined, as in floats.
+    """
+    return image if image.mode == "RGB" else _to_8_bits(image).convert("RGB")
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

@@ -13,7 +13,7 @@ from linknet_fastai.core.images import save_image
 from linknet_fastai.core.parallel import Progress, map_in_threads
 from linknet_fastai.engines.engine import Engine, frame_threads, predict_file
 from linknet_fastai.predict.inputs import Job
-from linknet_fastai.predict.overlay import id_mask, overlay
+from linknet_fastai.predict.overlay import overlay
 
 # Errors of the folder or disk, after which no other mask could be written either.
 FATAL = frozenset({errno.ENOTDIR, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO})
@@ -57,7 +57,7 @@ def predict_images(
 
     def predict(job: Job) -> None:
         frame, channels = predict_file(engine, job.image)
-        ids = id_mask(channels, engine.card) if ids_of_channels is None else ids_of_channels[channels]
+        ids = (engine.class_ids if ids_of_channels is None else ids_of_channels)[channels]
         save_image(Image.fromarray(ids), out / "masks" / job.target)
         if not masks_only:
             save_image(overlay(frame, channels, engine.card, opacity), out / "overlays" / job.target)

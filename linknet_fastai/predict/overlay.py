@@ -8,19 +8,6 @@ from PIL import Image, ImageDraw, ImageFont
 from linknet_fastai.model.card import ModelCard
 
 
-def id_mask(channels: np.ndarray, card: ModelCard) -> np.ndarray:
-    """Convert channels (HxW uint8, 255 for void) to the recipe's class ids (HxW uint8).
-
-    Example:
-        ::
-
-            Image.fromarray(id_mask(engine(image), engine.card)).save("mask.png")
-    """
-    ids = np.full(256, card.void.id, np.uint8)
-    ids[: len(card.classes)] = [entry.id for entry in card.classes]
-    return ids[channels]
-
-
 def color_mask(channels: np.ndarray, card: ModelCard) -> np.ndarray:
     """Convert channels (HxW uint8, 255 for void) to the recipe's colors (HxWx3 uint8).
 

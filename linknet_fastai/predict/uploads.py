@@ -123,7 +123,7 @@ def predict_image(engine: Engine, file: Path, limits: Limits) -> tuple[LastImage
             image, size = predict_image(engine, Path("frame.png"), Limits(64, 25, 30))
     """
     image = open_image(file, limits.megapixels * 1e6)
-    channels = engine(image)
+    channels = engine.predict_channels(image)
     scale = min(SHOWN_SIDE / max(image.size), 1)
     width, height = (max(round(side * scale), 1) for side in image.size)
     return LastImage(resize_image(image, (width, height)), resize_labels(channels, (width, height))), image.size

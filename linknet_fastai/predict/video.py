@@ -108,7 +108,7 @@ def predict_video(
         def predict(frame: Frame) -> Any:
             if (image := frame.image()) is None:
                 return None
-            drawn = overlay(image, engine(image), engine.card, opacity, shown)
+            drawn = overlay(image, engine.predict_channels(image), engine.card, opacity, shown)
             if drawn.size != (width, height):
                 drawn = drawn.resize((width, height))
             converted = av.VideoFrame.from_image(drawn).reformat(format="yuv420p", dst_colorspace="itu709")

@@ -15,6 +15,7 @@ from PIL import Image
 from linknet_fastai.core.images import save_image
 from linknet_fastai.core.text import printable
 from linknet_fastai.runs.folder import best_row
+from linknet_fastai.scoring.scores import OVERALL_SCORES
 
 if TYPE_CHECKING:
     from linknet_fastai.runs.compare import RunSummary
@@ -74,7 +75,7 @@ def svg(draw: Callable[[], Figure], dark: bool = False) -> str:
 
 CURVES = {
     "cross-entropy": {"train_loss": "train", "valid_loss": "validation"},
-    "scores on validation": {"miou": "mIoU", "mean_accuracy": "mean accuracy", "pixel_accuracy": "pixel accuracy"},
+    "scores on validation": {score.name: score.label for score in OVERALL_SCORES},
     "learning rate, end of epoch": {"lr": "learning rate"},
 }
 
@@ -97,7 +98,7 @@ def training_curves(rows: Sequence[Mapping[str, float]], titles: Sequence[str] =
     for axes, title in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles, strict=True):
         for (column, label), color in zip(CURVES[title].items(), SERIES, strict=False):
             marker = "o" if len(rows) < 3 else None
-            axes.plot(epochs, [row[column] for row in rows], color=color, label=label, marker=marker)
+            axes.plot(epochs, [row.get(column, np.nan) for row in rows], color=color, label=label, marker=marker)
         if "miou" in CURVES[title]:
             label = f"best mIoU {best['miou']:.3f}, epoch {best['epoch']:.0f}"
             axes.plot(best["epoch"], best["miou"], "o", color=BLUE, label=label)

@@ -11,6 +11,7 @@ from typing import Any
 
 from linknet_fastai.config.toml_files import recipe_folder
 from linknet_fastai.runs.folder import best_row, read_evaluations, read_metrics, read_run, write_csv
+from linknet_fastai.scoring.scores import OVERALL_SCORES
 
 # Runs that differ only in these settings are repetitions of one experiment.
 NOT_COMPARED = {"seed", "device", "workers", "cache", "cache_dir", "deterministic", "checkpoint_minutes"}
@@ -209,8 +210,7 @@ def write_table(runs: Sequence[RunSummary], file: Path) -> None:
                 "recipe": run.recipe,
                 "best_miou": run.best["miou"],
                 "best_epoch": run.best["epoch"],
-                "last_miou": run.last["miou"],
-                "last_mean_accuracy": run.last["mean_accuracy"],
+                **{f"last_{score.name}": run.last[score.name] for score in OVERALL_SCORES},
                 "epochs_done": run.last["epoch"],
                 "seconds": run.seconds,
                 "parameters": run.run.get("parameters"),

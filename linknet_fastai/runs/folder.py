@@ -28,9 +28,11 @@ from linknet_fastai.core.files import (
     write_text,
 )
 from linknet_fastai.core.text import Line, Name
+from linknet_fastai.scoring.scores import OVERALL_SCORES
 
 RUN_FILE, METRICS_FILE = "run.toml", "metrics.csv"
-COLUMNS = ("epoch", "train_loss", "valid_loss", "miou", "mean_accuracy", "pixel_accuracy", "lr", "seconds")
+SCORE_COLUMNS = [score.name for score in OVERALL_SCORES]
+COLUMNS = ("epoch", "train_loss", "valid_loss", *SCORE_COLUMNS, "lr", "seconds")
 LARGEST_METRICS = 1 << 24  # bytes
 PACKAGES = ("linknet-fastai", "fastai", "torch", "torchvision", "timm", "numpy", "pillow")
 
@@ -244,7 +246,7 @@ def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """Read metrics.csv, one row per epoch; an empty cell becomes nan.
+    """Read metrics.csv, one row per epoch; an empty cell becomes nan, as does a score that the file is too old to have.
 
     Raises:
         UserError: the file is missing, damaged, or lacks a column.
@@ -259,11 +261,11 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     try:
         reader = csv.DictReader(io.StringIO(read_text(file, LARGEST_METRICS), newline=""), strict=True)
         columns = reader.fieldnames or ()
-        if missing := set(COLUMNS) - set(columns):
+        if missing := set(COLUMNS) - set(SCORE_COLUMNS[1:]) - set(columns):
             raise ValueError(f"no column {min(missing)!r}")
         if len(columns) > len(COLUMNS) + MAX_CLASSES:
             raise ValueError("more columns than a recipe can have classes")
-        rows = [_parse_row(row) for row in islice(reader, MOST_EPOCHS)]
+        rows = [dict.fromkeys(SCORE_COLUMNS, math.nan) | _parse_row(row) for row in islice(reader, MOST_EPOCHS)]
         if not rows:
             raise ValueError("no row")
         return rows

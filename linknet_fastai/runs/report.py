@@ -23,6 +23,7 @@ from linknet_fastai.predict.overlay import color_mask
 from linknet_fastai.runs.charts import CURVES, class_bars, confusion_matrix, svg, training_curves
 from linknet_fastai.runs.compare import comparable_evaluation, summarize
 from linknet_fastai.runs.pictures import ShownFrame
+from linknet_fastai.scoring.scores import OVERALL_SCORES
 
 REPORT = "report.html"
 MAX_WIDTH = 640  # pixels, of frames in the report
@@ -125,6 +126,7 @@ def write_report(folder: Path, shown: Sequence[ShownFrame], card: ModelCard) -> 
     template = environment.from_string(files("linknet_fastai.runs").joinpath("templates", REPORT).read_text("utf-8"))
     page = template.render(
         run=run,
+        scores=OVERALL_SCORES,
         scored=scored,
         # Not escaped again: matplotlib escapes the text in its SVG.
         charts={

@@ -25,7 +25,6 @@ from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import load_model, save_model
 from linknet_fastai.predict.images import predict_images
 from linknet_fastai.predict.inputs import Job, collect_clips, collect_jobs
-from linknet_fastai.predict.overlay import id_mask
 
 IDS = (7, 40, 200)
 SaveArray = Callable[[np.ndarray, Path], Path]
@@ -133,7 +132,7 @@ def test_another_size_may_be_given(card: ModelCard, size: object, seen: tuple) -
 
 def test_a_network_gives_masks_of_ids_at_any_size(network: LinkNet, card: ModelCard) -> None:
     predictor = Predictor(network, card, "cpu", "fp32", NATIVE)
-    ids = id_mask(predictor(Image.fromarray(striped(70, 41))), card)
+    ids = predictor(Image.fromarray(striped(70, 41)))
     assert ids.shape == (41, 70)
     assert set(np.unique(ids)) <= set(IDS)
 

@@ -95,8 +95,10 @@ def test_the_frames_shown_are_the_best_the_middle_and_the_worst(street_data: Pat
     names = [dataset.name_of(frame) for frame in dataset.frames("val")]
     mious = dict(zip(names, (0.2, float("nan"), 0.9), strict=True)) | {"gone.png": 1.0}
 
-    def engine(image) -> np.ndarray:
-        return np.zeros(image.size[::-1], np.uint8)
+    class engine:  # noqa: N801
+        @staticmethod
+        def predict_channels(image) -> np.ndarray:
+            return np.zeros(image.size[::-1], np.uint8)
 
     shown = representative_frames(mious, dataset, "val", engine)
     assert [(frame.rank, frame.stem) for frame in shown] == [("best", stems[2]), ("worst", stems[0])]
