@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from fastcore.xdg import xdg_cache_home
 from safetensors import SafetensorError
 
 from linknet_fastai.core.errors import UserError, reason
@@ -127,3 +128,8 @@ def _inner(value: Any) -> Any:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list) else ()
+
+
+def cache_folder() -> Path:
+    """The folder `linknet-fastai` in the user's cache folder, for files that can be made again."""
+    return Path(xdg_cache_home()) / "linknet-fastai"

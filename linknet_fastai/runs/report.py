@@ -39,7 +39,7 @@ def representative_frames(
         split: the split that they are of.
         engine: what predicts them.
     """
-    here = {dataset.name_of(frame): frame for frame in dataset.frames(split)}
+    here = {dataset.relative_path(frame): frame for frame in dataset.frames(split)}
     scored = {name: miou for name, miou in mious.items() if name in here and miou is not None and miou == miou}
     ranked = sorted(scored, key=scored.__getitem__, reverse=True)
     if not ranked:

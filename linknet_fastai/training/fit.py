@@ -211,7 +211,7 @@ def _pin_files(settings: Settings, dataset: Dataset) -> Settings:
 def _notes(learn: Learner, dataset: Dataset, settings: Settings) -> list[str]:
     """What a user should know of this run: frames that are not the published ones, a wish that could not be met."""
     splits = dict.fromkeys((settings.train_on, settings.validate_on))
-    return [note for split in splits if (note := dataset.note(split))] + learn.notes
+    return [note for split in splits if (note := dataset.published_split_note(split))] + learn.notes
 
 
 def _without_weights(settings: Settings) -> Settings:
