@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from fastcore.xdg import xdg_cache_home
+
 from linknet_fastai.core.errors import UserError, reason
 
 MAX_TOML_BYTES = 1 << 20  # of a recipe, a preset, a run.toml
@@ -165,3 +167,8 @@ def _parse(parser: Callable[[str], Any], text: str) -> Any:
 
 def _children(value: Any) -> list[Any]:
     return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+
+
+def cache_folder() -> Path:
+    """The folder `linknet-fastai` in the user's cache folder, for files that can be made again."""
+    return Path(xdg_cache_home()) / "linknet-fastai"

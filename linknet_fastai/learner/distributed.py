@@ -13,7 +13,7 @@ from fastai.torch_core import find_bs
 from timm.layers import convert_sync_batchnorm
 
 from linknet_fastai.core.images import VOID
-from linknet_fastai.data.loaders import ReproducibleDL
+from linknet_fastai.data.reproducible_dl import ReproducibleDL
 from linknet_fastai.learner.callbacks import AccumulateGradients
 from linknet_fastai.learner.process_group import from_rank_0
 from linknet_fastai.scoring.metrics import ForegroundIoU

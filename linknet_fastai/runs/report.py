@@ -52,7 +52,7 @@ def representative_frames(
             evaluation = evaluate(engine, dataset, "val")
             shown = representative_frames(evaluation.frame_mious, dataset, "val", engine)
     """
-    frames = {dataset.name_of(frame): frame for frame in dataset.frames(split)}
+    frames = {dataset.relative_path(frame): frame for frame in dataset.frames(split)}
     scored = {name: miou for name, miou in mious.items() if name in frames and miou is not None and miou == miou}
     ranked = sorted(scored, key=scored.__getitem__, reverse=True)
     if not ranked:

@@ -140,7 +140,7 @@ def evaluate(
     for done, (frame, (counted, dice)) in enumerate(counted_frames, 1):
         counts += counted
         dice_sum += dice
-        frame_mious[dataset.name_of(frame)] = Scores(counted).miou
+        frame_mious[dataset.relative_path(frame)] = Scores(counted).miou
         if progress:
             progress(f"evaluating {split}", done, len(frames))
     seconds = time.perf_counter() - begin

@@ -74,5 +74,5 @@ def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = No
         card = ModelCard.of(dataset.recipe, dls.size)
         save_batch(*dls.train.one_batch(), card, picture)
         drawn = picture
-    notes = [note for name in surveys if (note := dataset.note(name))]
+    notes = [note for name in surveys if (note := dataset.published_split_note(name))]
     return Inspection(surveys, absent, problems, notes, [] if weights is None else weights.tolist(), drawn, folders)

@@ -257,7 +257,7 @@ def _describe(recipe: str | Path, dataset: Dataset, learn: Learner, settings: Se
 def _notes(dataset: Dataset, settings: Settings) -> list[str]:
     """What a user should know of this run: splits that do not have the published frames."""
     splits = dict.fromkeys((settings.train_on, settings.validate_on))
-    return [note for split in splits if (note := dataset.note(split))]
+    return [note for split in splits if (note := dataset.published_split_note(split))]
 
 
 def _train(

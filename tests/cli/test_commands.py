@@ -66,7 +66,7 @@ WRONG_USE = [
     ("fit camvit", "did you mean 'camvid'"),
     ("fit {tmp}/gone.toml", "gone.toml: no such recipe file"),
     ("fit {tmp}/broken.toml", "broken.toml: cannot read this recipe"),
-    ("fit cityscapes", "--data: cityscapes cannot be fetched"),
+    ("fit cityscapes", "--data: cityscapes cannot be downloaded"),
     (FIT + "--size 480", "--size (from the command line)"),
     (FIT + "--size 20x20", "between 33 and 16384"),
     (FIT + "--epochs 0", "--epochs"),
@@ -350,7 +350,7 @@ def test_data_prints_counts_shares_and_weights_and_draws_a_batch(
         weight = 1 / math.log(1.02 + share)
         assert row_of(out, name) == [name, str(channel), f"{share:.4f}", f"{share:.4f}", f"{weight:.2f}"]
     assert row_of(out, "test")[1:] == ["-", "missing", "-", "-"]
-    assert "scores do not compare with published ones" in err
+    assert "scores cannot be compared with published ones" in err
     with Image.open(here / "camvid-batch.png") as picture:
         assert picture.size[0] > 600
     assert [path.name for path in here.iterdir()] == ["camvid-batch.png"]

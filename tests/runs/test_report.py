@@ -92,7 +92,7 @@ def test_the_scores_that_fit_leaves_are_those_of_its_best_weights(run: Path) -> 
 def test_the_frames_shown_are_the_best_the_middle_and_the_worst(street_data: Path) -> None:
     dataset = open_dataset("street", street_data)
     stems = [frame.stem for frame in dataset.frames("val")]
-    names = [dataset.name_of(frame) for frame in dataset.frames("val")]
+    names = [dataset.relative_path(frame) for frame in dataset.frames("val")]
     mious = dict(zip(names, (0.2, float("nan"), 0.9), strict=True)) | {"gone.png": 1.0}
 
     class engine:  # noqa: N801
