@@ -1,12 +1,12 @@
-"""The private names of fastai that this program uses; tests/core/test_fastai_private.py fails when one is gone."""
+"""What this package uses of fastai beyond its public interface; no other file uses a private name of fastai."""
 
 from fastai.callback.core import Callback
 from fastai.data.load import DataLoader
 
 
-def loader_workers(loader: DataLoader) -> int:
-    """How many processes load the batches of a fastai DataLoader."""
-    return loader.fake_l.num_workers
+def number_of_workers(dl: DataLoader) -> int:
+    """How many loader processes a fastai DataLoader starts; `fake_l` is the torch DataLoader inside it."""
+    return dl.fake_l.num_workers
 
 
 def continue_wandb(callback: Callback, step: int, epoch: float) -> None:

@@ -21,7 +21,7 @@ from linknet_fastai.config.recipe import recipe_names
 from linknet_fastai.config.settings import Settings, resolve_settings
 from linknet_fastai.core.device import resolve_precision
 from linknet_fastai.core.errors import UsageError, UserError, reason
-from linknet_fastai.core.fastai_private import loader_workers
+from linknet_fastai.core.fastai_private import number_of_workers
 from linknet_fastai.core.parallel import Progress, is_first, process_count
 from linknet_fastai.data.dataset import Dataset, open_dataset
 from linknet_fastai.learner.learner import learner_from_settings
@@ -246,7 +246,7 @@ def _describe(recipe: str | Path, dataset: Dataset, learn: Learner, settings: Se
         "device": str(learn.dls.device),
         "precision": resolve_precision(settings.precision, learn.dls.device),
         "processes": process_count(),
-        "workers": loader_workers(learn.dls.train),
+        "workers": number_of_workers(learn.dls.train),
         "parameters": sum(weight.numel() for weight in learn.model.parameters()),
         "train_frames": len(learn.dls.train_ds),
         "validation_frames": len(learn.dls.valid_ds),
