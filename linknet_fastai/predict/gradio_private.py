@@ -1,7 +1,7 @@
 """Everything that this package uses of Gradio without Gradio documenting it. Tests fail when Gradio changes it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
@@ -9,11 +9,7 @@ from linknet_fastai.core.errors import import_optional
 from linknet_fastai.core.images import data_url
 from linknet_fastai.model.card import ModelCard
 
-gr = import_optional("gradio", "demo")
-if TYPE_CHECKING:
-    import fastapi
-else:
-    fastapi = import_optional("fastapi", "demo")
+gr, fastapi = import_optional("gradio", "demo"), import_optional("fastapi", "demo")
 
 
 def accept_uploads_only(file: Any) -> None:
@@ -54,7 +50,8 @@ def set_temporary_folder(folder: str) -> None:
     gr.routes.DEFAULT_TEMP_DIR = folder
 
 
-def refuse_other_requests(request: fastapi.Request) -> None:
+# FastAPI reads the annotation, mypy knows nothing of a module that is imported by its name.
+def refuse_other_requests(request: fastapi.Request) -> None:  # type: ignore[name-defined]
     """Refuse what Gradio serves beyond the page: fetching files from elsewhere, recordings of any size."""
     if "://" in request.url.path or "recording" in request.url.path:
         raise fastapi.HTTPException(403)
