@@ -29,7 +29,7 @@ def _preset_names() -> list[str]:
 
 def _check_data(context: typer.Context, data: Path | None) -> Path | None:
     """Raise UsageError for a recipe that is given as data, as in trainers whose --data is a file."""
-    arguments = [each.metavar for each in context.command.params if each.param_type_name == "argument"]
+    arguments = [str(each.metavar) for each in context.command.params if each.param_type_name == "argument"]
     if data is None or data.suffix not in (".toml", ".yaml", ".yml") or data.is_dir() or arguments[-1:] != ["RECIPE"]:
         return data
     usage = " ".join([str(context.info_name), *arguments[:-1], str(data)])

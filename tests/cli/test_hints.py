@@ -172,7 +172,6 @@ def test_runs_of_older_versions_are_compared(command: Command, here: Path, capsy
     old = [runs / "paper-240x180-31", runs / "best-240x180-31"]
     assert all("\ncolour = " in (run / "run.toml").read_text() for run in old)
     assert command("compare", *old) == 0
-    out, err = capsys.readouterr()
+    out = capsys.readouterr().out
     (row,) = (line.split() for line in out.splitlines() if line.startswith("color"))
     assert row == ["color", "0.0", "0.3"]
-    assert err == ""
