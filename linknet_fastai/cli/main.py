@@ -13,7 +13,7 @@ from linknet_fastai.cli import data, export, model, runs, train
 from linknet_fastai.cli.hints import CommandGroup, explain_usage_error
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.parallel import is_first, process_count
-from linknet_fastai.learner.process_group import leave
+from linknet_fastai.learner.process_group import one_error_for_all
 
 app = typer.Typer(
     name="linknet-fastai",
@@ -39,7 +39,7 @@ def root(
         raise typer.Exit
     if process_count() > 1 and context.invoked_subcommand != "fit":
         if not is_first():
-            leave()
+            raise typer.Exit
         raise UsageError(f"{context.invoked_subcommand} runs in one process; only fit can be started by torchrun")
 
 
@@ -74,7 +74,8 @@ def main() -> None:
         warnings.showwarning = _show_warning
         logging.disable()  # timm logs a failed load, which our own error reports too
     try:
-        code = app(arguments, prog_name="linknet-fastai", standalone_mode=False)
+        with one_error_for_all():
+            code = app(arguments, prog_name="linknet-fastai", standalone_mode=False)
     except Exception as error:
         if debug:
             raise

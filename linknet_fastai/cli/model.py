@@ -69,7 +69,7 @@ def evaluate(
     with progress_bar() as progress:
         dataset = open_dataset(recipe, data, progress)
         result = evaluation.evaluate(opened, dataset, split, progress, protocol == "course")
-    for note in filter(None, (dataset.note(split), result.note)):
+    for note in filter(None, (dataset.published_split_note(split), result.note)):
         show_note(note)
     show_or_print_json(lambda: show_evaluation(result, f"{model} on {recipe} {split}"), result.as_json(), json_file)
     if picture:

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from linknet_fastai.cli.terminal import console, percent, show_error, show_lines, show_note, show_table, styled, table
+from linknet_fastai.scoring.scores import CLASS_SCORES, OVERALL_SCORES, mean_score
 
 if TYPE_CHECKING:  # these import torch, which exported models do not need
     from linknet_fastai.data.dataset import Dataset
@@ -16,22 +17,25 @@ if TYPE_CHECKING:  # these import torch, which exported models do not need
 
 
 def show_evaluation(result: "Evaluation", title: str) -> None:
-    """Print class IoU and class accuracy with their means, pixel accuracy and speed."""
+    """Print the scores of each class with their means, the other overall scores, and speed."""
     scores = result.scores
     console.print(styled(title, "bold"))
-    shown = table("class", "IoU", "accuracy", "pixels")
-    rows = zip(result.class_names, scores.iou.tolist(), scores.accuracy.tolist(), scores.pixels.tolist(), strict=True)
-    for name, iou, accuracy, pixels in rows:
-        shown.add_row(name, percent(iou), percent(accuracy), f"{pixels:,}")
+    shown = table("class", *(score.label for score in CLASS_SCORES), "pixels")
+    columns = scores.of_classes().values()
+    for name, pixels, *values in zip(result.class_names, scores.pixels.tolist(), *columns, strict=True):
+        shown.add_row(name, *map(percent, values), f"{pixels:,}")
     shown.add_section()
-    shown.add_row("mean", percent(scores.miou), percent(scores.mean_accuracy), "", style="bold")
+    shown.add_row("mean", *(percent(mean_score(values)) for values in columns), "", style="bold")
     show_table(shown)
     if result.official:
         _show_cityscapes(result.official)
     if result.course_dice is not None:
         console.print(f"per-image Dice with void scored, as in the course project: {percent(result.course_dice)}")
+    overall = [
+        f"{score.label} {percent(scores.overall()[score.name])}" for score in OVERALL_SCORES if not score.mean_of
+    ]
     console.print(
-        f"pixel accuracy {percent(scores.pixel_accuracy)}; {result.frames} frames in {result.seconds:.1f} s, "
+        f"{', '.join(overall)}; {result.frames} frames in {result.seconds:.1f} s, "
         f"{result.frames / result.seconds:.1f} images per second including reading, by {result.engine}"
     )
 

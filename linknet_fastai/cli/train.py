@@ -8,6 +8,7 @@ import typer
 
 from linknet_fastai.cli.options import RECIPE, DataOption, RecipeArgument, setting_options
 from linknet_fastai.core.errors import UsageError
+from linknet_fastai.core.parallel import is_first
 
 
 @setting_options()
@@ -43,6 +44,8 @@ def fit(
             result = training.resume(resume, recipe, data, options, display, log_to)
         else:
             result = training.fit(recipe, data, options, out, display, log_to)
+    if not is_first():
+        return
     resume_command = shlex.join(["linknet-fastai", "fit", "--resume", str(result.folder)])
     if not result.rows:
         console.print(f"\nstopped before the first epoch ended; continue with: {resume_command}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import TaskID, TextColumn
 
 from linknet_fastai.cli.terminal import console, progress_columns, show_lines, show_note, show_table, styled, table
+from linknet_fastai.scoring.scores import OVERALL_SCORES
 
 if TYPE_CHECKING:  # --help does not import torch and fastai
     from fastai.learner import Learner
@@ -18,9 +19,7 @@ COLUMNS = (
     ("epoch", "epoch", 9, ""),
     ("train loss", "train_loss", 11, ".4f"),
     ("valid loss", "valid_loss", 11, ".4f"),
-    ("mIoU", "miou", 7, ".4f"),
-    ("mean acc", "mean_accuracy", 9, ".4f"),
-    ("pixel acc", "pixel_accuracy", 10, ".4f"),
+    *((score.heading, score.name, max(7, len(score.heading) + 1), score.format) for score in OVERALL_SCORES),
     ("lr", "lr", 9, ".1e"),
     ("seconds", "seconds", 8, ".1f"),
 )

@@ -66,7 +66,7 @@ WRONG_USE = [
     ("fit camvit", "did you mean 'camvid'"),
     ("fit {tmp}/gone.toml", "gone.toml: no such recipe file"),
     ("fit {tmp}/broken.toml", "broken.toml: cannot read this recipe"),
-    ("fit cityscapes", "--data: cityscapes cannot be fetched"),
+    ("fit cityscapes", "--data: cityscapes cannot be downloaded"),
     (FIT + "--size 480", "--size (from the command line)"),
     (FIT + "--size 20x20", "between 33 and 16384"),
     (FIT + "--epochs 0", "--epochs"),
@@ -85,7 +85,7 @@ WRONG_USE = [
     (FIT + "--encoder vit_tiny_patch16_224", "--encoder: 'vit_tiny_patch16_224' does not give features"),
     (FIT + "--train-on nosuch", "'nosuch' is no split of street"),
     (FIT + "--validate-on {tmp}/stems.txt", "stems.txt: no frame 'nosuch'"),
-    (FIT + "--out {tmp}", "--out: {tmp} is in use"),
+    (FIT + "--out {tmp}", "--out: {tmp} is not empty"),
     (FIT + "--out {tmp}/stems.txt/run", "{tmp}/stems.txt"),
     (FIT + "--init-from {tmp}/broken.toml", "broken.toml: a model is"),
     ("fit --resume {run} --lr 0.1", "--lr: --resume"),
@@ -350,7 +350,7 @@ def test_data_prints_counts_shares_and_weights_and_draws_a_batch(
         weight = 1 / math.log(1.02 + share)
         assert row_of(out, name) == [name, str(channel), f"{share:.4f}", f"{share:.4f}", f"{weight:.2f}"]
     assert row_of(out, "test")[1:] == ["-", "missing", "-", "-"]
-    assert "scores do not compare with published ones" in err
+    assert "scores cannot be compared with published ones" in err
     with Image.open(here / "camvid-batch.png") as picture:
         assert picture.size[0] > 600
     assert [path.name for path in here.iterdir()] == ["camvid-batch.png"]
@@ -521,7 +521,7 @@ def test_copying_a_recipe_overwrites_nothing(command: Command, here: Path, capsy
     (here / "camvid").mkdir()
     (mine := here / "camvid" / "val.txt").write_text("mine", encoding="utf-8")
     assert command("recipes", "--copy", "camvid", "own.toml") == 2
-    assert "camvid/val.txt is there already" in capsys.readouterr().err
+    assert "camvid/val.txt exists already" in capsys.readouterr().err
     assert command("recipes", "--copy", "camvid", "own.txt") == 2
     assert "a recipe is a .toml file" in capsys.readouterr().err
     assert [path for path in here.rglob("*") if path.is_file()] == [mine]
