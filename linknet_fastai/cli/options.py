@@ -13,6 +13,7 @@ import typer
 
 from linknet_fastai.config.settings import RENAMED, WITHOUT_OPTION, Precision, Settings, option_of, parse_size
 from linknet_fastai.core.errors import UsageError
+from linknet_fastai.engines.formats import ENGINES, EngineName
 
 
 def _recipe_names() -> list[str]:
@@ -81,11 +82,11 @@ PrecisionOption = Annotated[
     ),
 ]
 EngineOption = Annotated[
-    Literal["auto", "torch", "onnxruntime", "openvino"],
+    Literal["auto", EngineName],
     typer.Option(
         "--engine",
         metavar="NAME",
-        help="torch, onnxruntime or openvino; auto is the fastest that is installed for this file.",
+        help=f"{', '.join(ENGINES)}, or auto: the fastest that is installed for this file.",
         rich_help_panel="Machine",
     ),
 ]
