@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from linknet_fastai.config.settings import RENAMED, WITHOUT_OPTION, Precision, Settings, option_of, parse_size
+from linknet_fastai.config.settings import RENAMED, WITHOUT_OPTION, Precision, Settings, option_of
+from linknet_fastai.config.size import parse_size
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.engines.formats import ENGINES, EngineName
 
