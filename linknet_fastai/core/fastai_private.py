@@ -1,5 +1,8 @@
 """What this package uses of fastai beyond its public interface; no other file uses a private name of fastai."""
 
+import torch.nn.functional as F
+from fastai.callback.core import Callback
+from fastai.data.core import TfmdDL
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from torch import Tensor
@@ -28,6 +31,24 @@ class ForwardLearner(Learner):
             self._do_grad_opt()
 
 
+class LabelsAtImageSizeDL(TfmdDL):
+    """A `TfmdDL` whose `show_batch` also draws label maps of another size than their images.
+
+    fastai draws a label map over its image pixel for pixel. `_pre_show_batch` decodes a batch for `show_batch`.
+    """
+
+    def _pre_show_batch(self, b: tuple, max_n: int = 9) -> tuple:
+        images, *labels = b
+        size = images.shape[-2:]
+        shown = [F.interpolate(y[:, None].float(), size)[:, 0].to(y.dtype).as_subclass(type(y)) for y in labels]
+        return super()._pre_show_batch((images, *shown), max_n)
+
+
 def number_of_workers(dl: DataLoader) -> int:
     """How many loader processes a fastai DataLoader starts; `fake_l` is the torch DataLoader inside it."""
     return dl.fake_l.num_workers
+
+
+def continue_wandb(callback: Callback, step: int, epoch: float) -> None:
+    """Have fastai's `WandbCallback` log its next batch after this step and epoch; call it after its `before_fit`."""
+    callback._wandb_step, callback._wandb_epoch = step, epoch  # noqa: SLF001
