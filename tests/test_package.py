@@ -54,6 +54,17 @@ def test_everything_that_the_package_offers_can_be_imported():
         assert getattr(linknet_fastai, name) is not None
 
 
+def test_type_checkers_see_the_names_that_are_imported_on_first_use():
+    tree = ast.parse(Path(linknet_fastai.__file__).read_text())
+    shown = {
+        name.asname: node.module.removeprefix("linknet_fastai.")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("linknet_fastai.")
+        for name in node.names
+    }
+    assert shown == linknet_fastai._HOMES
+
+
 def test_python_dash_m_is_the_command(tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "linknet_fastai", "--version"],

@@ -18,7 +18,7 @@ from linknet_fastai.model.save_load import save_model
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading torch anew for each engine takes seconds; here nobody minds whose threads they are."""
     monkeypatch.setattr(linknet_fastai.export.benchmark, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
-    monkeypatch.setattr(linknet_fastai.export.benchmark, "MOST", 2)
+    monkeypatch.setattr(linknet_fastai.export.benchmark, "MAX_REPEATS", 2)
 
 
 @pytest.fixture
