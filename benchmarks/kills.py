@@ -3,7 +3,7 @@
     python benchmarks/kills.py [KILLS]
 
 Each of the KILLS (20) runs is killed once, at a moment between its start and the end of an undisturbed one, and then
-resumed to its end. It prints what the checkpoint said at the kill, and whether all weights are the same bits.
+resumed to its end. It prints the epoch and batch of the checkpoint at the kill, and whether all weights are the same bits.
 """
 
 import os
