@@ -19,6 +19,7 @@ from linknet_fastai.cli.options import (
     parse_size_option,
 )
 from linknet_fastai.core.errors import UsageError, UserError
+from linknet_fastai.engines.formats import FORMATS, FormatName
 
 
 def evaluate(
@@ -202,12 +203,11 @@ def serve(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder or a .safetensors.")],
     file_format: Annotated[
-        Literal["pkl", "safetensors", "onnx", "openvino"],
+        FormatName,
         typer.Option(
             "--format",
             metavar="NAME",
-            help="pkl: a fastai Learner for load_learner; safetensors: weights that can run no code; onnx and "
-            "openvino (.xml and .bin): from the frame to the class map, without torch.",
+            help="; ".join(f"{entry.name}: {entry.purpose}" for entry in FORMATS.values()) + ".",
         ),
     ] = "pkl",
     out: Annotated[

@@ -18,6 +18,7 @@ from linknet_fastai.config.settings import (
     parse_size,
 )
 from linknet_fastai.core.errors import UsageError
+from linknet_fastai.engines.formats import ENGINES, EngineName
 
 
 def _recipe_names() -> list[str]:
@@ -134,11 +135,11 @@ PrecisionOption = Annotated[
     ),
 ]
 EngineOption = Annotated[
-    Literal["auto", "torch", "onnxruntime", "openvino"],
+    Literal["auto", EngineName],
     typer.Option(
         "--engine",
         metavar="NAME",
-        help="torch, onnxruntime or openvino; auto is the fastest that is installed for this file.",
+        help=f"{', '.join(ENGINES)}, or auto: the fastest that is installed for this file.",
         rich_help_panel=MACHINE,
     ),
 ]
