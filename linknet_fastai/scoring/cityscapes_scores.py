@@ -36,7 +36,7 @@ _CATEGORIES = list(dict.fromkeys(label.category for label in LABELS))
 _CATEGORY_IDS = {
     category: ids for category in _CATEGORIES if (ids := [lab.id for lab in _EVALUATED if lab.category == category])
 }
-# Categories in which all labels have instances, with the label ids that count as correct there, ignored ones included.
+# Categories in which all labels have instances, with the label ids that are correct there, ignored ones included.
 _INSTANCE_CATEGORY_IDS = {
     category: [label.id for label in DRAWN_LABELS if label.category == category]
     for category in _CATEGORIES
