@@ -146,7 +146,7 @@ def test_no_command_loads_a_pickle(
     assert command(*use.format(file=file, street=street_data).split()) in (1, 2)
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert ("runs whatever code it holds" if name == "export.pkl" else "no safetensors file") in said
+    assert ("runs any code in it" if name == "export.pkl" else "not a safetensors file") in said
     assert not sprung.exists()
 
 
@@ -158,7 +158,7 @@ def test_no_encoder_weights_are_unpickled(
     kind(Trap(sprung), file := tmp_path / name)
     assert command(*FIT.format(street=street_data).split(), "--encoder-weights", file) == 1
     assert (
-        f"--encoder-weights: {file} holds no weights that can be read without running code" in capsys.readouterr().err
+        f"--encoder-weights: {file} has no weights that can be read without running code" in capsys.readouterr().err
     )
     assert not sprung.exists()
 
@@ -195,16 +195,16 @@ def test_no_file_of_a_run_is_unpickled(
         (card(mean=[float("nan")] * 3), "mean"),
         (
             card(recipe="\x1b]0;pwned\x07"),
-            "recipe: '\\\\x1b]0;pwned\\\\x07' holds a character that cannot be printed",
+            "recipe: '\\\\x1b]0;pwned\\\\x07' contains an unprintable character",
         ),
         (card(encoder="x" * 65), "encoder"),
         (card(encoder="hf-hub:someone/thing"), "encoder"),
         (card(encoder="local-dir:."), "local-dir:"),
         (card(classes=[{"id": i % 256, "name": f"c{i}", "color": [0, 0, 0]} for i in range(1000)]), "classes"),
-        (card(classes=[{"id": 1, "name": name, "color": [0, 0, 0]} for name in "ab"]), "id 1 stands twice"),
+        (card(classes=[{"id": 1, "name": name, "color": [0, 0, 0]} for name in "ab"]), "id 1 is used twice"),
         ('{"size":' * 100_000, "nested too deeply"),
-        (card() + " " * (1 << 20), "are no model card"),
-        ("9" * 10_000, "no model card"),
+        (card() + " " * (1 << 20), "not a model card"),
+        ("9" * 10_000, "not a model card"),
     ],
     ids=range(14),
 )
@@ -321,31 +321,31 @@ def test_an_xml_that_reaches_out_is_refused(text: str, tmp_path: Path) -> None:
 NAME, IMAGES, LABELS = 'name = "own"', 'images = "frames/{stem}.png"', 'labels = "masks/{stem}.png"'
 TRAIN, BS = "train = { fraction = 0.6 }", "bs = 2"
 RECIPES = [
-    (NAME, 'name = "\\u001b[2Jown"', "cannot be printed"),
-    (NAME, 'name = "\\u202enwo"', "cannot be printed"),
+    (NAME, 'name = "\\u001b[2Jown"', "contains an unprintable character"),
+    (NAME, 'name = "\\u202enwo"', "contains an unprintable character"),
     (NAME, f'name = "{"a" * 65}"', "name: String should have at most 64"),
-    (NAME, 'name = ".."', "is no name"),
+    (NAME, 'name = ".."', "is not a valid name"),
     ("painted by hand", "\\u001b]8;;http://evil\\u0007here", "source: "),
     (IMAGES, 'images = "**/{stem}.png"', "need something between them"),
     (IMAGES, 'images = "{city}{stem}.png"', "need something between them"),
     (IMAGES, 'images = "{a}_{b}_{c}_{d}_{stem}.png"', "more than 4 fields"),
-    (IMAGES, 'images = "C:/Windows/{stem}.png"', "must lie below the data folder"),
-    (IMAGES, 'images = "frames\\u0000/{stem}.png"', "cannot be printed"),
+    (IMAGES, 'images = "C:/Windows/{stem}.png"', "must be inside the data folder"),
+    (IMAGES, 'images = "frames\\u0000/{stem}.png"', "contains an unprintable character"),
     (LABELS, 'labels = "{stem:>999999999}/{stem}.png"', "a field is a name in braces"),
     (LABELS, 'labels = "{stem.__class__}/{stem}.png"', "a field is a name in braces"),
     (LABELS, 'labels = "{0}/{stem}.png"', "a field is a name in braces"),
     (IMAGES, 'images = "{stem/{stem}.png"', "a field is a name in braces"),
-    (TRAIN, 'train = { list = "/dev/zero" }', "must lie below the recipe's folder"),
-    (TRAIN, 'train = { list = "../../secret.txt" }', "must lie below the recipe's folder"),
-    (TRAIN, 'train = { list = "pipe" }', "no regular file"),
-    (TRAIN, 'train = { list = "folder" }', "no regular file"),
-    (TRAIN, '".." = { fraction = 0.6 }', "is no name"),
+    (TRAIN, 'train = { list = "/dev/zero" }', "must be inside the recipe's folder"),
+    (TRAIN, 'train = { list = "../../secret.txt" }', "must be inside the recipe's folder"),
+    (TRAIN, 'train = { list = "pipe" }', "not a regular file"),
+    (TRAIN, 'train = { list = "folder" }', "not a regular file"),
+    (TRAIN, '".." = { fraction = 0.6 }', "is not a valid name"),
     (TRAIN, "a" * 10_000 + " = { fraction = 0.6 }", "at most 64 characters"),
-    (BS, 'cache_dir = "/etc"', "cache_dir: a file names no paths of a machine; --cache-dir does"),
-    (BS, 'init_from = "model.pkl"', "init_from: a file names no paths"),
-    (BS, 'encoder_weights = "~/.ssh/id_rsa"', "encoder_weights: a file names no paths"),
-    (BS, 'train_on = "/etc/passwd"', "is no split of this recipe"),
-    (BS, "lr = 1" + "0" * 400, "is no learning rate"),
+    (BS, 'cache_dir = "/etc"', "cache_dir: a path cannot be set in a file; use --cache-dir"),
+    (BS, 'init_from = "model.pkl"', "init_from: a path cannot be set in a file"),
+    (BS, 'encoder_weights = "~/.ssh/id_rsa"', "encoder_weights: a path cannot be set in a file"),
+    (BS, 'train_on = "/etc/passwd"', "is not a split of this recipe"),
+    (BS, "lr = 1" + "0" * 400, "is not a learning rate"),
     (BS, "epochs = 0x" + "f" * 5000, "epochs"),
     (BS, "size.a" + ".a" * 250_000 + " = 1", "nested too deeply"),
     (BS, "x = " + "[" * 100_000, "nested too deeply"),
@@ -437,7 +437,7 @@ def test_a_file_of_a_run_that_does_not_fit_is_named(name: str, content: str, tmp
     assert str(tmp_path / name) in str(caught.value)
     (tmp_path / name).unlink()
     os.mkfifo(tmp_path / name)
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         summarize(tmp_path)
 
 

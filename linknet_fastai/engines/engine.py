@@ -9,10 +9,10 @@ from threading import BoundedSemaphore
 import numpy as np
 from PIL import Image
 
-from linknet_fastai.config.settings import format_size
+from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.images import open_image, resize_image, to_rgb
-from linknet_fastai.core.parallel import MOST_THREADS, usable_cores
+from linknet_fastai.core.parallel import MAX_THREADS, usable_cores
 from linknet_fastai.model.card import ModelCard
 
 NATIVE = "native"  # as a size: each frame's own
@@ -47,7 +47,7 @@ class Engine(ABC):
         self.card, self.precision, self.frames_at_once = card, precision, frames_at_once
         self.size = card.size if size is None else size
         self.class_ids = np.array([entry.id for entry in card.classes], np.uint8)
-        self._free = BoundedSemaphore(frames_at_once)
+        self.free_slots = BoundedSemaphore(frames_at_once)
 
     def __call__(self, image: ImageInput) -> np.ndarray:
         """Predict an image.
@@ -75,7 +75,7 @@ class Engine(ABC):
         try:
             seen = frame if isinstance(self.size, str) else resize_image(frame, self.size)
             pixels = np.asarray(seen)
-            with self._free:
+            with self.free_slots:
                 return self.channels(pixels, frame.size[::-1])
         except UserError:
             raise
@@ -158,7 +158,7 @@ def checked_mask(mask: np.ndarray, size: tuple[int, int], card: ModelCard, file:
 
 def frame_threads(engine: Engine) -> int:
     """How many threads keep an engine busy while some of them read and write."""
-    return min(max(usable_cores(), engine.frames_at_once + 1), MOST_THREADS)
+    return min(max(usable_cores(), engine.frames_at_once + 1), MAX_THREADS)
 
 
 def predict_file(engine: Engine, file: Path) -> tuple[Image.Image, np.ndarray]:

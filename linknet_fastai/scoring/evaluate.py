@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from linknet_fastai.config.settings import format_size
+from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.parallel import Progress, map_in_threads
 from linknet_fastai.data.dataset import Dataset, Frame, size_mismatch
@@ -140,7 +140,7 @@ def evaluate(
     for done, (frame, (counted, dice)) in enumerate(counted_frames, 1):
         counts += counted
         dice_sum += dice
-        frame_mious[dataset.name_of(frame)] = Scores(counted).miou
+        frame_mious[dataset.relative_path(frame)] = Scores(counted).miou
         if progress:
             progress(f"evaluating {split}", done, len(frames))
     seconds = time.perf_counter() - begin

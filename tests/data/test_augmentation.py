@@ -1,4 +1,4 @@
-"""What is done to a frame: image and label map move as one, and labels stay labels."""
+"""The augmentation: image and label map move together, and labels stay labels."""
 
 import random
 
@@ -8,6 +8,7 @@ import torch
 from fastai.vision.core import PILImage, PILMask, TensorImage, TensorMask
 from PIL import Image
 
+from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.images import resize_image, resize_labels
 from linknet_fastai.data.augmentation import PADDING, AugmentBatch, ResizeFrame, ResizeImage
 
@@ -37,7 +38,7 @@ def batch(*frames: np.ndarray) -> tuple[TensorImage, TensorMask]:
 
 def augmented(labels: np.ndarray, size: tuple[int, int], seed: int, **options) -> tuple[np.ndarray, np.ndarray]:
     """Image HxWx3 and label map HxW after an augmentation."""
-    transform = AugmentBatch(size, **options)
+    transform = AugmentBatch(size, Settings(**options))
     transform.generators = iter([[random.Random(seed)]])
     images, masks = transform(batch(labels), split_idx=0)
     assert images.dtype == torch.float32
@@ -141,8 +142,8 @@ def test_colors_spread_and_stay_colors(labels: np.ndarray) -> None:
     assert {pixel.argmax() for pixel in seen} == {1}
 
 
-def test_grey_stays_grey_whatever_the_saturation() -> None:
-    transform = AugmentBatch((4, 4), scale=(1, 1))
+def test_gray_stays_gray_whatever_the_saturation() -> None:
+    transform = AugmentBatch((4, 4), Settings(scale=(1, 1)))
     images = TensorImage(torch.full((8, 3, 4, 4), 90, dtype=torch.uint8))
     out, _ = transform((images, TensorMask(torch.zeros(8, 4, 4, dtype=torch.uint8))), split_idx=0)
     assert (out.amax(1) - out.amin(1)).max() < 1e-3
@@ -160,10 +161,10 @@ def test_each_frame_of_a_batch_follows_its_own_generator(labels: np.ndarray) -> 
     assert np.array_equal(images[1].permute(1, 2, 0).numpy(), alone)
 
 
-def test_a_loader_that_is_walked_twice_at_once_is_an_error_and_no_wrong_crop(labels: np.ndarray) -> None:
+def test_two_loops_over_one_loader_are_an_error_and_no_wrong_crop(labels: np.ndarray) -> None:
     transform = AugmentBatch((64, 48))
-    for laid in ([], [[random.Random(1)] * 3]):
-        transform.generators = iter(laid)
+    for prepared in ([], [[random.Random(1)] * 3]):
+        transform.generators = iter(prepared)
         with pytest.raises(RuntimeError, match=r"one loop at a time"):
             transform(batch(labels, labels), split_idx=0)
 
@@ -175,7 +176,7 @@ def test_a_crop_smaller_than_the_frame_keeps_the_scale(labels: np.ndarray) -> No
     assert (windows == mask).all((-1, -2)).any()
 
 
-def test_validation_passes_a_batch_by(labels: np.ndarray) -> None:
+def test_validation_batches_are_not_augmented(labels: np.ndarray) -> None:
     images, masks = batch(labels)
     same_images, same_masks = AugmentBatch((64, 48))((images, masks), split_idx=1)
     assert same_images is images
@@ -198,7 +199,7 @@ def test_training_resizes_the_label_map_to_the_nearest_pixel_too(labels: np.ndar
 
 
 @pytest.mark.parametrize(("transform", "other_part"), [(ResizeFrame, 1), (ResizeImage, 0)])
-def test_resizing_passes_the_other_part_of_the_data_by(labels: np.ndarray, transform: type, other_part: int) -> None:
+def test_resizing_skips_the_other_part_of_the_data(labels: np.ndarray, transform: type, other_part: int) -> None:
     assert transform((48, 36))(frame(labels), split_idx=other_part)[0].size == SOURCE
 
 
@@ -215,7 +216,7 @@ def test_relight_gives_frames_the_mean_and_spread_of_others_of_their_batch() -> 
     light = rng.integers(120, 240, (3, 48, 64)).astype(np.uint8)
     images = TensorImage(torch.from_numpy(np.stack([dark, light] * 8)))
     labels = TensorMask(torch.zeros(16, 48, 64, dtype=torch.uint8))
-    transform = AugmentBatch((64, 48), scale=(1, 1), color=0, flip=False, relight=1)
+    transform = AugmentBatch((64, 48), Settings(scale=(1, 1), color=0, flip=False, relight=1))
     transform.generators = iter([[random.Random(frame) for frame in range(16)]])
     relit, masks = transform((images, labels), split_idx=0)
     assert torch.equal(masks, labels)
@@ -236,8 +237,8 @@ def test_relight_gives_frames_the_mean_and_spread_of_others_of_their_batch() -> 
 def test_relight_of_0_and_of_a_single_frame_change_nothing() -> None:
     images = TensorImage(torch.randint(0, 256, (2, 3, 48, 64), dtype=torch.uint8))
     labels = TensorMask(torch.zeros(2, 48, 64, dtype=torch.uint8))
-    plain = AugmentBatch((64, 48), scale=(1, 1), color=0, flip=False)
+    plain = AugmentBatch((64, 48), Settings(scale=(1, 1), color=0, flip=False))
     assert torch.equal(plain((images, labels), split_idx=0)[0], images.float())
-    alone = AugmentBatch((64, 48), scale=(1, 1), color=0, flip=False, relight=1)
+    alone = AugmentBatch((64, 48), Settings(scale=(1, 1), color=0, flip=False, relight=1))
     relit, _ = alone((images[:1], labels[:1]), split_idx=0)
     assert torch.allclose(relit, images[:1].float(), atol=0.01)

@@ -37,9 +37,11 @@ def caches(tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The stems of the frames that are decoded, as they are."""
     stems: list[str] = []
-    look = linknet_fastai.data.survey._look
+    check = linknet_fastai.data.survey._check_frame
     monkeypatch.setattr(
-        linknet_fastai.data.survey, "_look", lambda frame, *rest: stems.append(frame.stem) or look(frame, *rest)
+        linknet_fastai.data.survey,
+        "_check_frame",
+        lambda frame, *rest: stems.append(frame.stem) or check(frame, *rest),
     )
     return stems
 
@@ -197,7 +199,7 @@ def test_another_way_of_decoding_rebuilds_it(
 def test_a_cache_that_is_being_built_is_not_cleared(dataset: Dataset, caches: Path) -> None:
     build(dataset, caches)
     (lock,) = (caches / "frames").glob("*/*.lock")
-    with FileLock(lock), pytest.raises(UserError, match="another run builds this cache right now"):
+    with FileLock(lock), pytest.raises(UserError, match="another run is building this cache"):
         clear_caches(dataset.recipe.name, caches)
     assert folders(caches)
 

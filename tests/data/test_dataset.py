@@ -213,7 +213,7 @@ def test_a_list_without_a_frame_is_refused(segnet_tree: Path, tmp_path: Path) ->
 
 
 def test_a_split_that_is_not_the_published_one_is_noted(segnet_tree: Path) -> None:
-    note = open_dataset("camvid", segnet_tree).note("train")
+    note = open_dataset("camvid", segnet_tree).published_split_note("train")
     assert note is not None
     assert "2 frames here, 1 of them among the 367" in note
 
@@ -223,9 +223,9 @@ def test_the_published_split_needs_no_note(segnet_tree: Path, fastai_tree: Path,
         shutil.copy(segnet_tree / "val" / "extra_val.png", segnet_tree / "val" / f"{stem}.png")
     (segnet_tree / "val" / "extra_val.png").unlink()
     assert len(stems) == 101
-    assert open_dataset("camvid", segnet_tree).note("val") is None
-    assert open_dataset("camvid", fastai_tree).note("train") is None
-    assert open_dataset("street", street_data).note("train") is None
+    assert open_dataset("camvid", segnet_tree).published_split_note("val") is None
+    assert open_dataset("camvid", fastai_tree).published_split_note("train") is None
+    assert open_dataset("street", street_data).published_split_note("train") is None
 
 
 # Data sets of a user's own

@@ -1,18 +1,22 @@
-"""DataLoaders: what a batch holds, and that it follows from seed, epoch and frame alone."""
+"""DataLoaders: what a batch contains, and that it depends on seed, epoch and frame alone."""
 
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import fastai.vision.augment as fastai_augment
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from fastai.data.core import DataLoaders
-from fastai.data.transforms import get_c
-from fastai.vision.core import imagenet_stats
+from fastai.data.transforms import Normalize, get_c
+from fastai.vision.core import PILImage, PILMask, TensorImage, TensorMask, imagenet_stats
+from fastcore.transform import ItemTransform
 from PIL import Image
 
+from linknet_fastai.config.presets import settings_for
+from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.images import open_image
 from linknet_fastai.data.cache import CachedFrame
@@ -42,7 +46,7 @@ def dls(street_data: Path) -> DataLoaders:
     return street_dls(street_data)
 
 
-def test_a_batch_holds_normalised_images_and_label_maps(dls: DataLoaders) -> None:
+def test_a_batch_has_normalized_images_and_label_maps(dls: DataLoaders) -> None:
     images, labels = epoch(dls)[0]
     assert (images.shape, images.dtype) == ((2, 3, 48, 64), torch.float32)
     assert labels.shape == (2, 48, 64)
@@ -88,7 +92,7 @@ def test_another_epoch_and_another_seed_give_other_batches(dls: DataLoaders, str
     assert not same(first, epoch(street_dls(street_data, seed=1), 0))
 
 
-def test_without_relight_a_frame_is_augmented_the_same_whatever_stands_beside_it(street_data: Path) -> None:
+def test_without_relight_a_frame_is_augmented_the_same_in_any_batch(street_data: Path) -> None:
     in_twos, in_fours = (epoch(street_dls(street_data, bs=bs, preset="course"), 2) for bs in (2, 4))
     for part in (0, 1):
         assert torch.equal(torch.cat([b[part] for b in in_twos]), torch.cat([b[part] for b in in_fours]))
@@ -105,12 +109,12 @@ def test_with_and_without_cache_the_batches_are_the_same(dls: DataLoaders, stree
 @pytest.mark.parametrize(
     ("size", "bs", "expected"), [("96x72", 4, 3), ("48x36", 8, 2), ("48x36", 4, 1), ("33x33", 2, 1)]
 )
-def test_validation_holds_no_more_logits_than_training(street_data: Path, size: str, bs: int, expected: int) -> None:
+def test_validation_has_no_more_logits_than_training(street_data: Path, size: str, bs: int, expected: int) -> None:
     dls = street_dls(street_data, size=size, bs=bs)  # three label maps of 96x72
     assert max(len(y) for _, y in dls.valid) == expected
 
 
-def test_validation_of_whole_frames_holds_no_more_logits_than_training_on_crops(street_data: Path) -> None:
+def test_validation_of_whole_frames_has_no_more_logits_than_training_on_crops(street_data: Path) -> None:
     dls = street_dls(street_data, size="96x72", crop="48x36", bs=8)
     assert max(len(y) for _, y in dls.valid) == 2
 
@@ -146,14 +150,14 @@ def test_a_new_loader_keeps_the_seed(street_data: Path) -> None:
     assert train.new().seed == 5
 
 
-def test_a_new_loader_takes_nothing_from_one_that_is_walked(street_data: Path) -> None:
+def test_a_new_loader_does_not_disturb_one_that_is_read(street_data: Path) -> None:
     alone = [batch[0] for batch in street_dls(street_data).train]
     train = street_dls(street_data).train
-    beside = []
+    with_others = []
     for batch in train:
         list(train.new())
-        beside.append(batch[0])
-    assert all(map(torch.equal, alone, beside))
+        with_others.append(batch[0])
+    assert all(map(torch.equal, alone, with_others))
 
 
 def test_loader_processes_leave_both_signals_to_the_one_that_trains(
@@ -161,10 +165,10 @@ def test_loader_processes_leave_both_signals_to_the_one_that_trains(
 ) -> None:
     train = street_dls(street_data).train
     for loader in (train, SharedDL(train, rank=0, world_size=2)):
-        heard = {}
-        monkeypatch.setattr(signal, "signal", heard.__setitem__)
+        handlers = {}
+        monkeypatch.setattr(signal, "signal", handlers.__setitem__)
         loader.wif()
-        assert heard == {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}
+        assert handlers == {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}
 
 
 def test_label_maps_of_several_sizes_are_validated_one_by_one(
@@ -190,7 +194,7 @@ def test_a_batch_is_never_larger_than_the_training_split(own_recipe: Callable[..
     assert [len(x) for x, _ in dls.train] == [6]
 
 
-def test_grey_and_transparent_images_come_as_rgb(
+def test_gray_and_transparent_images_come_as_rgb(
     own_recipe: Callable[..., Path], own_tree: Path, save_array: Callable
 ) -> None:
     for number in range(10):
@@ -251,3 +255,132 @@ def test_training_turns_a_frame_upright_as_prediction_does(own_tree: Path) -> No
     assert np.array_equal(np.asarray(opened), np.asarray(open_image(file)))
     with Image.open(file) as raw:
         assert np.array_equal(np.asarray(opened), np.asarray(raw.convert("RGB"))[::-1, ::-1])
+
+
+# Settings by name
+
+
+def test_every_setting_can_be_given_and_is_carried(street_data: Path, tmp_path: Path) -> None:
+    text = """preset=paper epochs=3 size=64x48 crop=48x40 bs=4 accumulate=2 lr=0.01 decoder=pixelshuffle encoder=resnet34
+        pretrained=no class_weights=sqrt optimizer=sgd schedule=step weight_decay=0.1 encoder_lr=0.5 flip=no color=0.1
+        relight=0.2 precision=fp32 device=cpu seed=3 compile=yes deterministic=yes checkpoint_minutes=1 workers=0
+        train_on=val validate_on=test"""
+    paths = {"encoder_weights": tmp_path / "weights", "cache_dir": tmp_path / "caches"}
+    given = Settings(**dict(pair.split("=") for pair in text.split()), scale=(0.5, 1), **paths)
+    options = dict(given)
+    assert not [name for name, value in Settings() if value == options[name] and name not in ("init_from", "cache")]
+    assert segmentation_dls("street", street_data, **options).settings == given
+
+
+def test_settings_that_are_not_given_or_none_follow_preset_recipe_and_defaults(street_data: Path) -> None:
+    dls = segmentation_dls("street", street_data, preset="paper", workers=0, bs=None)
+    assert dls.settings == settings_for(dls.recipe, dls.recipe.layouts[0], {"preset": "paper", "workers": 0})[0]
+
+
+def test_an_unknown_setting_is_refused_with_the_nearest_name(street_data: Path) -> None:
+    with pytest.raises(UsageError, match=r"^class_weight: no such setting; did you mean 'class_weights'\?$"):
+        street_dls(street_data, class_weight="log")
+    with pytest.raises(UsageError, match=r"^zzz: no such setting$"):
+        street_dls(street_data, zzz=1)
+
+
+def test_a_setting_under_its_old_name_is_read_with_a_warning(street_data: Path) -> None:
+    with pytest.warns(FutureWarning, match="'colour' is called 'color' now"):
+        assert street_dls(street_data, colour=0.1).settings.color == 0.1
+
+
+def test_a_device_that_this_machine_does_not_have_is_refused(street_data: Path) -> None:
+    with pytest.raises(UsageError, match="--device: cuda:99"):
+        street_dls(street_data, device="cuda:99")
+
+
+# Transforms of one's own
+
+PLAIN = {"flip": False, "scale": (1, 1), "color": 0, "device": "cpu"}
+
+
+class Record(ItemTransform):
+    """Keeps the last training and the last validation sample that it gets."""
+
+    def encodes(self, sample):
+        self.seen = getattr(self, "seen", {}) | {self.split_idx: sample}
+        return sample
+
+
+class RecordTraining(Record):
+    split_idx = 0
+
+
+class RecordValidation(Record):
+    split_idx = 1
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_fastai_item_transform_follows_the_resize(street_data: Path, cache: bool) -> None:
+    plain = street_dls(street_data, **PLAIN)
+    flipped = street_dls(street_data, **PLAIN, cache=cache, item_tfms=fastai_augment.FlipItem(p=1))
+    for (images, labels), (flipped_images, flipped_labels) in zip(epoch(plain), epoch(flipped), strict=True):
+        assert torch.equal(images.flip(-1), flipped_images)
+        assert torch.equal(labels.flip(-1), flipped_labels)
+    assert same(list(plain.valid), list(flipped.valid))  # FlipItem is for training only
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_an_item_transform_gets_pil_images_and_masks(street_data: Path, cache: bool) -> None:
+    records = RecordTraining(), RecordValidation()
+    dls = street_dls(street_data, cache=cache, item_tfms=records)
+    list(dls.train), list(dls.valid)
+    for record, label_size in zip(records, ((64, 48), (96, 72)), strict=True):
+        image, labels = record.seen[record.split_idx]
+        assert (type(image), image.mode, image.size) == (PILImage, "RGB", (64, 48))
+        assert (type(labels), labels.mode, labels.size) == (PILMask, "L", label_size)
+        assert set(np.unique(labels)) <= {*range(11), 255}
+
+
+def test_a_fastai_batch_transform_comes_between_augmentation_and_normalization(street_data: Path) -> None:
+    plain = street_dls(street_data, **PLAIN)
+    bright = street_dls(street_data, **PLAIN, batch_tfms=[fastai_augment.Brightness(p=1, draw=0.8)])
+    mean, std = (torch.tensor(part).view(3, 1, 1) for part in imagenet_stats)
+    for (images, labels), (bright_images, bright_labels) in zip(epoch(plain), epoch(bright), strict=True):
+        pixels = (images.as_subclass(torch.Tensor) * std + mean).clamp(1e-7, 1 - 1e-7)
+        expected = (torch.sigmoid(torch.logit(pixels) + torch.logit(torch.tensor(0.8))) - mean) / std
+        assert torch.allclose(bright_images.as_subclass(torch.Tensor), expected, atol=1e-3)
+        assert torch.equal(labels, bright_labels)
+    assert same(list(plain.valid), list(bright.valid))
+
+
+def test_a_batch_transform_gets_floats_from_0_to_1_and_labels_after_the_augmentation(street_data: Path) -> None:
+    records = RecordTraining(), RecordValidation()
+    dls = street_dls(street_data, size="96x72", crop="48x40", batch_tfms=records)
+    list(dls.train), list(dls.valid)
+    for record, shape in zip(records, ((40, 48), (72, 96)), strict=True):
+        images, labels = record.seen[record.split_idx]
+        assert (type(images), images.dtype, images.shape[1:]) == (TensorImage, torch.float32, (3, *shape))
+        assert 0 <= images.min() < 0.3
+        assert 0.7 < images.max() <= 1
+        assert (type(labels), labels.dtype, labels.shape[1:]) == (TensorMask, torch.int64, shape)
+
+
+def test_several_transforms_of_one_class_are_all_applied(street_data: Path) -> None:
+    plain = street_dls(street_data, **PLAIN)
+    twice = [fastai_augment.FlipItem(p=1), fastai_augment.FlipItem(p=1)]
+    both = street_dls(street_data, **PLAIN, item_tfms=twice, batch_tfms=[lambda x: x, lambda x: x])
+    assert same(epoch(plain), epoch(both))
+    assert len(both.train.after_batch.fs) == len(plain.train.after_batch.fs) + 2
+
+
+def test_a_second_normalization_is_refused(street_data: Path) -> None:
+    with pytest.raises(UsageError, match=r"batch_tfms: .*leave Normalize out"):
+        street_dls(street_data, batch_tfms=Normalize.from_stats(*imagenet_stats))
+
+
+def test_the_augmentation_is_the_same_with_transforms_of_ones_own(dls: DataLoaders, street_data: Path) -> None:
+    assert same(epoch(dls), epoch(street_dls(street_data, item_tfms=Record(), batch_tfms=Record())))
+
+
+def test_prediction_applies_the_item_transforms_of_validation(street_data: Path) -> None:
+    dls = street_dls(street_data, item_tfms=[record := RecordValidation()])
+    file = next((street_data / "test" / "images").glob("*.png"))
+    (images,) = next(iter(dls.test_dl([file])))
+    assert images.shape == (1, 3, 48, 64)
+    assert record.seen[1][0].size == (64, 48)

@@ -25,9 +25,11 @@ def dataset(own_recipe: Callable[..., Path], own_tree: Path) -> Dataset:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The stems of the frames that are read, as they are read."""
     read: list[str] = []
-    look = linknet_fastai.data.survey._look
+    check = linknet_fastai.data.survey._check_frame
     monkeypatch.setattr(
-        linknet_fastai.data.survey, "_look", lambda frame, *args: read.append(frame.stem) or look(frame, *args)
+        linknet_fastai.data.survey,
+        "_check_frame",
+        lambda frame, *args: read.append(frame.stem) or check(frame, *args),
     )
     return read
 

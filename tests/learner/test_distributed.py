@@ -30,9 +30,8 @@ def dls(street_data: Path) -> DataLoaders:
 
 
 @pytest.fixture
-def share(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[SharedDL]]:
-    """Gives the loaders of all processes, in this one: they agree on the order without sending it."""
-    monkeypatch.setattr(SharedDL, "_broadcast", lambda self, idxs, rank: idxs)
+def share() -> Callable[..., list[SharedDL]]:
+    """Gives the loaders of all ranks, in this process: each takes the order from its own loader."""
     return lambda dl, count: [SharedDL(dl, rank=rank, world_size=count) for rank in range(count)]
 
 
@@ -196,12 +195,25 @@ def test_the_first_process_alone_speaks_and_writes(run):
     assert not list(folder.rglob(".*"))  # what was being written
 
 
-def test_an_error_in_one_process_ends_all_in_one_line_and_resume_goes_on_as_if_nothing_had_been(
-    run, street_data, tmp_path
-):
+def test_an_error_on_one_rank_ends_all_with_one_line(street_data, tmp_path):
     done = launch(f"fit street --data {street_data} {FIT} --out {tmp_path / 'run'}", tmp_path, FAILING="1")
     assert done.returncode != 0
     assert errors_of(done) == ["error: rank 1: the disk is gone"]
+
+
+def test_an_error_on_all_ranks_is_reported_by_rank_0(street_data, tmp_path):
+    done = launch(f"fit street --data {street_data} {FIT} --crop 640x480 --out {tmp_path / 'run'}", tmp_path)
+    assert done.returncode != 0
+    (line,) = errors_of(done)
+    assert line.startswith("error: --crop: 640x480 is larger than the frames")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_to_one_rank_stops_all_after_the_same_batch_and_the_run_is_resumed(run, street_data, tmp_path):
+    done = launch(f"fit street --data {street_data} {FIT} --out {tmp_path / 'run'}", tmp_path, STOPPED="1")
+    assert done.returncode != 0
+    assert errors_of(done) == []
+    assert done.stdout.count("stopped after epoch 1") == 1
     done = launch(f"fit --resume {tmp_path / 'run'}", tmp_path)
     assert done.returncode == 0, done.stderr
     assert [row["epoch"] for row in read_metrics(tmp_path / "run")] == [1, 2]

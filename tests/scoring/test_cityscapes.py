@@ -63,7 +63,7 @@ def test_the_recipe_has_the_official_colors() -> None:
 def test_classes_of_another_data_set_have_no_label_ids() -> None:
     with pytest.raises(UsageError, match="'Sky' is not a Cityscapes label"):
         label_ids_of_channels(load_recipe("camvid").class_names)
-    with pytest.raises(UsageError, match="'license plate' is no label"):
+    with pytest.raises(UsageError, match="'license plate' is not a Cityscapes label"):
         label_ids_of_channels(["road", "license plate"])
 
 

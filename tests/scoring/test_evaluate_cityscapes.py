@@ -61,7 +61,7 @@ def test_evaluate_prints_class_and_category_scores(
 ) -> None:
     assert command("evaluate", run, run.name, "--data", tree) == 0
     lines = capsys.readouterr().out.splitlines()
-    start = lines.index("as the official Cityscapes script scores")
+    start = lines.index("scores of the official Cityscapes script")
     assert lines[start + 1].split() == ["class", "IoU", "iIoU"]
     assert {"road", "bicycle", "construction", "vehicle", "mean"} <= {
         line.split()[0] for line in lines[start:] if line.strip()
@@ -125,7 +125,7 @@ def test_data_counts_the_frames_of_each_city_and_says_what_is_not_published(
     said = capsys.readouterr()
     assert "train: aachen 2, bremen 2" in said.out
     assert "val: bad honnef-süd 2, lindau 2" in said.out
-    assert "note: train: 4 frames here, the published split has 2975; scores do not compare" in said.err
+    assert "note: train: 4 frames here, the published split has 2975; scores cannot be compared" in said.err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What lines a street: houses with their windows and doors, and fences."""
+"""What is built along a street: houses with windows and doors, and fences."""
 
 import math
 
@@ -26,7 +26,7 @@ GLASS = np.array((0.9, 1, 1.1))
 
 
 def draw_building(scene: Scene, a: Spot, b: Spot, depth: Spot, height: float) -> None:
-    """A house with its facade from spot a to b; `depth` leads from the facade to the back."""
+    """Draw a house with its facade from spot a to b; `depth` points from the facade to the back."""
     rng = scene.rng
     scene.label = BUILDING
     wall, trim = scene.pick(WALLS) * rng.uniform(0.65, 1.1), scene.pick(TRIMS, 8)
@@ -46,7 +46,7 @@ def draw_building(scene: Scene, a: Spot, b: Spot, depth: Spot, height: float) ->
 
 
 def draw_facade(scene: Scene, quad: Quad, wall: np.ndarray, trim: np.ndarray) -> None:
-    """A wall with courses, windows, a door, a shop front or ground-floor windows, and a cornice."""
+    """Draw a wall with courses, windows, a door, a shop front or ground-floor windows, and a cornice."""
     rng, height = scene.rng, quad[3][1]
     length, ground = math.dist(quad[0], quad[1]), 3.4 / height
     columns, floors = max(2, int(length / rng.uniform(2.2, 3.6))), max(2, round(height / 3.2))
@@ -57,14 +57,9 @@ def draw_facade(scene: Scene, quad: Quad, wall: np.ndarray, trim: np.ndarray) ->
     rise, wide, tall = 0.97 * (1 - ground) / (floors - 1), rng.uniform(0.2, 0.36), rng.uniform(0.25, 0.36)
     lit = 0.45 if scene.light.lamps else 0.03
     for middle in steps(ground + 0.5 * rise, 0.97 - 0.3 * rise, rise):
-        for centre in steps(0.5 / columns, 1, 1 / columns):
-            bounds = (
-                centre - wide / columns,
-                centre + wide / columns,
-                middle - tall * rise,
-                middle + tall * rise,
-            )
-            draw_window(scene, patch(quad, *bounds), trim, lit)
+        for center in steps(0.5 / columns, 1, 1 / columns):
+            left, right = center - wide / columns, center + wide / columns
+            draw_window(scene, patch(quad, left, right, middle - tall * rise, middle + tall * rise), trim, lit)
     if rng.random() < 0.4:
         draw_window(scene, patch(quad, 0.08, 0.62, 0.1 * ground, 0.75 * ground), trim, 2 * lit)
         scene.panel(quad, (0.04, 0.96, 0.8 * ground, 0.98 * ground), scene.pick(PAINTS))
@@ -77,6 +72,7 @@ def draw_facade(scene: Scene, quad: Quad, wall: np.ndarray, trim: np.ndarray) ->
 
 
 def draw_window(scene: Scene, quad: Quad, trim: np.ndarray, chance_lit: float) -> None:
+    """Draw a window, lit with a probability."""
     scene.fill(quad, trim)
     lit, glass = scene.rng.random() < chance_lit, scene.rng.uniform(25, 75) * GLASS
     scene.panel(quad, (0.1, 0.9, 0.07, 0.94), (250, 205, 125) if lit else glass, shines=lit)
@@ -87,7 +83,7 @@ def draw_window(scene: Scene, quad: Quad, trim: np.ndarray, chance_lit: float) -
 
 
 def draw_fence(scene: Scene, a: Spot, b: Spot, height: float) -> None:
-    """Railings, boards or a wall. All of its region is Fence, as people label it, also between bars."""
+    """Draw railings, boards or a wall. Its whole region is Fence, also between bars, as in hand-made label maps."""
     rng, color, quad, length = scene.rng, scene.pick(FENCES), upright(a, b, 0, height), math.dist(a, b)
     scene.label = FENCE
     kind = rng.choice(("railings", "boards", "wall"))
@@ -101,7 +97,7 @@ def draw_fence(scene: Scene, a: Spot, b: Spot, height: float) -> None:
         scene.panel(quad, (0, 1, 0.92, 1), color * 1.25)
         return
     step, bar = (0.25, 0.05) if kind == "railings" else (0.16, 0.13)
-    coarser = max(1, a[1] / 10)  # far bars are too fine to be told apart
+    coarser = max(1, a[1] / 10)  # distant bars are too fine to distinguish
     for left in steps(0, 1 - bar / length, step * coarser / length):
         scene.panel(quad, (left, left + bar * coarser / length, 0, 1), color * rng.uniform(0.85, 1.1))
     for low in (0.12, 0.86):

@@ -1,11 +1,14 @@
-"""What every part of a scene is drawn with: colors and light, points in metres, and the `Scene` that takes
-shapes. Knows nothing of what stands in a street."""
+"""What all parts of a scene are drawn with: colors, light, geometry in meters, and the `Scene` itself.
+
+The things in a street are drawn elsewhere: `backdrop`, `buildings`, `objects`.
+"""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw
 
 CLASSES = (
@@ -16,15 +19,17 @@ SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLI
 VOID = len(CLASSES)
 VERGE = VOID + 1  # only while drawing: grass takes shadows as ground does; the finished label map has Tree
 SUPERSAMPLING = 2
-NEAREST = 0.6  # metres; what lies nearer or behind is drawn as if here, and so falls far outside the frame
+NEAREST = 0.6  # meters; what is nearer, or behind the camera, is drawn as if here, far outside the frame
 
-Color = Sequence[float]  # red, green, blue from 0 to 255
-Spot = tuple[float, float]  # on the ground: metres right of the camera and ahead of it
-Point = tuple[float, float, float]  # metres right of the camera, above the road, ahead of the camera
+Color = Sequence[float] | NDArray  # red, green, blue from 0 to 255
+Spot = tuple[float, float]  # on the ground: meters right of the camera and ahead of it
+Point = tuple[float, float, float]  # meters right of the camera, above the road, ahead of the camera
 Quad = tuple[Point, Point, Point, Point]  # lower left, lower right, upper right, upper left
+Box = tuple[float, float, float, float]  # left, top, right and bottom in the frame
 
 
 def palette(codes: str) -> list[Color]:
+    """Colors from hexadecimal codes separated by spaces."""
     return [ImageColor.getrgb("#" + code) for code in codes.split()]
 
 
@@ -33,15 +38,15 @@ LEAVES = palette("3c5f23 55732d 2d4b2d 6e7832 a57323 8c4123 5f6450")
 
 
 class Light(NamedTuple):
-    """What the weather and the hour do to a scene."""
+    """The light of a scene, by weather and time of day."""
 
     zenith: Color
     horizon: Color  # also the color of the haze
     cloud: Color
-    daylight: Color  # factors on the color of everything that does not shine itself
-    shadow: float  # the part of the light that a cast shadow takes
-    reach: float  # metres of shadow for a metre of height
-    visibility: float  # metres at which haze takes two thirds of the contrast
+    daylight: Color  # factors on the color of everything that is no light source
+    shadow: float  # the fraction of the light that is missing in a shadow
+    reach: float  # meters of shadow for a meter of height
+    visibility: float  # meters at which haze removes two thirds of the contrast
     lamps: bool
 
 
@@ -53,7 +58,7 @@ FOG = Light((188, 192, 196), (203, 205, 206), (196, 198, 200), (0.76, 0.78, 0.8)
 
 
 def steps(start: float, stop: float, step: float) -> list[float]:
-    """Plain floats, which the many small sums here take several times faster than numpy's."""
+    """A range of Python floats, which are several times faster than numpy's in the many small sums here."""
     return np.arange(start, stop, step).tolist()
 
 
@@ -83,7 +88,7 @@ def ellipse(quad: Quad) -> list[Point]:
 
 
 def ring(spot: Spot, heading: float, half_width: float, ends: Spot, up: float) -> list[Point]:
-    """A level rectangle about a spot, rear left corner first, counted over the right one."""
+    """A horizontal rectangle around a spot: rear left, rear right, front right, front left."""
     sine, cosine = math.sin(heading), math.cos(heading)
     rear, front = ends
     corners = ((-half_width, rear), (half_width, rear), (half_width, front), (-half_width, front))
@@ -91,10 +96,15 @@ def ring(spot: Spot, heading: float, half_width: float, ends: Spot, up: float) -
 
 
 class Scene:
-    """A frame and its label map in the making, the camera that sees them and the light they are seen in.
+    """A frame and its label map while they are drawn, their camera and light.
 
-    Both are drawn with the same shapes, far things first, at `SUPERSAMPLING` times their size. `label` is
-    what the shapes that follow are; None leaves the label map as it is."""
+    Both are drawn with the same shapes, distant things first, at `SUPERSAMPLING` times their size. `label` is the
+    class of the shapes that follow; with None the label map does not change.
+
+    Args:
+        rng: where all random numbers of the scene come from.
+        size: (width, height) of the finished frame.
+    """
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]) -> None:
         self.rng, self.size = rng, size
@@ -113,42 +123,43 @@ class Scene:
         self.shade_pen = ImageDraw.Draw(self.shade)
         self.label: int | None = SKY
         self.things: list[tuple[float, Callable[..., None], tuple]] = []
-        self.halos: list[tuple[Spot, tuple, tuple]] = []  # centre and box in the frame, color there
+        self.halos: list[tuple[Spot, Box, tuple[int, int, int]]] = []  # center and box in the frame, color there
 
     def pick(self, colors: Sequence[Color], spread: float = 14) -> np.ndarray:
-        """One of the colors, lighter or darker and a little off."""
+        """One of the colors with a random change of brightness and tint."""
         drift = self.rng.normal(0, spread) + self.rng.normal(0, 0.4 * spread, 3)
-        return np.asarray(colors[self.rng.integers(len(colors))]) + drift
+        return np.asarray(colors[int(self.rng.integers(len(colors)))]) + drift
 
     def add(self, distance: float, draw: Callable[..., None], *arguments: object) -> None:
-        """Keeps `draw(scene, *arguments)` until all that is farther away is drawn."""
+        """Defer `draw(scene, *arguments)` until everything farther away has been drawn."""
         self.things.append((distance, draw, arguments))
 
     def draw_things(self) -> None:
+        """Draw what was added, the farthest first."""
         for _, draw, arguments in sorted(self.things, key=lambda thing: -thing[0]):
             draw(self, *arguments)
 
     def project(self, point: Point) -> Spot:
-        """Where in the frame a point is seen."""
+        """Where in the frame a point appears."""
         x, y, z = point
         if z < NEAREST:
             z = NEAREST
         scale = self.focal / z
         return self.vanishing + (x + self.bend * z * z) * scale, self.horizon + (self.eye - y) * scale
 
-    def box(self, centre: Point, radius: float) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of a disc in the frame."""
-        reach = radius * self.focal / max(centre[2], NEAREST)
-        u, v = self.project(centre)
+    def box(self, center: Point, radius: float) -> Box:
+        """The box in the frame around a disc."""
+        reach = radius * self.focal / max(center[2], NEAREST)
+        u, v = self.project(center)
         return u - reach, v - reach, u + reach, v + reach
 
-    def misses(self, box: tuple[float, float, float, float]) -> bool:
-        """Whether a box lies left of the frame, right of it or above it."""
+    def misses(self, box: Box) -> bool:
+        """Whether a box is left of the frame, right of it or above it."""
         left, _, right, bottom = box
         return right < 0 or left > self.width or bottom < 0
 
     def tone(self, color: Color, z: float, shines: bool = False) -> tuple[int, int, int]:
-        """A color as this light and z metres of haze leave it."""
+        """A color in this light, seen through z meters of haze."""
         clear = math.exp(-z / self.light.visibility) if z > 0 else 1.0
         (r, g, b), haze, veil = np.asarray(color).tolist(), self.light.horizon, 1 - clear
         day = (1, 1, 1) if shines else self.light.daylight
@@ -157,13 +168,14 @@ class Scene:
         blue = int(b * day[2] * clear + haze[2] * veil)
         if 0 <= red <= 255 and 0 <= green <= 255 and 0 <= blue <= 255:
             return red, green, blue
-        return tuple(min(max(value, 0), 255) for value in (red, green, blue))
+        return min(max(red, 0), 255), min(max(green, 0), 255), min(max(blue, 0), 255)
 
     def mark(self, points: Sequence[Point]) -> None:
-        """A polygon in the label map alone."""
+        """Draw a polygon into the label map only."""
         self.label_pen.polygon([self.project(point) for point in points], fill=self.label)
 
     def fill(self, points: Sequence[Point], color: Color, shines: bool = False) -> None:
+        """Draw a polygon."""
         outline = [self.project(point) for point in points]
         if max(outline)[0] < 0 or min(outline)[0] > self.width:
             return
@@ -172,35 +184,36 @@ class Scene:
             self.label_pen.polygon(outline, fill=self.label)
 
     def panel(self, quad: Sequence[Point], bounds: Sequence[float], color: Color, shines: bool = False) -> Quad:
-        """Fills the part of a quad within (left, right, low, high) and returns it."""
+        """Fill the part of a quad within (left, right, low, high), fractions of the quad, and return it."""
         part = patch(quad, *bounds)
         self.fill(part, color, shines)
         return part
 
-    def stroke(self, points: Sequence[Point], metres: float, color: Color, least: float = 1.4) -> None:
-        """A line so many metres thick, but never thinner than `least` pixels of the finished frame."""
+    def stroke(self, points: Sequence[Point], meters: float, color: Color, least: float = 1.4) -> None:
+        """Draw a line so many meters thick, but never thinner than `least` pixels of the finished frame."""
         z = max(points[0][2], NEAREST)
-        width = round(max(metres * self.focal / z, least * SUPERSAMPLING))
+        width = round(max(meters * self.focal / z, least * SUPERSAMPLING))
         outline = [self.project(point) for point in points]
         self.pen.line(outline, fill=self.tone(color, z), width=width, joint="curve")
         self.label_pen.line(outline, fill=self.label, width=width, joint="curve")
 
-    def disc(self, centre: Point, radius: float, color: Color, shines: bool = False) -> None:
-        box = self.box(centre, radius)
+    def disc(self, center: Point, radius: float, color: Color, shines: bool = False) -> None:
+        """Draw a disc that faces the camera."""
+        box = self.box(center, radius)
         if self.misses(box):
             return
-        self.pen.ellipse(box, fill=self.tone(color, centre[2], shines))
+        self.pen.ellipse(box, fill=self.tone(color, center[2], shines))
         self.label_pen.ellipse(box, fill=self.label)
         if shines:
-            self.halo(centre, 2 * radius, color)
+            self.halo(center, 2 * radius, color)
 
-    def halo(self, centre: Point, radius: float, color: Color) -> None:
-        """The glow about something just drawn that shines in this color."""
-        tone = self.tone(color, centre[2], shines=True)
-        self.halos.append((self.project(centre), self.box(centre, radius), tone))
+    def halo(self, center: Point, radius: float, color: Color) -> None:
+        """Add the glow around a light source of this color that was just drawn."""
+        tone = self.tone(color, center[2], shines=True)
+        self.halos.append((self.project(center), self.box(center, radius), tone))
 
     def cast(self, footprint: Sequence[Spot], high: float, low: float = 0.0) -> None:
-        """The shadow on the ground of something above a footprint that reaches from a low to a high point."""
+        """Draw the shadow on the ground of something above a footprint, from a low to a high point."""
         if not self.light.shadow:
             return
         drift = [part * self.light.reach for part in self.sun]

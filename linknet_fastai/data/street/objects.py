@@ -1,5 +1,7 @@
-"""What stands or moves in a street: trees, cars, people, cyclists, poles, signs and bins, each drawn by a
-function. Where they stand is not decided here."""
+"""The objects in a street: trees, cars, people, cyclists, poles, signs and bins, each drawn by a function.
+
+Where they are is decided in `scenes`.
+"""
 
 import math
 from collections.abc import Sequence
@@ -37,7 +39,7 @@ SIGN_FACES = palette("f0f0ee 1e46a0 ebbe28")
 
 
 def draw_tree(scene: Scene, spot: Spot, height: float, spread: float) -> None:
-    """A trunk and a crown of clumps with light ones at the top."""
+    """Draw a trunk, and a crown of clumps that are lighter at the top."""
     rng, color, (x, z) = scene.rng, scene.pick(LEAVES), spot
     scene.label = TREE
     bark = scene.pick(BARKS)
@@ -54,18 +56,18 @@ def draw_tree(scene: Scene, spot: Spot, height: float, spread: float) -> None:
 
 
 def seen_sides(scene: Scene, low: Sequence[Point], high: Sequence[Point]) -> list[tuple[int, Quad]]:
-    """The sides between two rings that face the camera: 0 the rear, 1 the right, 2 the front, 3 the left."""
+    """The sides between two rings that face the camera, numbered: 0 rear, 1 right, 2 front, 3 left."""
     sides = [(i, (low[i], low[(i + 1) % 4], high[(i + 1) % 4], high[i])) for i in range(4)]
     return [(i, side) for i, side in sides if scene.project(side[0])[0] < scene.project(side[1])[0]]
 
 
 def draw_car(scene: Scene, spot: Spot, heading: float, tall: bool) -> None:
-    """A car, or a van or lorry where tall."""
+    """Draw a car, or if `tall` a van or lorry."""
     rng, paint = scene.rng, scene.pick(PAINTS)
     half, waist, top = (1.1, 1.2, rng.uniform(2.3, 3.2)) if tall else (0.9, 0.9, rng.uniform(1.4, 1.65))
     ends = (-3.2, 3.2) if tall else (-2.1, 2.1)
     cabin = (-3.15, 2.9) if tall else (rng.uniform(-2.0, -1.3), 1.0)
-    scene.label = None  # what lies in the darkness under a car is ground
+    scene.label = None  # the shadow under a car is ground
     scene.fill(ring(spot, heading, half + 0.15, ends, 0.02), (22, 22, 25))
     scene.label = CAR
     deck = ring(spot, heading, half, ends, waist)
@@ -89,7 +91,7 @@ def draw_car(scene: Scene, spot: Spot, heading: float, tall: bool) -> None:
 
 
 def draw_wheels(scene: Scene, quad: Quad, height: float) -> None:
-    """Wheels at a car's side, which is `height` metres high and begins 0.28 m above the road."""
+    """Draw the wheels at a car's side, which is `height` meters high and starts 0.28 m above the road."""
     for s in (0.2, 0.8):
         wheel = patch(quad, s - 0.08, s + 0.08, -0.28 / height, 0.36 / height)
         scene.fill(ellipse(wheel), (20, 20, 22))
@@ -97,7 +99,7 @@ def draw_wheels(scene: Scene, quad: Quad, height: float) -> None:
 
 
 def draw_car_end(scene: Scene, quad: Quad, front: bool) -> None:
-    """Bumper, plate, lights and what shows of the wheels at a car's front or rear."""
+    """Draw bumper, plate, lights and the visible part of the wheels at a car's front or rear."""
     lamps = scene.light.lamps
     colors = ((215, 218, 220), (255, 245, 215)) if front else ((165, 25, 25), (235, 35, 25))
     for left in (0.05, 0.77):
@@ -110,6 +112,7 @@ def draw_car_end(scene: Scene, quad: Quad, front: bool) -> None:
 
 
 def draw_person(scene: Scene, spot: Spot, height: float) -> None:
+    """Draw a person in mid-step."""
     rng, (x, z) = scene.rng, spot
     scene.label = PEDESTRIAN
     top, trousers, skin = scene.pick(CLOTHES), scene.pick(CLOTHES) * 0.6, scene.pick(SKINS, 6)
@@ -122,11 +125,8 @@ def draw_person(scene: Scene, spot: Spot, height: float) -> None:
         foot = step * sign
         limb(((0.03 * sign, 0.5), (0.6 * foot, 0.26), (foot, 0.02)), 0.085, trousers)
         limb(((foot, 0.015), (foot + 0.05, 0.015)), 0.035, (30, 26, 24))
-        limb(
-            ((0.11 * sign, 0.78), (0.14 * sign + swing, 0.6), (0.13 * sign + 1.4 * swing, 0.45)),
-            0.055,
-            top * 0.85,
-        )
+        arm = (0.11 * sign, 0.78), (0.14 * sign + swing, 0.6), (0.13 * sign + 1.4 * swing, 0.45)
+        limb(arm, 0.055, top * 0.85)
     limb(((0, 0.47), (0, 0.83)), 0.2, top)
     if rng.random() < 0.3:
         limb(((0.15, 0.4), (0.15, 0.52)), 0.12, scene.pick(CLOTHES))
@@ -135,7 +135,7 @@ def draw_person(scene: Scene, spot: Spot, height: float) -> None:
 
 
 def draw_cyclist(scene: Scene, spot: Spot, heading: float) -> None:
-    """A rider on a bicycle. A whole wheel is Bicyclist, also what shows between the spokes."""
+    """Draw a rider on a bicycle. The whole of a wheel is Bicyclist, also between the spokes."""
     (x, z), sine, cosine = spot, math.sin(heading), math.cos(heading)
     scene.label = BICYCLIST
     top, paint, skin = scene.pick(CLOTHES), scene.pick(PAINTS), scene.pick(SKINS, 6)
@@ -165,6 +165,7 @@ def draw_cyclist(scene: Scene, spot: Spot, heading: float) -> None:
 
 
 def draw_lamp_post(scene: Scene, spot: Spot, height: float, side: int) -> None:
+    """Draw a lamp post left (-1) or right (1) of the road, with its arm over the road."""
     color, (x, z), lamps = scene.pick(METALS, 8), spot, scene.light.lamps
     scene.label = POLE
     scene.stroke([(x, 0, z), (x, height, z)], 0.16, color)
@@ -173,6 +174,7 @@ def draw_lamp_post(scene: Scene, spot: Spot, height: float, side: int) -> None:
 
 
 def draw_traffic_light(scene: Scene, spot: Spot) -> None:
+    """Draw a traffic light that shows one of its colors."""
     x, z = spot
     scene.label = POLE
     scene.stroke([(x, 0, z), (x, 2.4, z)], 0.14, (60, 62, 64))
@@ -185,13 +187,9 @@ def draw_traffic_light(scene: Scene, spot: Spot) -> None:
 
 
 def draw_sign(scene: Scene, spot: Spot) -> None:
-    """A disc, a triangle or a board on a pole."""
+    """Draw a disc, a triangle or a board on a pole."""
     rng, (x, z) = scene.rng, spot
-    high, edge, face = (
-        rng.uniform(1.9, 2.8),
-        scene.pick(PAINTS[:3], 8),
-        scene.pick(SIGN_FACES, 8),
-    )
+    high, edge, face = rng.uniform(1.9, 2.8), scene.pick(PAINTS[:3], 8), scene.pick(SIGN_FACES, 8)
     scene.label = POLE
     scene.stroke([(x, 0, z), (x, high + 0.3, z)], 0.1, (135, 138, 140))
     scene.label = SIGN
@@ -211,7 +209,7 @@ def draw_sign(scene: Scene, spot: Spot) -> None:
 
 
 def draw_bin(scene: Scene, spot: Spot) -> None:
-    """A bin or a box that belongs to no class."""
+    """Draw a bin or a box, which belongs to no class."""
     color = scene.pick(PAINTS)
     low, top = (ring(spot, 0.2, 0.35, (-0.35, 0.35), up) for up in (0.0, scene.rng.uniform(0.8, 1.3)))
     scene.label = VOID
@@ -221,7 +219,7 @@ def draw_bin(scene: Scene, spot: Spot) -> None:
 
 
 def draw_bonnet(scene: Scene) -> None:
-    """The bonnet of the car that carries the camera."""
+    """Draw the bonnet of the car that the camera is in."""
     paint, rise = scene.pick(PAINTS), scene.rng.uniform(0.04, 0.1) * scene.height
     for drop, shade in ((0.0, 1.0), (0.3, 0.85)):
         top, bottom = scene.height - rise * (1 - drop), scene.height + 3 * rise

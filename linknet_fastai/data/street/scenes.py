@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from linknet_fastai.data.street.backdrop import (
-    CENTRE,
+    CENTER,
     FAR,
     Street,
     apply_shadows,
@@ -38,7 +38,7 @@ SPLITS = {"train": 240, "val": 60, "test": 60}
 
 
 def plan_lots(scene: Scene, street: Street, side: int) -> None:
-    """Houses, gardens and parks along one side of the street, left (0) or right (1)."""
+    """Plan houses, gardens and parks along one side of the street, left (0) or right (1)."""
     rng, z = scene.rng, -4.0
     built, storeys = rng.uniform(0.35, 0.9), rng.uniform(1.6, 4.5)
     while z < (street.junction - 5 if street.closed else FAR):
@@ -52,7 +52,7 @@ def plan_lots(scene: Scene, street: Street, side: int) -> None:
 
 
 def plan_lot(scene: Scene, side: int, corner: Spot, length: float, storeys: float) -> None:
-    """A house at the pavement or behind a front garden, or where it has no storeys a park."""
+    """Plan a house at the pavement or with a front garden, or if it has no storeys a park."""
     rng, (x, z), outward = scene.rng, corner, (-1, 1)[side]
     far, back = z + length, x
     if not storeys or rng.random() < 0.55:
@@ -69,6 +69,7 @@ def plan_lot(scene: Scene, side: int, corner: Spot, length: float, storeys: floa
 
 
 def plan_tree(scene: Scene, spot: Spot, distance: float) -> None:
+    """Plan a tree of random size."""
     height, spread, (x, z) = scene.rng.uniform(4.5, 9), scene.rng.uniform(1.3, 2.6), spot
     scene.add(distance, draw_tree, (x, max(z, 2.5)), height, spread)
     circle = [(x + spread * math.cos(angle), z + spread * math.sin(angle)) for angle in steps(0, 6.2, math.pi / 4)]
@@ -77,7 +78,7 @@ def plan_tree(scene: Scene, spot: Spot, distance: float) -> None:
 
 
 def plan_view_end(scene: Scene, street: Street) -> None:
-    """What closes the view: houses across the junction, or roofs and trees in the haze."""
+    """Plan the end of the view: houses across the junction, or roofs and trees in the haze."""
     rng, z = scene.rng, street.junction + 10.5 if street.closed else FAR + 5
     reach, x = 0.6 * z * scene.width / scene.focal, -scene.bend * z * z
     x, end = x - reach - 5, x + reach
@@ -91,7 +92,7 @@ def plan_view_end(scene: Scene, street: Street) -> None:
 
 
 def plan_traffic(scene: Scene, street: Street) -> None:
-    """Cars parked along the kerbs, driving in both lanes and crossing; cyclists beside them."""
+    """Plan cars that are parked, drive in both lanes or cross, and cyclists at their side."""
     rng, end = scene.rng, min(street.junction - 5, 70)
     parked = 0.75 * (street.edges[1] > 3.5), 0.7 * (street.edges[0] < -7)
     rows = [(street.edges[1] - 1.15, 0.0, parked[0]), (street.edges[0] + 1.15, math.pi, parked[1])]
@@ -105,19 +106,20 @@ def plan_traffic(scene: Scene, street: Street) -> None:
         plan_car(scene, (rng.uniform(-9, 7), street.junction + 2.2), math.pi / 2)
     for _ in range(rng.integers(4)):
         side, z = float(rng.choice((-1, 1))), rng.uniform(5, 18)
-        x, heading = CENTRE + side * 2.9 + rng.normal(0, 0.3), math.pi * (side < 0)
+        x, heading = CENTER + side * 2.9 + rng.normal(0, 0.3), math.pi * (side < 0)
         scene.add(z, draw_cyclist, (x, z), heading + rng.normal(0, 0.5))
         scene.cast(((x, z - 0.8), (x, z + 0.8)), 1.5)
 
 
 def plan_car(scene: Scene, spot: Spot, heading: float) -> None:
+    """Plan a car or, less often, a van or lorry."""
     tall = bool(scene.rng.random() < 0.15)
     scene.add(spot[1], draw_car, spot, heading, tall)
     scene.cast([(x, z) for x, _, z in ring(spot, heading, 0.9, (-2, 2), 0)], 2.4 if tall else 1.4)
 
 
 def plan_pavement(scene: Scene, street: Street, side: int) -> None:
-    """People, lamps, lights, signs, trees and bins on one side of the street, left (0) or right (1)."""
+    """Plan people, lamps, lights, signs, trees and bins on one side of the street, left (0) or right (1)."""
     rng, outward, end = scene.rng, (-1, 1)[side], min(street.junction - 3, 50)
     kerb = street.edges[side] + outward * 0.5
 
@@ -142,15 +144,27 @@ def plan_pavement(scene: Scene, street: Street, side: int) -> None:
 
 
 def plan_person(scene: Scene, spot: Spot) -> None:
+    """Plan an adult or a child."""
     height, (x, z) = float(scene.rng.choice((1.2, 1.6, 1.7, 1.8, 1.9))), spot
     scene.add(z, draw_person, spot, height)
     scene.cast(((x - 0.2, z), (x + 0.2, z)), height)
 
 
 def draw_scene(seed: int, size: tuple[int, int] = SIZE) -> tuple[Image.Image, np.ndarray]:
-    """An RGB frame of size (width, height) and its HxW uint8 map of class ids and `VOID`.
+    """Draw a scene.
 
-    The seed alone decides what is drawn; at another size it is the same street, but not pixel for pixel."""
+    Args:
+        seed: decides what is drawn.
+        size: (width, height). Another size shows the same street, but not pixel for pixel.
+
+    Returns:
+        An RGB frame of that size, and its HxW uint8 label map of indices in `CLASSES` and `VOID`.
+
+    Example:
+        >>> frame, labels = draw_scene(seed=1, size=(96, 72))
+        >>> frame.size, labels.shape
+        ((96, 72), (72, 96))
+    """
     rng = np.random.default_rng(seed)
     scene, street = Scene(rng, size), plan_street(rng)
     plan_view_end(scene, street)
@@ -174,7 +188,12 @@ def draw_scene(seed: int, size: tuple[int, int] = SIZE) -> tuple[Image.Image, np
 
 
 def scene_seed(split: str, index: int) -> int:
-    """The CRC of the split's name in the high bits, the number in the low: splits never share a seed."""
+    """The seed of a split's scene: the CRC of the split's name in the high bits, so that splits share no seed.
+
+    Example:
+        >>> draw_scene(scene_seed("train", 0))[0].size
+        (320, 240)
+    """
     return (zlib.crc32(split.encode()) << 32) + index
 
 
@@ -184,10 +203,22 @@ def write_scenes(
     size: tuple[int, int] = SIZE,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Writes `folder/SPLIT/images/SPLIT_0000.png` and `folder/SPLIT/labels/SPLIT_0000.png`, so many a split.
+    """Write scenes as `folder/SPLIT/images/SPLIT_0000.png` and `folder/SPLIT/labels/SPLIT_0000.png`.
 
-    `on_progress` is called with (scenes written, scenes in all). The folder appears once it is complete; one
-    that is there already stays as it is."""
+    Args:
+        folder: is created when all scenes are drawn; if it exists already, nothing is written.
+        splits: the number of scenes of each split.
+        size: (width, height).
+        on_progress: called with the number of scenes written and of all.
+
+    Raises:
+        OSError: the folder cannot be written.
+
+    Example:
+        ::
+
+            write_scenes(Path("street"), {"train": 20, "val": 5})
+    """
     if folder.exists():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -201,12 +232,12 @@ def write_scenes(
             frame, labels = draw_scene(scene_seed(split, index), size)
             name = f"{split}_{index:04d}.png"
             image = staging / split / "images" / name
-            frame.save(image, compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY)  # noise repeats nothing
+            frame.save(image, compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY)  # noise has no repetitions
             Image.fromarray(labels).save(staging / split / "labels" / name)
             if on_progress:
                 on_progress(done, len(scenes))
         try:
             staging.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process was first, and its scenes are the same
+            if not folder.is_dir():  # otherwise another process was first, and its scenes are the same
                 raise
