@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from linknet_fastai.cli.options import CacheDirOption, DataOption, RecipeArgument
-from linknet_fastai.config.settings import Settings, format_size
+from linknet_fastai.config.settings import Settings
+from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UsageError
 
 

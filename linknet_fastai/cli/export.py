@@ -2,23 +2,24 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from linknet_fastai.cli.options import DeviceOption, JsonOption, parse_size_option
 from linknet_fastai.config.settings import parse_device
 from linknet_fastai.core.errors import UsageError
+from linknet_fastai.engines.formats import FORMATS, FormatName
 
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder or .safetensors.")],
     file_format: Annotated[
-        Literal["pkl", "safetensors", "onnx", "openvino"] | None,
+        FormatName | None,
         typer.Option(
             "--format",
             metavar="NAME",
-            help="pkl, safetensors, onnx or openvino.",
+            help=f"{', '.join(FORMATS)}.",
             show_default="list the formats, write nothing",
         ),
     ] = None,

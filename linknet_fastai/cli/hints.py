@@ -57,9 +57,10 @@ def explain_usage_error(error: typer.TyperException) -> str:
     """
     if not hasattr(error, "possibilities"):
         return error.format_message().replace("Value error, ", "")
-    given = error.option_name
+    unknown: Any = error
+    given, context = unknown.option_name, unknown.ctx
     name = given.lstrip("-").replace("_", "-").lower()
-    parameters = error.ctx.command.params
+    parameters = context.command.params
     options = [option for parameter in parameters for option in parameter.opts if option.startswith("--")]
     message = f"no such option {given}"
     wanted = OPTIONS.get(name)
@@ -72,6 +73,4 @@ def explain_usage_error(error: typer.TyperException) -> str:
         return f"{message}: {argument} is an argument, without an option's name"
     near = [option for option in options if option.startswith(f"--{name}")]
     near = near or get_close_matches(f"--{name}", options, n=1, cutoff=0.7)
-    return message + (
-        f": did you mean {' or '.join(near[:3])}?" if near else f"; see {error.ctx.command_path} --help"
-    )
+    return message + (f": did you mean {' or '.join(near[:3])}?" if near else f"; see {context.command_path} --help")

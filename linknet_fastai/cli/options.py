@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from linknet_fastai.config.settings import RENAMED, WITHOUT_OPTION, Precision, Settings, option_of, parse_size
+from linknet_fastai.config.settings import RENAMED, WITHOUT_OPTION, Precision, Settings, option_of
+from linknet_fastai.config.size import parse_size
 from linknet_fastai.core.errors import UsageError
+from linknet_fastai.engines.formats import ENGINES, EngineName
 
 
 def _recipe_names() -> list[str]:
@@ -29,7 +31,7 @@ def _preset_names() -> list[str]:
 
 def _check_data(context: typer.Context, data: Path | None) -> Path | None:
     """Raise UsageError for a recipe that is given as data, as in trainers whose --data is a file."""
-    arguments = [each.metavar for each in context.command.params if each.param_type_name == "argument"]
+    arguments = [str(each.metavar) for each in context.command.params if each.param_type_name == "argument"]
     if data is None or data.suffix not in (".toml", ".yaml", ".yml") or data.is_dir() or arguments[-1:] != ["RECIPE"]:
         return data
     usage = " ".join([str(context.info_name), *arguments[:-1], str(data)])
@@ -81,11 +83,11 @@ PrecisionOption = Annotated[
     ),
 ]
 EngineOption = Annotated[
-    Literal["auto", "torch", "onnxruntime", "openvino"],
+    Literal["auto", EngineName],
     typer.Option(
         "--engine",
         metavar="NAME",
-        help="torch, onnxruntime or openvino; auto is the fastest that is installed for this file.",
+        help=f"{', '.join(ENGINES)}, or auto: the fastest that is installed for this file.",
         rich_help_panel="Machine",
     ),
 ]

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from linknet_fastai.cli.terminal import console, percent, show_error, show_lines, show_note, show_table, styled, table
+from linknet_fastai.engines.formats import FORMATS
 from linknet_fastai.scoring.scores import CLASS_SCORES, OVERALL_SCORES, mean_score
 
 if TYPE_CHECKING:  # these import torch, which exported models do not need
@@ -114,34 +115,16 @@ def show_speeds(speeds: Sequence["Speed"]) -> None:
         show_table(shown)
 
 
-# The formats of `export`: name, suffix, purpose, the extra that it needs and the packages of that extra.
-FORMATS = (
-    ("pkl", ".pkl", "a fastai Learner, for load_learner", None, ()),
-    ("safetensors", ".safetensors", "weights and metadata, cannot run code", None, ()),
-    ("onnx", ".onnx", "frame to class map, for ONNX Runtime", "onnx", ("onnx", "onnxruntime", "onnxscript")),
-    ("openvino", ".xml, .bin", "frame to class map, for OpenVINO", "openvino", ("openvino", "onnx", "onnxscript")),
-    (
-        "openvino --int8",
-        ".xml, .bin",
-        "quantized, faster on CPUs",
-        "int8",
-        ("nncf", "openvino", "onnx", "onnxscript"),
-    ),
-)
-
-
 def show_formats() -> None:
     """Print a line for each format of `export`, and how to install what is missing for it."""
-    shown = table("format", "file", "what it is", words=3)
-    missing = []
-    for name, suffix, purpose, extra, packages in FORMATS:
-        complete = all(find_spec(package) for package in packages)
-        shown.add_row(name, suffix, purpose if complete else f"{purpose} (missing)")
-        if not complete:
-            missing.append(f"{name} is missing: pip install 'linknet-fastai[{extra}]'")
+    shown = table("format", "suffix", "what it is", words=3)
+    for entry in FORMATS.values():
+        shown.add_row(entry.name, entry.suffix, entry.purpose)
     show_table(shown)
     console.print("\nexport with: linknet-fastai export RUN --format NAME")
-    show_lines(missing, show_note)
+    missing = {entry.name: extra for entry in FORMATS.values() if (extra := entry.missing_extra)}
+    for name, extra in missing.items() if find_spec("nncf") else {**missing, "--int8": "int8"}.items():
+        show_note(f"{name} needs: pip install 'linknet-fastai[{extra}]'")
 
 
 def show_comparison(runs: Sequence["RunSummary"]) -> None:
@@ -190,19 +173,22 @@ def show_comparison(runs: Sequence["RunSummary"]) -> None:
             shown = table("network", "source", "size", "pretrained", "mean acc", "mIoU", words=2)
             for figure in figures:
                 if figure.split == split:
-                    scores = ("-" if s is None else f"{s:.3f}" for s in (figure.mean_accuracy, figure.miou))
-                    shown.add_row(figure.network, figure.source, figure.size or "-", figure.pretrained, *scores)
-            alike = [(run, comparable_evaluation(run, split)) for run in runs if run.recipe == recipe]
-            for run, scores in alike:
+                    cells = [_published(value) for value in (figure.mean_accuracy, figure.miou)]
+                    shown.add_row(figure.network, figure.source, figure.size or "-", figure.pretrained, *cells)
+            evaluations = [(run, comparable_evaluation(run, split)) for run in runs if run.recipe == recipe]
+            for run, scores in evaluations:
                 if scores:
-                    values = (
-                        "-" if (s := scores[name]) is None else f"{s:.3f}" for name in ("mean_accuracy", "miou")
-                    )
                     pretrained = "ImageNet" if run.settings["pretrained"] else "none"
-                    shown.add_row("LinkNet", run.name, scores["size"], pretrained, *values, style="bold")
+                    cells = [_published(scores[name]) for name in ("mean_accuracy", "miou")]
+                    shown.add_row("LinkNet", run.name, scores["size"], pretrained, *cells, style="bold")
             show_table(shown)
-            if not all(scores for _, scores in alike):
+            if not all(scores for _, scores in evaluations):
                 show_note(
                     f"to show a run's scores on {split} here: linknet-fastai evaluate RUN {recipe} "
                     f"--split {split} --json RUN/evaluation-{split}.json"
                 )
+
+
+def _published(score: float | None) -> str:
+    """A score with three digits, as papers print it."""
+    return "-" if score is None else f"{score:.3f}"

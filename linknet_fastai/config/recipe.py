@@ -15,7 +15,8 @@ from linknet_fastai.config.classes import (
     VoidEntry,
     check_classes,
 )
-from linknet_fastai.config.settings import Size, check_training_table, explain
+from linknet_fastai.config.settings import check_training_table, explain
+from linknet_fastai.config.size import Size
 from linknet_fastai.config.toml_files import find_shipped, read_source, read_toml, recipe_folder, toml_names
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.files import MAX_LIST_BYTES, write_text

@@ -22,7 +22,7 @@ from PIL import Image
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
-from linknet_fastai.config.settings import format_size
+from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.files import MAX_LIST_BYTES, cache_folder, read_text
 from linknet_fastai.core.images import MAX_PIXELS, opened_image, resize_image, resize_labels

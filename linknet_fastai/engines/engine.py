@@ -9,7 +9,7 @@ from threading import BoundedSemaphore
 import numpy as np
 from PIL import Image
 
-from linknet_fastai.config.settings import format_size
+from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.images import open_image, resize_image, to_rgb
 from linknet_fastai.core.parallel import MAX_THREADS, usable_cores

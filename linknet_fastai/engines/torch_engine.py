@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linknet_fastai.config.settings import SMALLEST_SIDE
+from linknet_fastai.config.size import SMALLEST_SIDE
 from linknet_fastai.core.device import DTYPES, resolve_device, resolve_precision, tune
 from linknet_fastai.engines.engine import Engine
 from linknet_fastai.model.batch_norm import fold_batch_norms

@@ -17,7 +17,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from linknet_fastai.config.recipe import load_recipe
-from linknet_fastai.config.settings import Decoder, format_size
+from linknet_fastai.config.settings import Decoder
+from linknet_fastai.config.size import format_size
 from linknet_fastai.core.device import peak_memory_mib, resolve_device, resolve_precision
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.engines.engine import Engine

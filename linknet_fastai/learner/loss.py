@@ -35,7 +35,7 @@ def class_weights(pixels: Tensor, method: str = "log") -> Tensor | None:
 
     Example:
         >>> class_weights(torch.tensor([900, 100]))
-        tensor([1.5337, 8.8247])
+        tensor([1.5330, 8.8239])
         >>> class_weights(torch.tensor([900, 100]), "median")
         tensor([0.1111, 1.0000])
     """

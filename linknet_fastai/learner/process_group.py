@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from linknet_fastai.core.errors import UsageError, UserError, import_optional
 from linknet_fastai.core.parallel import is_first, process_count, processes_here
@@ -17,14 +17,13 @@ from linknet_fastai.core.parallel import is_first, process_count, processes_here
 if TYPE_CHECKING:  # torch, which --help must not wait for, is imported where it is used
     import torch
     from fastai.learner import Learner
-    from torch.distributed import ProcessGroup
 
 # How long ranks wait for one that is alive, but does not arrive. The end of a process is noticed at once.
 TRAINING_TIMEOUT = timedelta(minutes=30)
 PREPARATION_TIMEOUT = timedelta(days=1)  # rank 0 may have a large data set to download or to decode
 LAUNCHER_SECONDS = 10  # the launcher ends all processes within these after one of them has failed
 
-_preparation: "ProcessGroup | None" = None  # what ranks wait in for rank 0
+_preparation: Any = None  # the process group in which ranks wait for rank 0
 Result = TypeVar("Result")
 
 
@@ -58,7 +57,7 @@ def from_rank_0(work: Callable[[], Result]) -> Result:
         return work()
     from torch import distributed
 
-    values = [work() if is_first() else None]
+    values: list[Any] = [work() if is_first() else None]
     distributed.broadcast_object_list(values, group=_preparation)
     return values[0]
 

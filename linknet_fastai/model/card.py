@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from linknet_fastai.config.classes import MAX_CLASSES, ClassEntry, VoidEntry, check_classes
 from linknet_fastai.config.recipe import Recipe
-from linknet_fastai.config.settings import Decoder, Size, explain
+from linknet_fastai.config.settings import Decoder, explain
+from linknet_fastai.config.size import Size
 from linknet_fastai.core.errors import UsageError, UserError, reason
 from linknet_fastai.core.files import parse_json
 from linknet_fastai.core.text import Line, Name

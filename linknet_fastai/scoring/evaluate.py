@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from linknet_fastai.config.settings import format_size
+from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.parallel import Progress, map_in_threads
 from linknet_fastai.data.dataset import Dataset, Frame, size_mismatch

@@ -72,7 +72,8 @@ def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = No
     if train and valid and not (train.problems or valid.problems):
         dls = dls_from_settings(dataset, settings.model_copy(update={"workers": 0, "cache": False}), "cpu")
         card = ModelCard.of(dataset.recipe, dls.size)
-        save_batch(*dls.train.one_batch(), card, picture)
+        images, labels = dls.train.one_batch()
+        save_batch(images, labels, card, picture)
         drawn = picture
     notes = [note for name in surveys if (note := dataset.published_split_note(name))]
     return Inspection(surveys, absent, problems, notes, [] if weights is None else weights.tolist(), drawn, folders)

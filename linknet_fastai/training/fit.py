@@ -78,7 +78,7 @@ def fit(
     """
     join_processes()
     observer, log_to = _of_rank_0(observer, log_to)
-    progress = observer and observer.progress
+    progress = observer.progress if observer else None
     with rank_0_first():
         dataset = open_dataset(recipe, data, progress)
     settings, origins = settings_for(dataset.recipe, dataset.layout, options or {})
@@ -93,7 +93,8 @@ def fit(
         if is_first():
             run = _describe(recipe, dataset, learn, settings)
             write_run(folder, settings, origins, run)
-            save_batch(*learn.dls.train.one_batch(), learn.card, folder / "batch.png")
+            images, labels = learn.dls.train.one_batch()
+            save_batch(images, labels, learn.card, folder / "batch.png")
             if observer:
                 observer.started(learn, settings, origins, {**run, "folder": folder})
         return _train(learn, dataset, settings, record, loggers)
@@ -143,7 +144,7 @@ def _resume(
     log_to: Collection[str],
 ) -> FitResult:
     settings, run = _resumed_settings(folder, saved, recipe, options), saved.run
-    progress = observer and observer.progress
+    progress = observer.progress if observer else None
     with rank_0_first():
         dataset = open_dataset(run["recipe"], data or Path(run["data"]), progress)
     checkpoint, damaged = from_rank_0(lambda: read_checkpoint(folder))
@@ -278,7 +279,7 @@ def _train(
     if not is_first():
         return result
     if result.finished:
-        return finish_run(dataset, settings, result, record.observer and record.observer.progress)
+        return finish_run(dataset, settings, result, record.observer.progress if record.observer else None)
     if result.rows:  # the user wants to stop: pictures and scores, which take time, are made after a resumption
         record_result(result, learn.dls.device)
     return result

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from fastai.callback.core import Callback
 
@@ -40,7 +41,7 @@ def logging_callbacks(names: Collection[str], folder: Path, settings: Settings) 
 
     # W&B names the folder of a run after its id, which a resumed training uses again.
     earlier = next((folder / "wandb").glob("*run-*_*-*"), None)
-    resumed = {"id": re.split(r"run-\d+_\d+-", earlier.name)[1], "resume": "allow"} if earlier else {}
+    resumed: dict[str, Any] = {"id": re.split(r"run-\d+_\d+-", earlier.name)[1], "resume": "allow"} if earlier else {}
     config = settings.model_dump(mode="json")
     try:
         run = wandb.init(project="linknet-fastai", name=folder.name, dir=folder, config=config, **resumed)

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 import torch
 from fastai.learner import Learner
 
-from linknet_fastai.config.settings import Settings, format_size
+from linknet_fastai.config.settings import Settings
+from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UserError
 
 # On a CPU: torch's allocator (Windows has another), C++, oneDNN where a convolution gets no memory. On a GPU where

@@ -50,7 +50,7 @@ class FitResult:
     finished: bool = True
 
     @property
-    def best(self) -> Row:
+    def best(self) -> Mapping[str, float]:
         """The row of the epoch whose weights were kept."""
         return best_row(self.rows)
 
@@ -100,8 +100,8 @@ class RunRecord(Callback):
         """Restore what fastai resets at the start of every fit."""
         self.written = time.perf_counter()
         self.learn.train_iter = self.start_epoch * len(self.learn.dls.train)
+        self._restore()
         if self.checkpoint:
-            self._restore()
             scaler, state = self.learn.device_precision.scaler, self.checkpoint["scaler"]
             if scaler and state:  # a run may be resumed on a device that trains in another precision
                 scaler.load_state_dict(state)
@@ -158,9 +158,10 @@ class RunRecord(Callback):
             self.observer.epoch_ended(row)
 
     def _restore(self) -> None:
-        smooth_loss = self.learn.recorder.smooth_loss
-        smooth_loss.count, smooth_loss.val = self.checkpoint["smooth_loss"]
-        torch.set_rng_state(self.checkpoint["torch_rng"])
+        if self.checkpoint:
+            smooth_loss = self.learn.recorder.smooth_loss
+            smooth_loss.count, smooth_loss.val = self.checkpoint["smooth_loss"]
+            torch.set_rng_state(self.checkpoint["torch_rng"])
 
     def _write_checkpoint(self, epochs_done: int, batches_done: int) -> None:
         self.written = time.perf_counter()

@@ -7,14 +7,8 @@ from pathlib import Path
 import pytest
 
 from linknet_fastai.config.presets import settings_for
-from linknet_fastai.config.settings import (
-    Group,
-    Settings,
-    check_training_table,
-    format_size,
-    parse_size,
-    resolve_settings,
-)
+from linknet_fastai.config.settings import Group, Settings, check_training_table, resolve_settings
+from linknet_fastai.config.size import format_size, parse_size
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.data.dataset import open_dataset
 
