@@ -1,4 +1,4 @@
-"""What mkdocs takes from the code while it builds the site: the table of settings, and where public names are defined.
+"""Fills in pages from the code when mkdocs builds the site: the table of settings, where public names are defined.
 
 mkdocs.yml names this file under `hooks`. `python tools/docs_hooks.py` prints the table of settings.
 """
@@ -54,9 +54,13 @@ def settings_table() -> str:
     presets = {name: load_preset(name).settings for name in preset_names()}
     defaults = Settings(**presets.pop(DEFAULT_PRESET))
     lines = ["| setting | option | values | default | in other presets | what it does |", f"|{' --- |' * 6}"]
+    group = None
     for name, field in Settings.model_fields.items():
+        extra = field.json_schema_extra
+        if extra["group"] != group:
+            group = extra["group"]
+            lines.append(f"| **{group}** |{' |' * 5}")
         default = getattr(defaults, name)
-        # A preset that leaves a setting out has the default of `Settings`.
         others = {preset: getattr(Settings(**values), name) for preset, values in presets.items()}
         groups: dict[str, list[str]] = {}
         for preset, value in others.items():
@@ -66,7 +70,7 @@ def settings_table() -> str:
             f"`{name}`",
             options.get(name, f"`--set {name}=VALUE`"),
             VALUES.get(name) or values_of(field),
-            _shown(default),
+            extra["shown"] or _shown(default),
             "; ".join(f"{value} in {', '.join(names)}" for value, names in groups.items()),
             " ".join((field.description or "").split()),
         ]

@@ -14,7 +14,7 @@ uv=("$environment/bin/uv" pip)
 # The direct dependencies at their lower bounds; what these depend on at its newest.
 "${uv[@]}" compile --quiet --resolution lowest-direct --python "$environment/bin/python" \
     --output-file "$environment/oldest.txt" pyproject.toml
-grep -E "^[a-z]" "$environment/oldest.txt" | grep -B1 -A1 "" | grep -E "^(fastai|torch|timm|numpy|pydantic|typer)=="
+grep -E "^(fastai|fastcore|numpy|pydantic|timm|torch|typer)==" "$environment/oldest.txt"
 [ "${1-}" = --resolve-only ] && exit
 "${uv[@]}" install --python "$environment/bin/python" -r "$environment/oldest.txt" pytest hypothesis hatchling
 "${uv[@]}" install --python "$environment/bin/python" --no-deps --no-build-isolation --editable .
