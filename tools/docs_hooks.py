@@ -49,17 +49,17 @@ def _with_definition(match: re.Match) -> str:
 
 
 def settings_table() -> str:
-    """Every setting as a table in Markdown: name, option, values, default, other presets, description."""
+    """Every setting as a table in Markdown: name and option, description, values, default, other presets."""
     options = option_names()
     presets = {name: load_preset(name).settings for name in preset_names()}
     defaults = Settings(**presets.pop(DEFAULT_PRESET))
-    lines = ["| setting | option | values | default | in other presets | what it does |", f"|{' --- |' * 6}"]
+    lines = ["| setting, option | what it does | values | default | in other presets |", f"|{' --- |' * 5}"]
     group = None
     for name, field in Settings.model_fields.items():
         extra = field.json_schema_extra
         if extra["group"] != group:
             group = extra["group"]
-            lines.append(f"| **{group}** |{' |' * 5}")
+            lines.append(f"| **{group}** |{' |' * 4}")
         default = getattr(defaults, name)
         others = {preset: getattr(Settings(**values), name) for preset, values in presets.items()}
         groups: dict[str, list[str]] = {}
@@ -67,12 +67,11 @@ def settings_table() -> str:
             if value != default:
                 groups.setdefault(_shown(value), []).append(f"`{preset}`")
         cells = [
-            f"`{name}`",
-            options.get(name, f"`--set {name}=VALUE`"),
+            f"`{name}`<br>{options.get(name, f'`--set {name}=VALUE`')}",
+            " ".join((field.description or "").split()),
             VALUES.get(name) or values_of(field),
             extra["shown"] or _shown(default),
             "; ".join(f"{value} in {', '.join(names)}" for value, names in groups.items()),
-            " ".join((field.description or "").split()),
         ]
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines)

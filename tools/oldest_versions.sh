@@ -16,7 +16,7 @@ uv=("$environment/bin/uv" pip)
     --output-file "$environment/oldest.txt" pyproject.toml
 grep -E "^(fastai|fastcore|numpy|pydantic|timm|torch|typer)==" "$environment/oldest.txt"
 [ "${1-}" = --resolve-only ] && exit
-"${uv[@]}" install --python "$environment/bin/python" -r "$environment/oldest.txt" pytest hypothesis hatchling
+"${uv[@]}" install --python "$environment/bin/python" -r "$environment/oldest.txt" pytest hypothesis hatchling editables
 "${uv[@]}" install --python "$environment/bin/python" --no-deps --no-build-isolation --editable .
 if [ $# = 0 ]; then
     # The rooms whose tests import no optional package. Fewer epochs, not fewer rooms, would miss what breaks.
