@@ -148,8 +148,8 @@ def predict_video(
                 stopped = True
             output.mux(video.encode(None))
             sound.write()
-    numbers = (counted[name] for name in ("frames", "dropped", "broken"))
-    return VideoResult(file, *numbers, stopped, time.perf_counter() - started, sound.left_out)
+    done, dropped, broken = counted["frames"], counted["dropped"], counted["broken"]
+    return VideoResult(file, done, dropped, broken, stopped, time.perf_counter() - started, sound.left_out)
 
 
 @contextmanager

@@ -116,8 +116,8 @@ def test_sound_is_copied_packet_by_packet(engine: Engine, tmp_path: Path, codec:
     assert read_sound(result.file) == read_sound(clip) != []
     assert result.sound_left_out == []
     with av.open(str(result.file)) as container:
-        heard = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
-    assert len(heard) == pytest.approx(2 * 48_000, abs=3 * 1152)
+        samples = sum(frame.samples for frame in container.decode(audio=0))
+    assert samples == pytest.approx(2 * 48_000, abs=3 * 1152)
 
 
 def test_sound_that_does_not_fit_in_an_mp4_is_left_out_and_reported(engine: Engine, tmp_path: Path) -> None:
