@@ -354,9 +354,10 @@ def test_a_name_that_would_mean_two_things_is_refused(own_recipe: Callable[..., 
     assert "'void' cannot be the name of a class" in refusal(own_recipe(('name = "wall"', 'name = "void"')))
 
 
-def test_the_recipe_in_the_readme_is_one(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (tmp_path / "yard.toml").write_text(readme.split("```toml\n")[1].split("```")[0], encoding="utf-8")
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md"])
+def test_the_recipe_on_a_page_is_complete(page: str, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    (tmp_path / "yard.toml").write_text(text.split("```toml\n")[1].split("```")[0], encoding="utf-8")
     recipe = load_recipe(tmp_path / "yard.toml")
     assert recipe.class_names == ["ground", "obstacle"]
     assert set(recipe.splits) == {"train", "val"}
