@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 import linknet_fastai
 from linknet_fastai.cli.main import app
 from linknet_fastai.config.presets import load_preset, preset_names
-from linknet_fastai.config.settings import Settings
+from linknet_fastai.config.settings import SHOWN_DEFAULTS, Settings, group_of
 
 DEFAULT_PRESET = "best"
 # Where the type tells too little about the values.
@@ -56,9 +56,8 @@ def settings_table() -> str:
     lines = ["| setting, option | what it does | values | default | in other presets |", f"|{' --- |' * 5}"]
     group = None
     for name, field in Settings.model_fields.items():
-        extra = field.json_schema_extra
-        if extra["group"] != group:
-            group = extra["group"]
+        if group_of(name) != group:
+            group = group_of(name)
             lines.append(f"| **{group}** |{' |' * 4}")
         default = getattr(defaults, name)
         others = {preset: getattr(Settings(**values), name) for preset, values in presets.items()}
@@ -70,7 +69,7 @@ def settings_table() -> str:
             f"`{name}`<br>{options.get(name, f'`--set {name}=VALUE`')}",
             " ".join((field.description or "").split()),
             VALUES.get(name) or values_of(field),
-            extra["shown"] or _shown(default),
+            SHOWN_DEFAULTS.get(name) or _shown(default),
             "; ".join(f"{value} in {', '.join(names)}" for value, names in groups.items()),
         ]
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")

@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from linknet_fastai.config.settings import RENAMED, WITHOUT_OPTION, Precision, Settings, option_of
+from linknet_fastai.config.settings import (
+    RENAMED,
+    SHOWN_DEFAULTS,
+    WITHOUT_OPTION,
+    Precision,
+    Settings,
+    group_of,
+    option_of,
+)
 from linknet_fastai.config.size import parse_size
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.engines.formats import ENGINES, EngineName
@@ -118,6 +126,20 @@ SetOption = Annotated[
 ]
 
 
+METAVARS: dict[Any, str | None] = {  # by setting, or by type; else NAME
+    bool: None,
+    int: "N",
+    float: "X",
+    Path: "FILE",
+    "size": "WxH",
+    "crop": "WxH",
+    "cache_dir": "DIR",
+    "init_from": "MODEL",
+    "lr": "RATE",
+    **dict.fromkeys(("train_on", "validate_on"), "SPLIT"),
+}
+
+
 def setting_options(without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command an option for every setting that has one, and `--set` for all settings.
 
@@ -161,16 +183,15 @@ def setting_options(without: Collection[str] = ()) -> Callable[[Callable[..., No
 def _option_parameter(name: str) -> inspect.Parameter:
     """The parameter of a Typer command for a setting."""
     field = Settings.model_fields[name]
-    extra: Any = field.json_schema_extra
     kind = _option_type(field.annotation)
     default = ("off", "on")[field.default] if kind is bool else str(field.default)
     option = option_of(name)
     info = typer.Option(
         f"{option}/--no-{option[2:]}" if kind is bool else option,
         help=field.description,
-        metavar=extra["metavar"],
-        show_default=extra["shown"] or (field.default is not None and default),
-        rich_help_panel=extra["group"],
+        metavar=METAVARS.get(name) or METAVARS.get(kind, "NAME"),
+        show_default=SHOWN_DEFAULTS.get(name) or (field.default is not None and default),
+        rich_help_panel=group_of(name),
         autocompletion=_preset_names if name == "preset" else None,
     )
     return inspect.Parameter(
@@ -180,10 +201,8 @@ def _option_parameter(name: str) -> inspect.Parameter:
 
 def _option_type(annotation: Any) -> Any:
     """What Typer reads a setting as: text if it is none of the types below, which pydantic parses later."""
-    kinds = (
-        [kind for kind in get_args(annotation) if kind is not NoneType] if NoneType in get_args(annotation) else []
-    )
-    kind = kinds[0] if len(kinds) == 1 else annotation
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    kind = kinds[0] if len(kinds) == 1 and NoneType in get_args(annotation) else annotation
     return kind if kind in (bool, int, float, Path) or get_origin(kind) is Literal else str
 
 
