@@ -9,6 +9,8 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import pytest
+
 import linknet_fastai
 from linknet_fastai.config.recipe import recipe_folder, recipe_names
 
@@ -52,6 +54,17 @@ def test_everything_that_the_package_offers_can_be_imported():
         assert getattr(linknet_fastai, name) is not None
 
 
+def test_type_checkers_see_the_names_that_are_imported_on_first_use():
+    tree = ast.parse(Path(linknet_fastai.__file__).read_text())
+    shown = {
+        name.asname: node.module.removeprefix("linknet_fastai.")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("linknet_fastai.")
+        for name in node.names
+    }
+    assert shown == linknet_fastai._HOMES
+
+
 def test_python_dash_m_is_the_command(tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "linknet_fastai", "--version"],
@@ -79,21 +92,35 @@ def test_every_package_that_is_imported_is_a_declared_dependency():
     assert needed <= {re.match(r"[\w-]+", line)[0] for line in declared}
 
 
-def printed_by(script: str) -> str:
-    made = subprocess.run([sys.executable, ROOT / "benchmarks" / script], capture_output=True, text=True)
+def printed_tables(script: str) -> dict[str, list[str]]:
+    """The tables that a script prints, by the page that they belong to."""
+    made = subprocess.run([sys.executable, ROOT / "tools" / script], capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
-    assert len(made.stdout.splitlines()) > 20
-    return made.stdout.strip()
+    tables: dict[str, list[str]] = {}
+    page = ""
+    for part in made.stdout.strip().split("\n\n"):
+        if part.startswith("|"):
+            tables[page].append(part)
+        else:
+            page = part
+            tables[page] = []
+    return tables
 
 
-def test_the_speed_tables_of_the_readme_are_those_of_the_figures():
-    assert printed_by("readme_table.py") in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def test_the_tables_of_accuracy_are_those_of_the_kept_runs():
-    pages = [(ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "results/README.md")]
-    tables = printed_by("accuracy_table.py").split("\n\n")
-    assert [table in pages[place >= 3] for place, table in enumerate(tables)] == [True] * 5
+@pytest.mark.parametrize(
+    ("script", "counts"),
+    [
+        ("accuracy_tables.py", {"README.md": 1, "docs/results.md": 3, "results/README.md": 2}),
+        ("speed_tables.py", {"README.md": 1, "docs/results.md": 4}),
+    ],
+)
+def test_every_table_is_on_its_page_as_the_kept_results_give_it(script: str, counts: dict[str, int]) -> None:
+    tables = printed_tables(script)
+    assert {page: len(found) for page, found in tables.items()} == counts
+    for page, found in tables.items():
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for table in found:
+            assert f"\n\n{table}\n" in text, f"{page} lacks this table: run python tools/{script}\n{table}"
 
 
 def test_the_log_of_experiments_has_every_kept_run_with_its_score():

@@ -1,4 +1,4 @@
-"""`data` and `recipes`: what is on disk, and what is shipped."""
+"""`data` and `recipes`: the data on disk, and the shipped recipes and presets."""
 
 import shlex
 from pathlib import Path
@@ -6,22 +6,19 @@ from typing import Annotated
 
 import typer
 
-from linknet_fastai.cli.options import (
-    CacheDirOption,
-    DataOption,
-    RecipeArgument,
-)
-from linknet_fastai.config.settings import Settings, format_size
+from linknet_fastai.cli.options import CacheDirOption, DataOption, RecipeArgument
+from linknet_fastai.config.settings import Settings
+from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UsageError
 
 
 def recipes(
     show: Annotated[
-        str | None, typer.Option("--show", metavar="NAME", help="Print a recipe's or preset's TOML file.")
+        str | None, typer.Option("--show", metavar="NAME", help="Print the TOML file of a recipe or preset.")
     ] = None,
     copy: Annotated[
         tuple[str, Path] | None,
-        typer.Option("--copy", metavar="NAME FILE", help="Start a recipe of your own with a shipped one."),
+        typer.Option("--copy", metavar="NAME FILE", help="Copy a shipped recipe, to start your own from."),
     ] = None,
 ) -> None:
     """List the shipped recipes and presets, print one, or copy a recipe to edit."""
@@ -41,10 +38,10 @@ def recipes(
     else:
         shown = table("recipe", "classes", "trains at", "data")
         for recipe in map(load_recipe, recipe_names()):
-            usual = format_size(Settings(**recipe.training).size)
-            sizes = dict.fromkeys(format_size(layout.size) if layout.size else usual for layout in recipe.layouts)
-            comes = {None: "--data DIR", "street": "drawn"}.get(recipe.fetch, "fetched, or --data DIR")
-            shown.add_row(recipe.name, str(len(recipe.classes)), ", ".join(sizes), comes)
+            default = Settings(**recipe.training).size
+            sizes = dict.fromkeys(format_size(layout.size or default) for layout in recipe.layouts)
+            origin = {None: "--data DIR", "street": "drawn"}.get(recipe.fetch, "downloaded, or --data DIR")
+            shown.add_row(recipe.name, str(len(recipe.classes)), ", ".join(sizes), origin)
         show_table(shown)
         console.print()
         shown = table("preset", "what it is", words=2)
@@ -58,11 +55,13 @@ def data(
     data: DataOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="The picture of a batch.", show_default="RECIPE-batch.png"),
+        typer.Option(
+            "--out", metavar="FILE", help="File for the picture of a batch.", show_default="RECIPE-batch.png"
+        ),
     ] = None,
     cache_dir: CacheDirOption = None,
     clear_cache: Annotated[
-        bool, typer.Option("--clear-cache", help="Delete the recipe's decoded frames, and do nothing else.")
+        bool, typer.Option("--clear-cache", help="Only delete the recipe's decoded frames.")
     ] = False,
 ) -> None:
     """Check what is on disk: counts, sizes, class shares and weights, damaged files, a picture of a batch."""
@@ -71,7 +70,7 @@ def data(
     from linknet_fastai.data.dataset import open_dataset
 
     if cache_dir and not clear_cache:
-        raise UsageError("--cache-dir: goes with --clear-cache here; this command decodes frames anew")
+        raise UsageError("--cache-dir: needs --clear-cache; this command does not use the cache otherwise")
     if clear_cache:
         from linknet_fastai.config.recipe import load_recipe
         from linknet_fastai.data.cache import clear_caches

@@ -1,23 +1,20 @@
-"""The arguments and options that commands share, as typer reads them; what is left out is None."""
+"""The arguments and options that several commands share; those of settings are generated from `Settings`."""
 
+import functools
+import inspect
 import tomllib
+from collections.abc import Callable, Collection
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from linknet_fastai.config.settings import (
-    RENAMED,
-    ClassWeights,
-    Decoder,
-    Optimizer,
-    Precision,
-    Schedule,
-    Settings,
-    parse_size,
-)
+from linknet_fastai.config.settings import RENAMED, WITHOUT_OPTION, Precision, Settings, option_of
+from linknet_fastai.config.size import parse_size
 from linknet_fastai.core.errors import UsageError
+from linknet_fastai.engines.formats import ENGINES, EngineName
 
 
 def _recipe_names() -> list[str]:
@@ -32,220 +29,174 @@ def _preset_names() -> list[str]:
     return preset_names()
 
 
-# What the options of a training are listed under in --help.
-DATA, NETWORK, TRAINING, MACHINE = "Data", "Network", "Training", "Machine"
+def _check_data(context: typer.Context, data: Path | None) -> Path | None:
+    """Raise UsageError for a recipe that is given as data, as in trainers whose --data is a file."""
+    arguments = [str(each.metavar) for each in context.command.params if each.param_type_name == "argument"]
+    if data is None or data.suffix not in (".toml", ".yaml", ".yml") or data.is_dir() or arguments[-1:] != ["RECIPE"]:
+        return data
+    usage = " ".join([str(context.info_name), *arguments[:-1], str(data)])
+    raise UsageError(f"--data: {data} is not a data folder; a recipe is the argument RECIPE: {usage}")
+
 
 RECIPE = typer.Argument(
-    metavar="RECIPE", help="A shipped recipe's name, or the path of a TOML file.", autocompletion=_recipe_names
+    metavar="RECIPE", help="Name of a shipped recipe, or path of a TOML file.", autocompletion=_recipe_names
 )
 RecipeArgument = Annotated[str, RECIPE]
 ModelArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="MODEL", help="A run folder, .safetensors, .onnx, OpenVINO .xml, or .pkl with --trust-pickle."
-    ),
-]
-PresetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--preset",
-        help="Training settings by name, see `linknet-fastai recipes`, or the path of a TOML file.",
-        show_default="best, behind the recipe's own",
-        autocompletion=_preset_names,
-        rich_help_panel=TRAINING,
-    ),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="NAME=VALUE",
-        help="Any setting, as in flip=false; may be given several times.",
-        rich_help_panel=TRAINING,
+        metavar="MODEL", help="Run folder, .safetensors, .onnx, OpenVINO .xml, or .pkl with --trust-pickle."
     ),
 ]
 DataOption = Annotated[
     Path | None,
     typer.Option(
-        "--data", help="The data folder. Left out: fetched or drawn, where the recipe says how.", rich_help_panel=DATA
-    ),
-]
-SizeOption = Annotated[
-    str | None,
-    typer.Option("--size", metavar="WxH", help="What the network sees, as in 480x360.", rich_help_panel=DATA),
-]
-CropOption = Annotated[
-    str | None,
-    typer.Option(
-        "--crop",
-        metavar="WxH",
-        help="What training cuts out of a frame at --size.",
-        show_default="all of it",
-        rich_help_panel=DATA,
-    ),
-]
-AccumulateOption = Annotated[
-    int | None,
-    typer.Option(
-        "--accumulate", help="Take a step every so many batches.", show_default="1", rich_help_panel=TRAINING
-    ),
-]
-CompileOption = Annotated[
-    bool | None,
-    typer.Option("--compile/--no-compile", help="Have torch.compile speed the network up.", rich_help_panel=MACHINE),
-]
-DeterministicOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--deterministic",
-        help="The same bits every time, also where a GPU is slower for it.",
-        rich_help_panel=MACHINE,
-    ),
-]
-CacheOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--cache/--no-cache",
-        help="Decode frames once, into files that training maps into memory.",
-        rich_help_panel=DATA,
+        "--data",
+        metavar="DIR",
+        help="Data folder.",
+        show_default="downloaded or drawn, if the recipe can",
+        rich_help_panel="Data",
+        callback=_check_data,
     ),
 ]
 CacheDirOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--cache-dir",
-        help="Where decoded frames lie.",
-        show_default="linknet-fastai in the user's cache",
-        rich_help_panel=DATA,
-    ),
+    Path | None, typer.Option("--cache-dir", metavar="DIR", help=Settings.model_fields["cache_dir"].description)
 ]
 DeviceOption = Annotated[
     str | None,
-    typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", show_default="auto", rich_help_panel=MACHINE),
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help=Settings.model_fields["device"].description,
+        show_default="auto",
+        rich_help_panel="Machine",
+    ),
 ]
 PrecisionOption = Annotated[
     Precision | None,
     typer.Option(
         "--precision",
         metavar="NAME",
-        help="fp32, bf16 or fp16; auto is bf16 where the hardware has it.",
+        help=Settings.model_fields["precision"].description,
         show_default="auto",
-        rich_help_panel=MACHINE,
+        rich_help_panel="Machine",
     ),
 ]
 EngineOption = Annotated[
-    Literal["auto", "torch", "onnxruntime", "openvino"],
+    Literal["auto", EngineName],
     typer.Option(
         "--engine",
         metavar="NAME",
-        help="torch, onnxruntime or openvino; auto is the fastest that is installed for this file.",
-        rich_help_panel=MACHINE,
+        help=f"{', '.join(ENGINES)}, or auto: the fastest that is installed for this file.",
+        rich_help_panel="Machine",
     ),
 ]
 TrustOption = Annotated[
-    bool, typer.Option("--trust-pickle", help="Load a .pkl although it can run any code it holds.")
+    bool, typer.Option("--trust-pickle", help="Load a .pkl file, which can run any code that it contains.")
 ]
-BsOption = Annotated[
-    int | None,
-    typer.Option("--bs", help="Frames a batch; where several processes train, of each.", rich_help_panel=TRAINING),
-]
-SeedOption = Annotated[
-    int | None,
-    typer.Option("--seed", help="Weights, order and augmentation follow from it.", rich_help_panel=MACHINE),
-]
-WorkersOption = Annotated[
-    int | None, typer.Option("--workers", help="Loader processes; 0 is none.", rich_help_panel=MACHINE)
-]
-DecoderOption = Annotated[
-    Decoder | None,
-    typer.Option(
-        "--decoder",
-        metavar="NAME",
-        help="deconv or pixelshuffle: upsampling by full or sub-pixel convolution.",
-        rich_help_panel=NETWORK,
-    ),
-]
-EncoderOption = Annotated[
-    str | None,
-    typer.Option("--encoder", help="A timm model, as in resnet34.", show_default="resnet18", rich_help_panel=NETWORK),
-]
-PretrainedOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--pretrained/--no-pretrained",
-        help="Start the encoder from timm's ImageNet weights, or from none.",
-        rich_help_panel=NETWORK,
-    ),
-]
-EncoderWeightsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--encoder-weights", help="A local checkpoint of the timm model to start from.", rich_help_panel=NETWORK
-    ),
-]
-InitFromOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--init-from",
-        help="A run or .safetensors to start from; the head only if classes agree.",
-        rich_help_panel=NETWORK,
-    ),
-]
-ClassWeightsOption = Annotated[
-    ClassWeights | None,
-    typer.Option(
-        "--class-weights",
-        metavar="NAME",
-        help="log is 1/ln(1.02 + share), sqrt its root, median median frequency; or none.",
-        rich_help_panel=TRAINING,
-    ),
-]
-OptimizerOption = Annotated[
-    Optimizer | None,
-    typer.Option(
-        "--optimizer",
-        metavar="NAME",
-        help="muon, or torch's own adamw, adam, rmsprop or sgd; one-cycle moves momentum.",
-        rich_help_panel=TRAINING,
-    ),
-]
-TrainOnOption = Annotated[
+InputSizeOption = Annotated[
     str | None,
     typer.Option(
-        "--train-on",
-        help="A split, or a file with a frame's stem a line.",
-        show_default="train",
-        rich_help_panel=DATA,
+        "--size",
+        metavar="WxH",
+        help="Size that frames are resized to, or native for their own.",
+        show_default="the training size",
     ),
-]
-ValidateOnOption = Annotated[
-    str | None, typer.Option("--validate-on", help="Likewise.", show_default="val", rich_help_panel=DATA)
-]
-ScheduleOption = Annotated[
-    Schedule | None,
-    typer.Option(
-        "--schedule",
-        metavar="NAME",
-        help="one-cycle, flat-cos, cosine, constant, or step: a tenth after 1/2 and 3/4.",
-        rich_help_panel=TRAINING,
-    ),
-]
-EpochsOption = Annotated[int | None, typer.Option("--epochs", help="How long to train.", rich_help_panel=TRAINING)]
-LrOption = Annotated[
-    str | None,
-    typer.Option("--lr", help="The highest learning rate, or auto: the finder's valley.", rich_help_panel=TRAINING),
-]
-SeenSizeOption = Annotated[
-    str | None,
-    typer.Option("--size", metavar="WxH|native", help="What the network sees.", show_default="the training size"),
 ]
 JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures for programs; - is stdout.")
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON; - is stdout.")
 ]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any setting, as in --set flip=false; also those without an option: "
+        f"{', '.join(name for name in Settings.model_fields if name in WITHOUT_OPTION)}.",
+        rich_help_panel="Training",
+    ),
+]
+
+
+def setting_options(without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for every setting that has one, and `--set` for all settings.
+
+    Args:
+        without: names of settings that the command has no option for.
+
+    Returns:
+        A decorator for a Typer command with a parameter `options`: a dict of settings by name, None if not given.
+
+    Example:
+        The command below has the options --size, --bs, --lr and all others::
+
+            @setting_options(without={"epochs"})
+            def lr_find(recipe: str, options: dict[str, Any]) -> None: ...
+    """
+    names = [name for name in Settings.model_fields if name not in WITHOUT_OPTION and name not in without]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(assignments: list[str] | None = None, **arguments: Any) -> None:
+            given = {name: arguments.pop(name, None) for name in names}
+            assigned = parse_assignments(assignments or [])
+            if repeated := {name for name in assigned if given.get(name) is not None}:
+                name = min(repeated)
+                raise UsageError(f"--set {name}=...: {option_of(name)} is given too; leave one of them out")
+            command(**arguments, options=given | assigned)
+
+        parameters = inspect.signature(command).parameters
+        generated = [_option_parameter(name) for name in names]
+        generated.append(
+            inspect.Parameter("assignments", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=SetOption)
+        )
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # which `inspect` documents
+            [p.replace(kind=p.KEYWORD_ONLY) for name, p in parameters.items() if name != "options"] + generated
+        )
+        return run
+
+    return decorate
+
+
+def _option_parameter(name: str) -> inspect.Parameter:
+    """The parameter of a Typer command for a setting."""
+    field = Settings.model_fields[name]
+    extra: Any = field.json_schema_extra
+    kind = _option_type(field.annotation)
+    default = ("off", "on")[field.default] if kind is bool else str(field.default)
+    option = option_of(name)
+    info = typer.Option(
+        f"{option}/--no-{option[2:]}" if kind is bool else option,
+        help=field.description,
+        metavar=extra["metavar"],
+        show_default=extra["shown"] or (field.default is not None and default),
+        rich_help_panel=extra["group"],
+        autocompletion=_preset_names if name == "preset" else None,
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
+    )
+
+
+def _option_type(annotation: Any) -> Any:
+    """What Typer reads a setting as: text if it is none of the types below, which pydantic parses later."""
+    kinds = (
+        [kind for kind in get_args(annotation) if kind is not NoneType] if NoneType in get_args(annotation) else []
+    )
+    kind = kinds[0] if len(kinds) == 1 else annotation
+    return kind if kind in (bool, int, float, Path) or get_origin(kind) is Literal else str
 
 
 def parse_size_option(text: str) -> tuple[int, int]:
-    """Turn what `--size` was given into (width, height); raise UsageError where it is no size."""
+    """Turn the value of `--size` into (width, height).
+
+    Raises:
+        UsageError: it is not a size.
+
+    Example:
+        >>> parse_size_option("640x480")
+        (640, 480)
+    """
     try:
         return parse_size(text)
     except ValueError as error:
@@ -253,12 +204,16 @@ def parse_size_option(text: str) -> tuple[int, int]:
 
 
 def parse_assignments(texts: list[str]) -> dict[str, Any]:
-    """Turn what `--set` was given, NAME=VALUE with values as in TOML, into settings by name.
+    """Turn the values of `--set`, NAME=VALUE with VALUE as in TOML, into settings by name.
 
     Raises:
-        UsageError: a text is no assignment, or its name no setting.
+        UsageError: a text is not an assignment, or there is no such setting.
+
+    Example:
+        >>> parse_assignments(["flip=false", "weight-decay=0.01", "optimizer=sgd"])
+        {'flip': False, 'weight_decay': 0.01, 'optimizer': 'sgd'}
     """
-    said: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         name = name.strip().replace("-", "_")
@@ -268,7 +223,7 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
             near = get_close_matches(name, Settings.model_fields, n=1)
             raise UsageError(f"--set {text}: no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         try:
-            said[name] = tomllib.loads(f"value = {value}")["value"]
+            given[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
-            said[name] = value.strip()  # a word without quotes
-    return said
+            given[name] = value.strip()  # a word without quotes
+    return given

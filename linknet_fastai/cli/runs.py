@@ -1,4 +1,4 @@
-"""`report` and `compare`: what is shown of runs."""
+"""`report` and `compare`: the commands that show runs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +10,12 @@ from linknet_fastai.cli.options import DataOption
 
 def compare(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
-    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row a run.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row per run as CSV.")] = None,
     picture: Annotated[
-        Path | None, typer.Option("--picture", metavar="FILE", help="Draw curves and class IoU into a PNG.")
+        Path | None, typer.Option("--picture", metavar="FILE", help="Draw curves and class IoU as a PNG.")
     ] = None,
 ) -> None:
-    """Put runs side by side, and beside what others published, like with like."""
+    """Show runs side by side, with the published figures that compare with them."""
     from linknet_fastai.cli.tables import show_comparison
     from linknet_fastai.runs.compare import summarize, write_table
 
@@ -30,10 +30,10 @@ def compare(
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     data: DataOption = None,
 ) -> None:
-    """Write a run's report, one HTML file, anew; every `fit` writes it too."""
+    """Write the report of a run, one HTML file, which `fit` writes too."""
     from linknet_fastai.cli.terminal import console, progress_bar, show_note
     from linknet_fastai.runs import report as reports
 

@@ -1,11 +1,14 @@
-"""What commands have found out, as tables in the terminal."""
+"""The results of commands as tables in the terminal."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from linknet_fastai.cli.terminal import console, percent, show_error, show_lines, show_note, show_table, styled, table
+from linknet_fastai.engines.formats import FORMATS
+from linknet_fastai.scoring.scores import CLASS_SCORES, OVERALL_SCORES, mean_score
 
-if TYPE_CHECKING:  # these import torch, which exported models do without
+if TYPE_CHECKING:  # these import torch, which exported models do not need
     from linknet_fastai.data.dataset import Dataset
     from linknet_fastai.export.benchmark import Speed
     from linknet_fastai.runs.compare import RunSummary
@@ -15,29 +18,32 @@ if TYPE_CHECKING:  # these import torch, which exported models do without
 
 
 def show_evaluation(result: "Evaluation", title: str) -> None:
-    """Print class IoU and class accuracy with their means, pixel accuracy and speed."""
+    """Print the scores of each class with their means, the other overall scores, and speed."""
     scores = result.scores
     console.print(styled(title, "bold"))
-    shown = table("class", "IoU", "accuracy", "pixels")
-    rows = zip(result.class_names, scores.iou.tolist(), scores.accuracy.tolist(), scores.pixels.tolist(), strict=True)
-    for name, iou, accuracy, pixels in rows:
-        shown.add_row(name, percent(iou), percent(accuracy), f"{pixels:,}")
+    shown = table("class", *(score.label for score in CLASS_SCORES), "pixels")
+    columns = scores.of_classes().values()
+    for name, pixels, *values in zip(result.class_names, scores.pixels.tolist(), *columns, strict=True):
+        shown.add_row(name, *map(percent, values), f"{pixels:,}")
     shown.add_section()
-    shown.add_row("mean", percent(scores.miou), percent(scores.mean_accuracy), "", style="bold")
+    shown.add_row("mean", *(percent(mean_score(values)) for values in columns), "", style="bold")
     show_table(shown)
     if result.official:
         _show_cityscapes(result.official)
     if result.course_dice is not None:
-        console.print(f"per-image Dice with void scored, as the course project counts: {percent(result.course_dice)}")
+        console.print(f"per-image Dice with void scored, as in the course project: {percent(result.course_dice)}")
+    overall = [
+        f"{score.label} {percent(scores.overall()[score.name])}" for score in OVERALL_SCORES if not score.mean_of
+    ]
     console.print(
-        f"pixel accuracy {percent(scores.pixel_accuracy)}; {result.frames} frames in {result.seconds:.1f} s, "
-        f"{result.frames / result.seconds:.1f} images a second with reading, by {result.engine}"
+        f"{', '.join(overall)}; {result.frames} frames in {result.seconds:.1f} s, "
+        f"{result.frames / result.seconds:.1f} images per second including reading, by {result.engine}"
     )
 
 
 def _show_cityscapes(scores: "CityscapesScores") -> None:
-    """Print what the official script prints."""
-    console.print(styled("\nas the official Cityscapes script scores", "bold"))
+    """Print the scores that the official script prints."""
+    console.print(styled("\nscores of the official Cityscapes script", "bold"))
     for what, iou, iiou, means in (
         ("class", scores.class_iou, scores.class_iiou, (scores.mean_class_iou, scores.mean_class_iiou)),
         (
@@ -57,7 +63,7 @@ def _show_cityscapes(scores: "CityscapesScores") -> None:
 
 
 def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
-    """Print what of a recipe is on disk."""
+    """Print what `data` found on disk for a recipe."""
     recipe = dataset.recipe
     console.print(styled(f"{recipe.title}: layout {dataset.layout.name} in {dataset.folder}", "bold"))
     shown = table("split", "frames", "sizes", "void", "damaged")
@@ -68,7 +74,7 @@ def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
         void = found.void_pixels / max(found.void_pixels + sum(found.class_pixels), 1)
         shown.add_row(name, str(found.frames), sizes or "-", f"{void:.2%}", str(len(found.problems)))
     for name in result.absent:
-        shown.add_row(name, "-", "not here", "-", "-")
+        shown.add_row(name, "-", "missing", "-", "-")
     show_table(shown)
     for name, folders in result.folders.items():
         console.print(f"{name}: " + ", ".join(f"{folder} {count}" for folder, count in folders.items()))
@@ -83,13 +89,13 @@ def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
         shown.add_row(entry.name, str(entry.id), *shares, weight)
     show_table(shown)
     if result.picture:
-        console.print(f"\na batch as the network gets it: {result.picture}")
+        console.print(f"\na batch as the network receives it: {result.picture}")
     show_lines(list(result.absent.values()) + result.notes, show_note)
     show_lines(result.problems, show_error)
 
 
 def show_speeds(speeds: Sequence["Speed"]) -> None:
-    """Print a table like the paper's: a block for each network, a row for each engine and size."""
+    """Print a table for each network, with a row for each engine and size."""
     for decoder in dict.fromkeys(speed.decoder for speed in speeds):
         shown = table("engine", "size", "ms", "fps", "fps, batch", "G mult-adds", "MiB")
         of_decoder = [speed for speed in speeds if speed.decoder == decoder]
@@ -109,8 +115,22 @@ def show_speeds(speeds: Sequence["Speed"]) -> None:
         show_table(shown)
 
 
+def show_formats() -> None:
+    """Print a line for each format of `export`, and how to install what is missing for it."""
+    shown = table("format", "suffix", "what it is", words=3)
+    for entry in FORMATS.values():
+        shown.add_row(entry.name, entry.suffix, entry.purpose)
+    show_table(shown)
+    console.print("\nexport with: linknet-fastai export RUN --format NAME")
+    missing = [(entry.name, extra) for entry in FORMATS.values() if (extra := entry.missing_extra)]
+    if not find_spec("nncf"):
+        missing.append(("--int8", "int8"))
+    for name, extra in missing:
+        show_note(f"{name} needs: pip install 'linknet-fastai[{extra}]'")
+
+
 def show_comparison(runs: Sequence["RunSummary"]) -> None:
-    """Print runs side by side: results, settings that differ, classes, seeds, and what others published."""
+    """Print runs side by side: results, different settings, classes, seeds, and published figures."""
     from linknet_fastai.runs.compare import comparable_evaluation, differing_settings, published_figures, spreads
 
     numbers = [str(number) for number in range(1, len(runs) + 1)]
@@ -142,7 +162,7 @@ def show_comparison(runs: Sequence["RunSummary"]) -> None:
     show_table(shown)
     if groups := spreads(runs):
         console.print()
-        shown = table("alike but for the seed", "seeds", "mean of last mIoU", "smallest", "largest")
+        shown = table("same but for the seed", "seeds", "mean of last mIoU", "smallest", "largest")
         for group in groups:
             seeds = ", ".join(map(str, group.seeds))
             extremes = map(percent, (min(group.mious), max(group.mious)))
@@ -155,19 +175,22 @@ def show_comparison(runs: Sequence["RunSummary"]) -> None:
             shown = table("network", "source", "size", "pretrained", "mean acc", "mIoU", words=2)
             for figure in figures:
                 if figure.split == split:
-                    scores = ("-" if s is None else f"{s:.3f}" for s in (figure.mean_accuracy, figure.miou))
-                    shown.add_row(figure.network, figure.source, figure.size or "-", figure.pretrained, *scores)
-            alike = [(run, comparable_evaluation(run, split)) for run in runs if run.recipe == recipe]
-            for run, scores in alike:
+                    cells = [_published(value) for value in (figure.mean_accuracy, figure.miou)]
+                    shown.add_row(figure.network, figure.source, figure.size or "-", figure.pretrained, *cells)
+            evaluations = [(run, comparable_evaluation(run, split)) for run in runs if run.recipe == recipe]
+            for run, scores in evaluations:
                 if scores:
-                    values = (
-                        "-" if (s := scores[name]) is None else f"{s:.3f}" for name in ("mean_accuracy", "miou")
-                    )
                     pretrained = "ImageNet" if run.settings["pretrained"] else "none"
-                    shown.add_row("LinkNet", run.name, scores["size"], pretrained, *values, style="bold")
+                    cells = [_published(scores[name]) for name in ("mean_accuracy", "miou")]
+                    shown.add_row("LinkNet", run.name, scores["size"], pretrained, *cells, style="bold")
             show_table(shown)
-            if not all(scores for _, scores in alike):
+            if not all(scores for _, scores in evaluations):
                 show_note(
-                    f"a run's scores on {split} stand here after: linknet-fastai evaluate RUN {recipe} "
+                    f"to show a run's scores on {split} here: linknet-fastai evaluate RUN {recipe} "
                     f"--split {split} --json RUN/evaluation-{split}.json"
                 )
+
+
+def _published(score: float | None) -> str:
+    """A score with three digits, as papers print it."""
+    return "-" if score is None else f"{score:.3f}"

@@ -1,4 +1,4 @@
-"""What the terminal shows: rich tables and bars where a person looks, plain lines in a pipe."""
+"""Output on the terminal: tables and progress bars of rich on a terminal, plain lines in a pipe."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -23,75 +23,80 @@ from linknet_fastai.core.files import write_text
 from linknet_fastai.core.parallel import is_first
 from linknet_fastai.core.text import printable
 
-if TYPE_CHECKING:  # these import torch, which --help must not wait for
+if TYPE_CHECKING:  # --help does not import torch
     from linknet_fastai.core.parallel import Progress as ProgressReport
 
-WIDEST = 10_000  # columns of a table in a pipe
-LONGEST_LINE = 4000  # of an error: an option's whole megabyte is not said again
+PIPE_WIDTH = 10_000  # columns of a table in a pipe
+LONGEST_ERROR = 4000  # characters; the value of an option can be a megabyte
 
 
 class PlainConsole(Console):
-    """A console for text from anywhere: no name of a file or class is taken for markup, or reaches the terminal as an
-    escape of its own."""
+    """A console for untrusted text: names of files and classes are not read as markup or terminal escapes."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(highlight=False, soft_wrap=True, markup=False, emoji=False, **kwargs)
 
     def render_str(self, text: str, **kwargs: Any) -> Text:
-        """See `Console.render_str`, which all that is no `Text` goes through."""
+        """Make a text printable; see `Console.render_str`, which is called for everything that is not a `Text`."""
         return super().render_str(printable(text, keep="\n"), **kwargs)
 
 
-console = PlainConsole(quiet=not is_first())  # of several processes the others report errors alone
+console = PlainConsole(quiet=not is_first())  # of several processes the others print only errors
 errors = PlainConsole(stderr=True)
 
 
 def styled(text: str, style: str) -> Text:
-    """A text in one style, with nothing in it that a terminal would obey."""
+    """A text in one style, without terminal escapes."""
     return Text(printable(text, keep="\n"), style=style)
 
 
 def percent(value: float) -> str:
-    """A fraction with four digits, or a dash for nan."""
+    """A fraction with four digits, or a dash for nan.
+
+    Example:
+        >>> percent(0.5), percent(float("nan"))
+        ('0.5000', '-')
+    """
     return f"{value:.4f}" if value == value else "-"
 
 
 def show_error(message: str) -> None:
-    """Print one line on stderr."""
-    said = printable(" ".join(message.split()))
-    if len(said) > LONGEST_LINE:
-        said = f"{said[:LONGEST_LINE]}..."
-    errors.print(styled("error: ", "bold red") + Text(said, style="default"))
+    """Print an error as one line on stderr."""
+    line = printable(" ".join(message.split()))
+    if len(line) > LONGEST_ERROR:
+        line = f"{line[:LONGEST_ERROR]}..."
+    errors.print(styled("error: ", "bold red") + Text(line, style="default"))
 
 
 def show_note(message: str) -> None:
-    """Print a line that is no error on stderr."""
+    """Print a note as one line on stderr."""
     if not console.quiet:
         errors.print(styled("note: ", "bold yellow") + styled(message, "default"))
 
 
 def table(*columns: str, words: int = 1) -> Table:
-    """A table in the house's look: the first `words` columns are text, the others numbers."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for place, column in enumerate(columns):
-        justify = "left" if place < words else "right"
-        made.add_column(column, justify=justify, header_style="bold", overflow="fold")
-    return made
+    """A table without lines, whose first `words` columns are text and aligned left, the others numbers."""
+    created = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, column in enumerate(columns):
+        created.add_column(
+            column, justify="left" if number < words else "right", header_style="bold", overflow="fold"
+        )
+    return created
 
 
 def show_table(shown: Table) -> None:
-    """Print a table; in a pipe it is as wide as it needs to be."""
+    """Print a table; in a pipe its rows are not folded."""
     if console.is_terminal:
         console.print(shown, soft_wrap=False)
         return
-    usual, console.width = console.width, WIDEST
+    width, console.width = console.width, PIPE_WIDTH
     console.print(shown, soft_wrap=False)
-    console.width = usual
+    console.width = width
 
 
 @contextmanager
 def progress_bar() -> Iterator["ProgressReport"]:
-    """Give a function that shows how far something is, on stderr; in a pipe it says nothing."""
+    """Yield a function that shows progress on stderr; in a pipe it does nothing."""
     if not errors.is_terminal or console.quiet:
         yield lambda what, done, total: None
         return
@@ -108,7 +113,7 @@ def progress_bar() -> Iterator["ProgressReport"]:
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Show on stderr that something is going on whose length nobody knows; in a pipe it says nothing."""
+    """Show a spinner on stderr for work of unknown length; in a pipe it does nothing."""
     if not errors.is_terminal or console.quiet:
         yield
         return
@@ -117,19 +122,20 @@ def working(what: str) -> Iterator[None]:
 
 
 class SpeedColumn(ProgressColumn):
-    """How many a second."""
+    """Items per second."""
 
     def render(self, task: Task) -> Text:
-        """The speed over the last half minute."""
+        """Render the speed over the last half minute."""
         return Text("" if task.speed is None else f"{task.speed:.1f}/s")
 
 
 def be_quiet() -> None:
-    """Print results for programs and errors alone from here on."""
+    """From here on print only errors, and results for programs."""
     console.quiet = True
 
 
 def progress_columns(on: Console, *more: ProgressColumn) -> Progress:
+    """A progress bar on a console, with more columns between the count and the remaining time."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
@@ -143,19 +149,25 @@ def progress_columns(on: Console, *more: ProgressColumn) -> Progress:
 
 
 def show_or_print_json(show: Callable[[], None], content: Any, file: Path | None) -> None:
-    """Show figures to people and write them for programs, where a file is named; for "-" programs alone get them."""
-    said = json.dumps(content, indent=2)
+    """Show figures and write them as JSON if a file is given; for "-" only print the JSON.
+
+    Args:
+        show: prints the figures for people.
+        content: the figures.
+        file: the file to write, "-" for stdout, or None.
+    """
+    text = json.dumps(content, indent=2)
     if file == Path("-"):
-        print(said)
+        print(text)
         return
-    show()  # first: where the file cannot be written they are not lost
+    show()  # first, so that nothing is lost if the file cannot be written
     if file:
-        write_text(file, f"{said}\n")
+        write_text(file, f"{text}\n")
 
 
-def show_lines(lines: Sequence[str], show: Any, most: int = 20) -> None:
-    """Show up to `most` lines, and count the others."""
-    for line in lines[:most]:
+def show_lines(lines: Sequence[str], show: Callable[[str], None], limit: int = 20) -> None:
+    """Show up to `limit` lines, and the number of the others."""
+    for line in lines[:limit]:
         show(line)
-    if len(lines) > most:
-        show(f"and {len(lines) - most} more")
+    if len(lines) > limit:
+        show(f"and {len(lines) - limit} more")

@@ -1,39 +1,40 @@
-"""What the terminal shows of a training: settings, a bar over all batches, a row an epoch."""
+"""Display of a training on the terminal: settings, a bar over all batches, a row per epoch."""
 
 import math
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import TextColumn
+from rich.progress import TaskID, TextColumn
 
 from linknet_fastai.cli.terminal import console, progress_columns, show_lines, show_note, show_table, styled, table
+from linknet_fastai.scoring.scores import OVERALL_SCORES
 
-if TYPE_CHECKING:  # --help does not wait for torch and fastai
+if TYPE_CHECKING:  # --help does not import torch and fastai
     from fastai.learner import Learner
 
     from linknet_fastai.config.settings import Settings
+    from linknet_fastai.core.parallel import Progress
 
 COLUMNS = (
     ("epoch", "epoch", 9, ""),
     ("train loss", "train_loss", 11, ".4f"),
     ("valid loss", "valid_loss", 11, ".4f"),
-    ("mIoU", "miou", 7, ".4f"),
-    ("mean acc", "mean_accuracy", 9, ".4f"),
-    ("pixel acc", "pixel_accuracy", 10, ".4f"),
+    *((score.heading, score.name, max(7, len(score.heading) + 1), score.format) for score in OVERALL_SCORES),
     ("lr", "lr", 9, ".1e"),
     ("seconds", "seconds", 8, ".1f"),
 )
 
 
 class TrainingDisplay:
-    """Shows a training: the settings once, a bar over all batches, a row an epoch."""
+    """Shows the settings once, a bar over all batches, and a row per epoch. An `Observer` of `fit`."""
 
     def __init__(self) -> None:
         self._bar = progress_columns(console, TextColumn("{task.fields[state]}"))
-        self._task = None
-        self._checks: dict[str, Any] = {}
-        self._begun = time.perf_counter()
+        self._task: TaskID | None = None
+        self.progress: Progress | None = self._show_progress
+        self._checks: dict[str, TaskID] = {}
+        self._phase_start = time.perf_counter()
 
     def __enter__(self) -> "TrainingDisplay":
         if console.is_terminal:
@@ -44,8 +45,8 @@ class TrainingDisplay:
         if console.is_terminal:
             self._bar.stop()
 
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Show how far something before the training is."""
+    def _show_progress(self, what: str, done: int, total: int) -> None:
+        """Show the progress of what happens before the training."""
         if what not in self._checks:
             self._checks[what] = self._bar.add_task(what, total=total, state="")
         self._bar.update(self._checks[what], completed=done, total=total, visible=done < total)
@@ -53,7 +54,7 @@ class TrainingDisplay:
     def started(
         self, learn: "Learner", settings: "Settings", origins: Mapping[str, str], run: Mapping[str, Any]
     ) -> None:
-        """Show what is trained, on what, and every setting with its origin."""
+        """Show network, data and device, and every setting that is not a default with its origin."""
         from linknet_fastai.core.device import resolve_precision
 
         dls = learn.dls
@@ -64,7 +65,7 @@ class TrainingDisplay:
         console.print(
             f"LinkNet with {run['parameters'] / 1e6:.2f} M parameters on {dls.device} in {precision}"
             f"{f', {processes} processes' if processes > 1 else ''}; "
-            f"{run['train_frames']} frames train, {run['validation_frames']} validate"
+            f"{run['train_frames']} frames to train on, {run['validation_frames']} to validate on"
         )
         shown, defaults = table("setting", "value", "from"), []
         for name, value in settings.model_dump(mode="json", exclude_none=True).items():
@@ -81,17 +82,17 @@ class TrainingDisplay:
         self._task = self._bar.add_task("", total=settings.epochs * self._per_epoch, state="")
 
     def stepped(self, epoch: int, done: int, total: int, loss: float, lr: float, training: bool) -> None:
-        """Move the bar by a batch."""
-        if not console.is_terminal:
+        """Advance the bar by a batch."""
+        if not console.is_terminal or self._task is None:
             return
-        behind = 0 if training else self._per_epoch - total
+        before = 0 if training else self._per_epoch - total
         if done == 1:
-            self._begun = time.perf_counter()
-        rate = (done - 1) * (self.bs if training else self.valid_bs) / (time.perf_counter() - self._begun)
+            self._phase_start = time.perf_counter()
+        rate = (done - 1) * (self.bs if training else self.valid_bs) / (time.perf_counter() - self._phase_start)
         state = f"loss {loss:.3f}  lr {lr:.1e}  {rate:.0f} img/s" if training else f"validating  {rate:.0f} img/s"
         self._bar.update(
             self._task,
-            completed=(epoch - 1) * self._per_epoch + behind + done,
+            completed=(epoch - 1) * self._per_epoch + before + done,
             description=f"epoch {epoch}/{self.epochs}",
             state=state,
         )

@@ -1,4 +1,4 @@
-"""Presets: named training settings, each a TOML file with a title and what it sets."""
+"""Presets (named training settings, each a TOML file), and the precedence of settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from linknet_fastai.core.text import Line
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of a training by name, and in a line what they are."""
+    """Training settings under a name, with a title of one line."""
 
     name: str
     title: str
@@ -24,7 +24,7 @@ class Preset:
 
 
 def preset_folder() -> Path:
-    """The folder of the shipped presets, below that of the recipes."""
+    """The folder of the shipped presets."""
     return recipe_folder() / "presets"
 
 
@@ -37,23 +37,29 @@ def load_preset(name_or_path: str | Path) -> Preset:
     """Read and check a preset.
 
     Args:
-        name_or_path: the name of a shipped preset, or the path of a TOML file. A file with `base = "NAME"` takes
-            over from that shipped preset what it does not say itself.
+        name_or_path: the name of a shipped preset, or the path of a TOML file. A file with `base = "NAME"` adds
+            its settings to those of that shipped preset.
 
     Raises:
-        UsageError: the file is missing, is no TOML, or holds what is no setting; it is named.
+        UsageError: the file is missing or is not TOML, or has an unknown setting or an invalid value.
+
+    Example:
+        >>> load_preset("paper").settings["optimizer"]
+        'rmsprop'
     """
     file = find_shipped(name_or_path, preset_folder(), "preset")
     table = read_toml(file, "preset")
     title, base = table.pop("title", file.stem), table.pop("base", None)
     if base is not None:
         if base not in preset_names() or file.samefile(preset_folder() / f"{base}.toml"):
-            raise UsageError(f"{file}: base: {str(base)[:50]!r} is no shipped preset ({', '.join(preset_names())})")
+            raise UsageError(
+                f"{file}: base: {str(base)[:50]!r} is not a shipped preset ({', '.join(preset_names())})"
+            )
         table = load_preset(base).settings | table
     try:
         title = TypeAdapter(Line).validate_python(title)
         if "preset" in table:
-            raise ValueError("unknown key 'preset'; a preset stands on another by `base`")
+            raise ValueError("unknown key 'preset'; to build on another preset use `base`")
         check_training_table(table)
     except ValidationError as error:
         raise UsageError(f"{file}: title: {explain(error)}") from None
@@ -63,24 +69,40 @@ def load_preset(name_or_path: str | Path) -> Preset:
 
 
 def settings_for(
-    recipe: Recipe, layout: Layout, said: Mapping[str, Any], origin: str = "command line"
+    recipe: Recipe, layout: Layout, options: Mapping[str, Any], origin: str = "command line"
 ) -> tuple[Settings, dict[str, str]]:
-    """Settle the settings of a training: what is said, then the preset that is said, the recipe, the default preset.
+    """Resolve the settings of a training.
+
+    The precedence is: options, the preset that they name, the recipe, the defaults of `Settings`. A preset that the
+    recipe names ranks below the recipe's own values, and is not read if the options name another.
 
     Args:
-        recipe: the recipe, which brings its own.
-        layout: the layout of the data, which may bring a size.
-        said: settings by name; None as a value says nothing.
-        origin: who says them.
+        recipe: the recipe with its training settings.
+        layout: the layout of the data, which may have its own size.
+        options: settings by name; None means not given.
+        origin: where the options come from.
 
     Returns:
         The settings, and the origin of each by name.
 
     Raises:
-        UsageError: a value does not fit, or there is no such preset.
+        UsageError: a value is invalid, or there is no such preset.
+
+    Example:
+        >>> from linknet_fastai.config.recipe import load_recipe
+        >>> recipe = load_recipe("street")
+        >>> settings, origins = settings_for(recipe, recipe.layouts[0], {"preset": "paper", "epochs": 3})
+        >>> settings.epochs, settings.optimizer, settings.size, settings.decoder
+        (3, 'rmsprop', (320, 240), 'deconv')
+        >>> origins["epochs"], origins["optimizer"], origins["size"], origins["seed"]
+        ('command line', 'preset paper', 'recipe', 'default')
     """
-    of_recipe = [("recipe", recipe.training), ("recipe's layout", {"size": layout.size})]
-    name = said.get("preset")
-    preset = load_preset(name or recipe.training.get("preset") or Settings().preset)
-    layer = (f"preset {preset.name}", preset.settings)
-    return resolve_settings(*([*of_recipe, layer] if name else [layer, *of_recipe]), (origin, said))
+    layers: list[tuple[str, Mapping[str, Any]]] = [
+        ("recipe", recipe.training),
+        ("recipe's layout", {"size": layout.size}),
+    ]
+    named = options.get("preset")
+    if name := named or recipe.training.get("preset"):
+        preset = load_preset(name)
+        layers.insert(2 if named else 0, (f"preset {preset.name}", preset.settings))
+    return resolve_settings(*layers, (origin, options))

@@ -1,79 +1,42 @@
-"""Recipes: a data set as one TOML file, read and checked into a frozen `Recipe`. No data is touched here."""
+"""Recipes: a data set described by one TOML file, read and checked into a frozen `Recipe`. No data is read here."""
 
 import re
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from linknet_fastai.config.settings import Size, check_training_table, explain
+from linknet_fastai.config.classes import VOID_LABEL, Checked, Classes, Color, VoidEntry, check_classes
+from linknet_fastai.config.settings import check_training_table, explain
+from linknet_fastai.config.size import Size
 from linknet_fastai.config.toml_files import find_shipped, read_source, read_toml, recipe_folder, toml_names
 from linknet_fastai.core.errors import UsageError
-from linknet_fastai.core.files import LARGEST_LIST, write_text
+from linknet_fastai.core.files import MAX_LIST_BYTES, write_text
 from linknet_fastai.core.images import IMAGE_SUFFIXES
 from linknet_fastai.core.text import Line, Name
 
-VOID_LABEL = "void"
 FIELD = re.compile(r"\{([a-z_]\w*)\}", re.ASCII | re.IGNORECASE)
-MOST_WILDCARDS = 4  # in one part of a path: each more can make a name take 255 times as long to match
-MOST_CLASSES = 254  # label maps are uint8 inside: 255 is void and 254 "not in the mapping"
-
-Byte = Annotated[int, Field(ge=0, le=255)]
-Color = tuple[Byte, Byte, Byte]
-Labels = Annotated[tuple[Name, ...], Field(max_length=65536)]
+MAX_WILDCARDS = 4  # in one part of a path: each more can make a name take 255 times as long to match
 
 
-class _Checked(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Split(Checked):
+    """The frames of a split: a folder, a list of stems, or a fraction of all frames.
 
+    A layout with `{split}` in its image pattern uses the folder, any other layout the list or the fraction.
 
-class ClassEntry(_Checked):
-    """A class: something with a score. `labels` are the names of the raw labels that count as it."""
-
-    id: Byte
-    name: Name
-    color: Color
-    labels: Labels = ()
-
-    @property
-    def css_color(self) -> str:
-        """The color as a page writes it."""
-        return "#{:02x}{:02x}{:02x}".format(*self.color)
-
-
-class VoidEntry(_Checked):
-    """The label that counts nowhere; `labels` are the names of the raw labels that count as void."""
-
-    id: Byte = 255
-    color: Color = (0, 0, 0)
-    labels: Labels = ()
-
-
-def check_classes(classes: Sequence[ClassEntry], void: VoidEntry) -> None:
-    """Raise ValueError where an id, a name or a raw label stands twice among some classes and void."""
-    for what, values in (
-        ("id", [entry.id for entry in (*classes, void)]),
-        ("name", [entry.name for entry in classes]),
-        ("raw label", [label for entry in (*classes, void) for label in entry.labels]),
-    ):
-        if doubled := [value for value, count in Counter(values).items() if count > 1]:
-            raise ValueError(f"classes: {what} {min(doubled)!r} stands twice")
-
-
-class Split(_Checked):
-    """Which frames form a split: a folder, a list of stems, or a fraction of all frames.
-
-    A layout with `{split}` in its image pattern takes the folder (by default of the split's own name), any
-    other layout the list or the fraction.
+    Args:
+        folder: by default the split's own name.
+        list: path of a list of frames, below the recipe's folder.
+        fraction: of all frames, from 0 to 1.
+        frames: the number of frames of the published split, if there is no list.
+        stems: the content of the list; filled in when the recipe is loaded.
     """
 
     folder: Line | None = None
     list: Line | None = None
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    frames: int | None = Field(default=None, ge=1)  # how many the published split has, where no list says it
-    stems: tuple[str, ...] = ()  # what stands in the list file; filled in when the recipe is read
+    frames: int | None = Field(default=None, ge=1)
+    stems: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check_folder(self) -> Self:
@@ -83,17 +46,24 @@ class Split(_Checked):
 
 
 def _check_below(path: str, key: str, folder: str) -> None:
-    """Raise ValueError for a path that may leave a folder, on any system."""
+    """Raise ValueError for a path that may be outside of the folder, on any operating system."""
     if PureWindowsPath(path).anchor or ".." in PurePosixPath(path).parts or "\\" in path:
-        raise ValueError(f"{key}: {path[:200]!r} must lie below {folder}")
+        raise ValueError(f"{key}: {path[:200]!r} must be inside {folder}")
 
 
-class Layout(_Checked):
-    """How a data set lies on disk, and what the values or colors in its label maps mean.
+class Layout(Checked):
+    """How a data set is stored on disk, and what the values or colors in its label maps mean.
 
-    `images` and `labels` are paths below the data folder with fields in braces; each field stands for any text
-    without a slash, as `*` does; `{stem}` is the frame's name, `{split}` the split's folder. Without `values` and
-    `colors` the raw values are the class ids.
+    `images` and `labels` are paths below the data folder with fields in braces. A field matches any text without a
+    slash, as `*` does; `{stem}` is the frame's name, `{split}` the split's folder.
+
+    Args:
+        name: as messages and other recipes name the layout.
+        images: pattern of the images.
+        labels: pattern of the label maps, with fields of `images`.
+        size: (width, height) to train at, unless another is given.
+        values: the raw label of each value in the label maps. Without `values` and `colors` the values are class ids.
+        colors: the color of each raw label in the label maps.
     """
 
     name: Name
@@ -114,7 +84,7 @@ class Layout(_Checked):
         if "*" in self.labels:
             raise ValueError(f"labels: {self.labels!r} must name one file for each frame, without '*'")
         if unknown := set(FIELD.findall(self.labels)) - fields:
-            raise ValueError(f"labels: {{{unknown.pop()}}} is no field of images {self.images!r}")
+            raise ValueError(f"labels: {{{unknown.pop()}}} is not a field of images {self.images!r}")
         if self.values and self.colors:
             raise ValueError("values and colors exclude each other")
         if self.colors and len(set(self.colors.values())) < len(self.colors):
@@ -123,12 +93,12 @@ class Layout(_Checked):
 
     @property
     def by_folder(self) -> bool:
-        """Whether a frame's split follows from its folder."""
+        """Whether the folder of a frame determines its split."""
         return "split" in FIELD.findall(self.images)
 
 
 def _check_wildcards(pattern: str, key: str) -> None:
-    """Raise ValueError for a pattern that means nothing, or could take for ever to match."""
+    """Raise ValueError for a pattern that is invalid, or could take forever to match."""
     if re.search(r"[{}]", FIELD.sub("", pattern)):
         raise ValueError(f"{key}: {pattern!r}: a field is a name in braces, as in {{stem}}")
     plain = FIELD.sub("*", pattern)
@@ -136,22 +106,35 @@ def _check_wildcards(pattern: str, key: str) -> None:
         raise ValueError(
             f"{key}: {pattern!r}: fields and '*' need something between them; each is one folder or name"
         )
-    if max(part.count("*") for part in plain.split("/")) > MOST_WILDCARDS:
+    if max(part.count("*") for part in plain.split("/")) > MAX_WILDCARDS:
         raise ValueError(
-            f"{key}: {pattern!r}: more than {MOST_WILDCARDS} fields and '*' in one folder's or file's name"
+            f"{key}: {pattern!r}: more than {MAX_WILDCARDS} fields and '*' in one folder's or file's name"
         )
 
 
-class Recipe(_Checked):
-    """A data set: its classes, what void is, how it lies on disk, its splits, and the defaults to train on it."""
+class Recipe(Checked):
+    """A data set: its classes, how it is stored on disk, its splits, and default settings to train on it.
+
+    Args:
+        name: short name, which run folders and messages use.
+        title: the name for people.
+        source: where the data comes from; shown if it is missing.
+        fetch: what is used if no data folder is given: "street" is drawn, any other name is one of fastai's `URLs`.
+        classes: the classes, in the order of the network's channels.
+        void: id and color of void, and the raw labels that belong to it.
+        official_scores: the benchmark whose own scores `evaluate` reports in addition.
+        layouts: the layouts in which the data set is recognized.
+        splits: by name, as in train, val and test.
+        training: settings of a training by name.
+    """
 
     name: Name
     title: Line
-    source: Line  # where the data comes from, said when it is missing
-    fetch: Name | None = None  # without a folder: "street" is drawn, any other name is one of fastai's `URLs`
-    classes: tuple[ClassEntry, ...] = Field(min_length=2, max_length=MOST_CLASSES)
+    source: Line
+    fetch: Name | None = None
+    classes: Classes
     void: VoidEntry = VoidEntry()
-    official_scores: Literal["cityscapes"] | None = None  # the benchmark whose own scores `evaluate` gives as well
+    official_scores: Literal["cityscapes"] | None = None
     layouts: tuple[Layout, ...] = Field(min_length=1, max_length=32)
     splits: dict[Name, Split] = Field(min_length=1, max_length=64)
     training: dict[str, Any] = Field(default_factory=dict)
@@ -166,9 +149,9 @@ class Recipe(_Checked):
             if entry.name == VOID_LABEL:
                 raise ValueError(f"classes: {VOID_LABEL!r} cannot be the name of a class")
         for number, layout in enumerate(self.layouts):
-            for label in (layout.values or {}).values() if layout.values else layout.colors or ():
+            for label in layout.values.values() if layout.values else layout.colors or ():
                 if label not in known:
-                    raise ValueError(f"layouts[{number}]: {label!r} is no class and stands in no class's labels")
+                    raise ValueError(f"layouts[{number}]: {label!r} is neither a class nor in the labels of a class")
             for name, split in self.splits.items():
                 if not (layout.by_folder or split.list or split.fraction):
                     raise ValueError(f"splits.{name}: layout {layout.name!r} needs a list or a fraction")
@@ -176,9 +159,9 @@ class Recipe(_Checked):
             raise ValueError("splits: the fractions add up to more than 1")
         try:
             check_training_table(self.training)
-            for name in ("train_on", "validate_on"):
-                if (split := self.training.get(name, None)) is not None and split not in self.splits:
-                    raise ValueError(f"{name}: {split!r} is no split of this recipe")
+            for setting in ("train_on", "validate_on"):
+                if (given := self.training.get(setting)) is not None and given not in self.splits:
+                    raise ValueError(f"{setting}: {given!r} is not a split of this recipe")
         except ValueError as error:
             raise ValueError(f"training: {error}") from None
         return self
@@ -190,7 +173,7 @@ class Recipe(_Checked):
 
     @property
     def channel_of_label(self) -> dict[str, int | None]:
-        """The network's channel for each name a raw label may have; None is void."""
+        """The network's channel of each raw label and class name; None for void."""
         channels: dict[str, int | None] = dict.fromkeys((VOID_LABEL, *self.void.labels))
         for channel, entry in enumerate(self.classes):
             channels |= dict.fromkeys((entry.name, *entry.labels), channel)
@@ -198,32 +181,49 @@ class Recipe(_Checked):
 
 
 def recipe_names() -> list[str]:
-    """The names of the shipped recipes."""
+    """The names of the shipped recipes.
+
+    Example:
+        >>> "camvid" in recipe_names()
+        True
+    """
     return toml_names(recipe_folder())
 
 
 def find_recipe(name_or_path: str | Path) -> Path:
-    """The TOML file behind a shipped recipe's name or a path.
+    """The TOML file of a recipe.
+
+    Args:
+        name_or_path: the name of a shipped recipe, or the path of a TOML file.
 
     Raises:
         UsageError: there is neither such a recipe nor such a file.
+
+    Example:
+        >>> find_recipe("camvid").name
+        'camvid.toml'
     """
     return find_shipped(name_or_path, recipe_folder(), "recipe")
 
 
 def copy_recipe(name: str, file: Path) -> list[Path]:
-    """Start a recipe of one's own with a shipped one: its TOML file, and the lists of frames that it names.
+    """Copy a shipped recipe and its lists of frames, as the start of a new recipe.
 
     Args:
         name: the shipped recipe.
-        file: the .toml file to write; lists come to lie below its folder, where it looks for them.
+        file: the .toml file to write. The lists are written below its folder, where the copy finds them.
 
     Returns:
         The files written.
 
     Raises:
-        UsageError: there is no such recipe, or a file is there already.
+        UsageError: there is no such recipe, or a file exists already.
         UserError: a file cannot be written.
+
+    Example:
+        ::
+
+            copy_recipe("camvid", Path("mine.toml"))
     """
     if file.suffix != ".toml":
         raise UsageError(f"--copy: {file}: a recipe is a .toml file")
@@ -232,9 +232,9 @@ def copy_recipe(name: str, file: Path) -> list[Path]:
     copies = {source.parent / part: file.parent / part for part in lists} | {source: file}
     for copy in copies.values():
         if copy.exists():
-            raise UsageError(f"--copy: {copy} is there already; name another file, or delete it")
-    for original, copy in copies.items():  # the recipe last: it is never there without its lists
-        write_text(copy, read_source(original, "recipe or list of frames", LARGEST_LIST))
+            raise UsageError(f"--copy: {copy} exists already; name another file, or delete it")
+    for original, copy in copies.items():  # the recipe last, so that it never exists without its lists
+        write_text(copy, read_source(original, "recipe or list of frames", MAX_LIST_BYTES))
     return list(copies.values())
 
 
@@ -242,11 +242,16 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     """Read and check a recipe.
 
     Args:
-        name_or_path: the name of a shipped recipe, or the path of a TOML file. A recipe with `base = "NAME"`
-            takes over what it does not say itself; its `layouts` may name layouts of its base.
+        name_or_path: the name of a shipped recipe, or the path of a TOML file. A recipe with `base = "NAME"` inherits
+            all keys that it does not set itself; its `layouts` may name layouts of its base.
 
     Raises:
-        UsageError: the file is missing, is no TOML, or does not fit the schema; key and file are named.
+        UsageError: the file is missing, not TOML, or does not fit the schema; the message names file and key.
+
+    Example:
+        >>> recipe = load_recipe("camvid")
+        >>> len(recipe.classes), len(recipe.splits["train"].stems)
+        (11, 367)
     """
     file = find_recipe(name_or_path)
     try:
@@ -264,8 +269,17 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 
 def read_stems(file: Path) -> list[str]:
-    """Read a split list: one frame a line, as a stem or a file name."""
-    names = [line.strip() for line in read_source(file, "list of frames", LARGEST_LIST).split("\n")]
+    """Read a list of frames: one frame in each line, as a stem or a file name; empty lines are skipped.
+
+    Raises:
+        UsageError: the file cannot be read.
+
+    Example:
+        ::
+
+            read_stems(Path("data_recipes/camvid/val.txt"))  # ["0016E5_07959", ...]
+    """
+    names = [line.strip() for line in read_source(file, "list of frames", MAX_LIST_BYTES).split("\n")]
     return [PurePosixPath(n).stem if n.lower().endswith(IMAGE_SUFFIXES) else n for n in names if n]
 
 
@@ -274,13 +288,15 @@ def _read_with_base(file: Path) -> dict[str, Any]:
     if (base_name := table.pop("base", None)) is None:
         return table
     if base_name not in recipe_names() or file.samefile(recipe_folder() / f"{base_name}.toml"):
-        raise UsageError(f"{file}: base: {str(base_name)[:50]!r} is no shipped recipe ({', '.join(recipe_names())})")
+        raise UsageError(
+            f"{file}: base: {str(base_name)[:50]!r} is not a shipped recipe ({', '.join(recipe_names())})"
+        )
     base = load_recipe(base_name).model_dump(exclude_unset=True)
     layouts = {layout["name"]: layout for layout in base["layouts"]}
     if isinstance(named := table.get("layouts"), list):
-        for place, layout in enumerate(named):
+        for number, layout in enumerate(named):
             if isinstance(layout, str) and layout not in layouts:
-                raise UsageError(f"{file}: layouts[{place}]: {base_name!r} has no layout {layout!r}")
+                raise UsageError(f"{file}: layouts[{number}]: {base_name!r} has no layout {layout!r}")
         table["layouts"] = [layouts[layout] if isinstance(layout, str) else layout for layout in named]
     if isinstance(training := table.get("training"), dict):
         table["training"] = base.get("training", {}) | training

@@ -1,4 +1,4 @@
-"""The settings of a training, their checks and their order of precedence."""
+"""The settings of a training: defaults, descriptions, checks, and how layers of them are merged."""
 
 import math
 import re
@@ -13,54 +13,28 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from linknet_fastai.config.size import Size
 from linknet_fastai.core.errors import UsageError
 
-# What presets and `fit --set` alone change: few people ever do.
+# Settings that few people change: `--set`, presets and recipes set them, there is no option.
 WITHOUT_OPTION = frozenset({"weight_decay", "encoder_lr", "flip", "scale", "color", "relight", "checkpoint_minutes"})
-SMALLEST_SIDE = 33
-LARGEST_SIDE = 16384
-MOST_PIXELS = 1 << 25
 MOST_EPOCHS = 100_000
-# Files of this machine are named on the command line: a recipe or preset may come from another, or from anybody.
-PATHS = ("cache_dir", "encoder_weights", "init_from")
-RENAMED = {"colour": "color"}  # names that older versions used, which are still read
+PATHS = ("cache_dir", "encoder_weights", "init_from")  # files of one machine, given on the command line alone
+RENAMED = {"colour": "color"}  # old names of settings, which are still read
 
 
-def parse_size(text: Any) -> tuple[int, int]:
-    """Turn "480x360" into (480, 360), a size in pixels as (width, height)."""
-    if isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(side, int) for side in text):
-        width, height = text
-    elif isinstance(text, str) and (match := re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)):
-        width, height = int(match[1]), int(match[2])
-    else:
-        raise ValueError(f"{reprlib.repr(text)} is no size: write WIDTHxHEIGHT, as in 480x360")
-    if not (min(width, height) >= SMALLEST_SIDE and max(width, height) <= LARGEST_SIDE):
-        raise ValueError(
-            f"{reprlib.repr(text)}: each side must lie between {SMALLEST_SIDE} and {LARGEST_SIDE} pixels"
-        )
-    if width * height > MOST_PIXELS:
-        raise ValueError(f"{text!r}: more than {MOST_PIXELS >> 20} Mi pixels, the frames of 8K video")
-    return width, height
-
-
-def format_size(size: tuple[int, int]) -> str:
-    """Turn (480, 360) into "480x360"."""
-    return f"{size[0]}x{size[1]}"
-
-
-Size = Annotated[tuple[int, int], BeforeValidator(parse_size), PlainSerializer(format_size)]
 Decoder = Literal["deconv", "pixelshuffle"]
 ClassWeights = Literal["log", "sqrt", "median", "none"]
 Optimizer = Literal["muon", "adamw", "adam", "rmsprop", "sgd"]
 Schedule = Literal["one-cycle", "flat-cos", "cosine", "constant", "step"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Group = Literal["Data", "Network", "Training", "Augmentation", "Machine"]
 
 
 def _parse_lr(value: Any) -> float | str:
@@ -70,56 +44,171 @@ def _parse_lr(value: Any) -> float | str:
         rate = math.nan
     if value == "auto" or 0 < rate < math.inf:
         return value if value == "auto" else rate
-    raise ValueError(f"{reprlib.repr(value)} is no learning rate: a number above 0, or auto")
+    raise ValueError(f"{reprlib.repr(value)} is not a learning rate: use a number above 0, or auto")
 
 
+def parse_device(device: Any) -> Any:
+    """Turn the number of a GPU, as other programs take it, into the name of a torch device.
+
+    Example:
+        >>> parse_device("0")
+        'cuda:0'
+        >>> parse_device("cpu")
+        'cpu'
+    """
+    return f"cuda:{device}" if re.fullmatch(r"\d{1,3}", str(device)) else device
+
+
+Device = Annotated[str, BeforeValidator(parse_device)]
 LearningRate = Annotated[float | str, BeforeValidator(_parse_lr)]
 Text = Annotated[str, Field(max_length=4096)]  # a name or a path
 Scale = Annotated[float, Field(ge=0.1, le=10)]
 
 
+def _setting(
+    default: Any, group: Group, description: str, metavar: str | None = None, shown: str | None = None, **checks: Any
+) -> Any:
+    """A field of `Settings`, with what `--help` and the table of settings in the documentation show of it.
+
+    Args:
+        default: the value where no option, preset or recipe sets one.
+        group: the heading that it is listed under.
+        description: one line in plain words, with unit and range.
+        metavar: what stands for its value in `--help`.
+        shown: the default in words, where the value itself would mislead; a default of None is shown by this alone.
+        checks: limits, as in `Field`.
+    """
+    return Field(
+        default=default,
+        description=description,
+        json_schema_extra={"group": group, "metavar": metavar, "shown": shown},
+        **checks,
+    )
+
+
 class Settings(BaseModel):
-    """Everything a training can be told, with the built-in defaults; checked when made, then frozen."""
+    """Every setting of a training with its default: checked when created, then frozen.
+
+    This is the one description of a setting: the options of `fit` and `lr-find`, their help and the table in the
+    documentation are generated from it. The fields are sorted by the group that they are listed under.
+
+    Example:
+        >>> Settings(size="480x360", bs=4).size
+        (480, 360)
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    preset: Text = "best"
-    epochs: int = Field(default=50, ge=1, le=MOST_EPOCHS)
-    size: Size = (480, 360)
-    crop: Size | None = None
-    bs: int = Field(default=8, ge=2, le=4096)
-    accumulate: int = Field(default=1, ge=1, le=4096)
-    lr: LearningRate = 2e-3
-    decoder: Decoder = "deconv"
-    encoder: Text = "resnet18"
-    pretrained: bool = True
-    encoder_weights: Path | None = None
-    init_from: Path | None = None
-    class_weights: ClassWeights = "log"
-    optimizer: Optimizer = "adamw"
-    schedule: Schedule = "one-cycle"
-    weight_decay: float | None = Field(default=None, ge=0, le=10)
-    encoder_lr: float = Field(default=1, gt=0, le=1)  # of the learning rate, for an encoder that is trained already
-    flip: bool = True
-    scale: tuple[Scale, Scale] = (0.75, 1.75)
-    color: float = Field(default=0.3, ge=0, lt=1)
-    relight: float = Field(default=0, ge=0, le=1)
-    precision: Precision = "auto"
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    compile: bool = False
-    deterministic: bool = False
-    checkpoint_minutes: float = Field(default=10, gt=0)  # between two checkpoints within an epoch
-    workers: int | None = Field(default=None, ge=0, le=256)
-    cache: bool = True
-    cache_dir: Path | None = None
-    train_on: Text = "train"
-    validate_on: Text = "val"
+    size: Size = _setting(
+        (480, 360),
+        "Data",
+        "Size that frames are resized to, in pixels, as in 480x360.",
+        "WxH",
+        "from the recipe, or 480x360",
+    )
+    crop: Size | None = _setting(
+        None, "Data", "Size of random crops to train on, at most --size.", "WxH", "the whole frame"
+    )
+    cache: bool = _setting(True, "Data", "Decode frames once, into memory-mapped files.")
+    cache_dir: Path | None = _setting(None, "Data", "Folder for decoded frames.", "DIR", "in the user's cache folder")
+    train_on: Text = _setting(
+        "train", "Data", "Split to train on, or a file with the stem of a frame per line.", "SPLIT"
+    )
+    validate_on: Text = _setting("val", "Data", "Split to validate on, or such a file.", "SPLIT")
+
+    decoder: Decoder = _setting(
+        "deconv", "Network", "Upsampling: deconv (transposed) or pixelshuffle (sub-pixel convolutions).", "NAME"
+    )
+    encoder: Text = _setting("resnet18", "Network", "timm model to use as the encoder, as in resnet34.", "NAME")
+    pretrained: bool = _setting(True, "Network", "Start the encoder from timm's pretrained weights.")
+    encoder_weights: Path | None = _setting(
+        None, "Network", "Local checkpoint of the timm model to start from.", "FILE"
+    )
+    init_from: Path | None = _setting(
+        None,
+        "Network",
+        "Run folder or .safetensors to start from; the head only if the classes agree.",
+        "MODEL",
+    )
+
+    preset: Text = _setting(
+        "best", "Training", "Named settings (see `linknet-fastai recipes`) or a TOML file.", "NAME"
+    )
+    epochs: int = _setting(50, "Training", "Number of epochs.", "N", "from the recipe, or 50", ge=1, le=MOST_EPOCHS)
+    bs: int = _setting(8, "Training", "Batch size in frames, of each process.", "N", ge=2, le=4096)
+    accumulate: int = _setting(1, "Training", "Batches whose gradients are summed for one step.", "N", ge=1, le=4096)
+    lr: LearningRate = _setting(5e-3, "Training", "Highest learning rate, or auto (the finder's valley).", "RATE")
+    class_weights: ClassWeights = _setting(
+        "sqrt",
+        "Training",
+        "Class weights: log is 1/ln(1.02 + share of pixels), sqrt its root, median is median frequency, or none.",
+        "NAME",
+    )
+    optimizer: Optimizer = _setting(
+        "muon", "Training", "Optimizer: muon, or PyTorch's adamw, adam, rmsprop or sgd.", "NAME"
+    )
+    schedule: Schedule = _setting(
+        "one-cycle",
+        "Training",
+        "Learning rate: one-cycle, flat-cos, cosine, constant, or step (a tenth after 1/2 and 3/4).",
+        "NAME",
+    )
+    weight_decay: float | None = _setting(
+        None, "Training", "Weight decay, 0 to 10.", "X", "the optimizer's own", ge=0, le=10
+    )
+    encoder_lr: float = _setting(
+        0.1, "Training", "Learning rate of a pretrained encoder, as a fraction of --lr.", "X", gt=0, le=1
+    )
+
+    flip: bool = _setting(True, "Augmentation", "Mirror half of the frames.")
+    scale: tuple[Scale, Scale] = _setting(
+        (0.75, 1.75), "Augmentation", "Smallest and largest random zoom, 0.1 to 10.", "[X, X]"
+    )
+    color: float = _setting(
+        0.3,
+        "Augmentation",
+        "Largest relative change of brightness, contrast and saturation, 0 to 1.",
+        "X",
+        ge=0,
+        lt=1,
+    )
+    relight: float = _setting(
+        0.7,
+        "Augmentation",
+        "Probability that a frame takes on the colors of another frame of its batch, 0 to 1.",
+        "X",
+        ge=0,
+        le=1,
+    )
+
+    precision: Precision = _setting(
+        "auto", "Machine", "Precision: fp32, bf16, fp16, or auto, the fastest here.", "NAME"
+    )
+    device: Device = _setting(
+        "auto",
+        "Machine",
+        "Device: auto, cpu, mps, cuda, or cuda:N (N alone too).",
+        "NAME",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+    )
+    seed: int = _setting(0, "Machine", "Seed of weights, order and augmentation.", "N", ge=0, lt=2**32)
+    compile: bool = _setting(False, "Machine", "Compile the network with torch.compile.")
+    deterministic: bool = _setting(False, "Machine", "Deterministic algorithms, slower on a GPU.")
+    checkpoint_minutes: float = _setting(10, "Machine", "Minutes between two checkpoints within an epoch.", "X", gt=0)
+    workers: int | None = _setting(
+        None,
+        "Machine",
+        "Processes that load data; 0 is none.",
+        "N",
+        "0 with --cache, else by cores",
+        ge=0,
+        le=256,
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _read_old_names(cls, values: Any) -> Any:
-        """Read what an older version wrote into a run folder."""
+        """Read run folders of older versions."""
         return (
             {RENAMED.get(name, name): value for name, value in values.items()} if isinstance(values, dict) else values
         )
@@ -128,31 +217,49 @@ class Settings(BaseModel):
     @classmethod
     def _check_order(cls, scale: tuple[float, float]) -> tuple[float, float]:
         if scale[0] > scale[1]:
-            raise ValueError(f"{list(scale)} does not begin with the smaller one")
+            raise ValueError(f"{list(scale)} does not begin with the smaller zoom")
         return scale
 
     @field_validator("init_from")
     @classmethod
     def _check_one_origin(cls, run: Path | None, info: ValidationInfo) -> Path | None:
         if run is not None and info.data.get("encoder_weights") is not None:
-            raise ValueError("brings the encoder's weights too; leave --encoder-weights out")
+            raise ValueError("sets the encoder's weights too; leave out --encoder-weights")
         return run
 
     @property
     def encoder_is_trained(self) -> bool:
-        """Whether the encoder does not start from scratch."""
+        """Whether the encoder starts from trained weights."""
         return self.pretrained or self.encoder_weights is not None or self.init_from is not None
 
 
+def option_of(name: str) -> str:
+    """The option that gives a setting on the command line.
+
+    Example:
+        >>> option_of("class_weights"), option_of("flip")
+        ('--class-weights', '--set flip')
+    """
+    return f"--set {name}" if name in WITHOUT_OPTION else f"--{name.replace('_', '-')}"
+
+
 def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings under their current names; one that has an older name is reported by a FutureWarning."""
+    """Settings under their current names; an old name is reported by a FutureWarning."""
     for old in RENAMED.keys() & values.keys():
-        warnings.warn(f"the setting {old!r} is called {RENAMED[old]!r} now", FutureWarning, stacklevel=2)
+        warnings.warn(f"the setting {old!r} is now called {RENAMED[old]!r}", FutureWarning, stacklevel=2)
     return {RENAMED.get(name, name): value for name, value in values.items()}
 
 
 def explain(error: ValidationError) -> str:
-    """Say the first thing that pydantic found wrong in one line: where it stands and what is off."""
+    """The first error that pydantic found, in one line: where it is, and what is wrong.
+
+    Example:
+        >>> try:
+        ...     Settings(bs=1)
+        ... except ValidationError as error:
+        ...     print(explain(error))
+        bs: Input should be greater than or equal to 2
+    """
     first = error.errors()[0]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")[:200]
     if first["type"] == "extra_forbidden":
@@ -162,9 +269,14 @@ def explain(error: ValidationError) -> str:
 
 
 def check_training_table(table: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a recipe's or preset's table holds known settings with values that fit, and no path."""
+    """Check the settings of a recipe or preset.
+
+    Raises:
+        ValueError: an unknown setting, an invalid value, or a path: files of one machine are given on its command
+            line, and a recipe or preset may come from anywhere.
+    """
     if named := [name for name in PATHS if name in table]:
-        raise ValueError(f"{named[0]}: a file names no paths of a machine; --{named[0].replace('_', '-')} does")
+        raise ValueError(f"{named[0]}: a path cannot be set in a file; use {option_of(named[0])}")
     try:
         Settings(**current_names(table))
     except ValidationError as error:
@@ -172,27 +284,33 @@ def check_training_table(table: Mapping[str, Any]) -> None:
 
 
 def resolve_settings(*layers: tuple[str, Mapping[str, Any]]) -> tuple[Settings, dict[str, str]]:
-    """Lay settings over the built-in defaults.
+    """Merge layers of settings over the defaults.
 
     Args:
-        layers: pairs of an origin ("recipe", "command line") and what it says, the weakest first.
-            A value of None says nothing.
+        layers: pairs of an origin ("recipe", "command line") and its settings by name, in ascending precedence.
+            None means not given.
 
     Returns:
-        The checked settings, and the origin of each by name ("default" where no layer names it).
+        The checked settings, and the origin of each by name ("default" if no layer has it).
 
     Raises:
-        UsageError: a value does not fit; the message names the option.
+        UsageError: a value is invalid; the message names option and origin.
+
+    Example:
+        >>> settings, origins = resolve_settings(("recipe", {"bs": 4, "lr": 0.1}), ("command line", {"lr": 0.2}))
+        >>> settings.lr, settings.bs, settings.seed
+        (0.2, 4, 0)
+        >>> origins["lr"], origins["bs"], origins["seed"]
+        ('command line', 'recipe', 'default')
     """
     values: dict[str, Any] = {}
     origins = dict.fromkeys(Settings.model_fields, "default")
     for origin, layer in layers:
-        said = {name: value for name, value in current_names(layer).items() if value is not None}
-        values |= said
-        origins |= dict.fromkeys(said, origin)
+        given = {name: value for name, value in current_names(layer).items() if value is not None}
+        values |= given
+        origins |= dict.fromkeys(given, origin)
     try:
         return Settings(**values), origins
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
-        option = f"--set {name}" if name in WITHOUT_OPTION else f"--{name.replace('_', '-')}"
-        raise UsageError(f"{option} (from the {origins.get(name, 'settings')}): {explain(error)}") from None
+        raise UsageError(f"{option_of(name)} (from the {origins.get(name, 'settings')}): {explain(error)}") from None

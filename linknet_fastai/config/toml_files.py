@@ -1,4 +1,4 @@
-"""The TOML files that come with the program, and those of users: found by name or path, and read."""
+"""TOML files, shipped or written by users: found by name or path, and read."""
 
 import difflib
 import os
@@ -8,21 +8,35 @@ from pathlib import Path
 from typing import Any
 
 from linknet_fastai.core.errors import UsageError, reason
-from linknet_fastai.core.files import LARGEST_TABLES, read_tables, read_text
+from linknet_fastai.core.files import MAX_TOML_BYTES, parse_toml, read_text
 
 
 def recipe_folder() -> Path:
-    """The folder of the shipped recipes: inside the installed package, at the top of a checkout."""
+    """The folder of the shipped recipes: inside the installed package, or at the top of a checkout.
+
+    Example:
+        >>> (recipe_folder() / "camvid.toml").is_file()
+        True
+    """
     package = Path(__file__).parents[1]
     installed = package / "data_recipes"
     return installed if installed.is_dir() else package.parent / "data_recipes"
 
 
 def find_shipped(name_or_path: str | Path, folder: Path, what: str) -> Path:
-    """The TOML file behind a name that stands for one in `folder`, or behind a path.
+    """Find a TOML file by the name of one in a folder, or by its path.
+
+    Args:
+        name_or_path: the file's stem, or a path.
+        folder: the folder of the shipped files.
+        what: what the file is, for the message.
 
     Raises:
-        UsageError: there is neither; the message says `what` was looked for and what there is.
+        UsageError: there is no such file; the message names the most similar one.
+
+    Example:
+        >>> find_shipped("camvid", recipe_folder(), "recipe").name
+        'camvid.toml'
     """
     text, names = str(name_or_path), toml_names(folder)
     if text in names:
@@ -31,26 +45,56 @@ def find_shipped(name_or_path: str | Path, folder: Path, what: str) -> Path:
         if not os.path.isfile(file):
             raise UsageError(f"{file}: no such {what} file")
         return file
-    near = difflib.get_close_matches(text, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"shipped are {', '.join(names)};"
+    similar = difflib.get_close_matches(text, names, n=1)
+    hint = f"did you mean {similar[0]!r}?" if similar else f"shipped are {', '.join(names)};"
     raise UsageError(f"no {what} {text!r}: {hint} a {what} of your own is the path of a .toml file")
 
 
 def toml_names(folder: Path) -> list[str]:
-    """The names of the TOML files in a folder."""
+    """The names of the TOML files in a folder, without the suffix.
+
+    Example:
+        >>> toml_names(recipe_folder() / "presets")
+        ['best', 'course', 'course-modified', 'paper']
+    """
     return sorted(file.stem for file in folder.glob("*.toml"))
 
 
 def read_toml(file: Path, what: str) -> dict[str, Any]:
-    """Read a TOML file that somebody wrote; `what` says in the message what it should be."""
+    """Read a TOML file written by a user.
+
+    Args:
+        file: its path.
+        what: what the file is, for the message.
+
+    Raises:
+        UsageError: the file cannot be read, or is not TOML.
+
+    Example:
+        >>> read_toml(recipe_folder() / "street.toml", "recipe")["fetch"]
+        'street'
+    """
     with _reported_as(file, what):
-        return read_tables(file)
+        return parse_toml(read_text(file))
 
 
-def read_source(file: Path, what: str, most: int = LARGEST_TABLES) -> str:
-    """Read a text file of up to `most` bytes that somebody wrote, as `read_toml` does."""
+def read_source(file: Path, what: str, max_bytes: int = MAX_TOML_BYTES) -> str:
+    """Read a text file written by a user.
+
+    Args:
+        file: its path.
+        what: what the file is, for the message.
+        max_bytes: the largest size that is read.
+
+    Raises:
+        UsageError: the file cannot be read, or is larger.
+
+    Example:
+        >>> read_source(recipe_folder() / "camvid" / "val.txt", "list of frames").split()[0]
+        '0016E5_07959'
+    """
     with _reported_as(file, what):
-        return read_text(file, most)
+        return read_text(file, max_bytes)
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Errors, files, images, text, device, parallel work: what knows nothing of this program."""
+"""Errors, files, images, text, device, parallel work: nothing here depends on the rest of the program."""

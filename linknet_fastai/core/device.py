@@ -1,4 +1,4 @@
-"""What this machine's devices can do: which one to use, in which precision, and how much memory it took."""
+"""The device to compute on: which one, in which precision, how its memory is managed and how much was used."""
 
 import ctypes
 import platform
@@ -10,72 +10,92 @@ from fastai.torch_core import default_device
 
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.parallel import processes_here, usable_cores
+from linknet_fastai.core.torch_private import cpu_has_bf16
 
-try:
-    import resource
-except ImportError:  # Windows has no such module
-    resource = None
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
-STATUS = Path("/proc/self/status")  # its figure is this process's own; getrusage's begins with the parent's
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from malloc.h
+# Linux counts the peak of this process here; what getrusage returns starts with the parent's peak.
+STATUS = Path("/proc/self/status")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device behind "auto", "cpu", "cuda", "cuda:N" or "mps".
+    """The torch device of a setting.
+
+    Args:
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps". auto is fastai's default device.
 
     Raises:
-        UsageError: this machine has no such device.
+        UsageError: the device is not available on this machine.
+
+    Example:
+        >>> resolve_device("cpu")
+        device(type='cpu')
     """
     if device == "auto":
         return torch.device(default_device())
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device: {device} is not to be had here ({str(error).splitlines()[0]})") from None
+        raise UsageError(
+            f"--device: {device} is not available on this machine ({str(error).splitlines()[0]})"
+        ) from None
     return torch.device(device)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """The precision to compute in on a device.
+    """The precision to compute in on a device: "fp32", "bf16" or "fp16".
 
     Args:
-        precision: "auto", "fp32", "bf16" or "fp16". auto is bf16 where the hardware has it natively (AMX or
-            AVX512-BF16 on a CPU, compute capability 8 on CUDA), fp16 on other CUDA devices, else fp32.
+        precision: "auto", "fp32", "bf16" or "fp16". auto is bf16 if the hardware supports it natively (AMX or
+            AVX512-BF16 on a CPU, compute capability 8 on CUDA), fp16 on other CUDA devices, otherwise fp32.
         device: where the network runs.
 
     Raises:
-        UsageError: fp16 was asked for on a device that cannot train in it.
+        UsageError: fp16 was given for a device that cannot train in it.
+
+    Example:
+        >>> resolve_precision("bf16", torch.device("cpu"))
+        'bf16'
     """
     if precision == "fp16" and device.type != "cuda":
-        raise UsageError(f"--precision: fp16 needs a CUDA GPU; {device.type} takes fp32 or bf16")
+        raise UsageError(f"--precision: fp16 needs a CUDA GPU; {device.type} supports fp32 and bf16")
     if precision != "auto":
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
-    if device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
-        return "bf16"
-    return "fp32"
+    return "bf16" if device.type == "cpu" and cpu_has_bf16() else "fp32"
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The autocast context for a resolved precision; off for fp32."""
-    enabled = precision in DTYPES
-    return torch.autocast(device.type, dtype=DTYPES.get(precision), enabled=enabled)
+    """The autocast context of a resolved precision; disabled for fp32.
+
+    Example:
+        >>> with autocast("bf16", torch.device("cpu")):
+        ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        torch.bfloat16
+    """
+    return torch.autocast(device.type, dtype=DTYPES.get(precision), enabled=precision in DTYPES)
 
 
 def tune(device: torch.device, loaders: int = 0) -> None:
-    """Have this process make the most of a device; asked for again, it changes nothing.
+    """Configure this process to compute as fast as it can on a device. A second call changes nothing.
 
-    On CUDA cuDNN measures its algorithms and takes the quickest for the sizes that come. On a CPU under glibc, memory
-    that was freed is kept: by default every tensor over 32 MiB is fetched from the system anew and its pages are
-    zeroed one by one, which makes a training step a fifth slower. Loader processes get cores of their own: threads
-    that compute would wait for the one whose core is taken. Of several processes that train together each computes on
-    its share of the cores, where torchrun would have it compute on one.
+    CUDA: cuDNN measures its algorithms and uses the fastest one for each input size.
+
+    CPU with glibc: freed memory is kept by the process. By default every tensor above 32 MiB is requested from the
+    system again and its pages are zeroed one by one, which makes a training step a fifth slower.
+
+    CPU: loader processes get cores of their own, because compute threads would wait for the one whose core is busy.
+    Of several processes that train together, each uses its share of the cores; torchrun's default is one thread.
 
     Args:
         device: where the network runs.
-        loaders: how many loader processes run beside it.
+        loaders: the number of loader processes.
+
+    Example:
+        ::
+
+            tune(torch.device("cpu"), loaders=2)
     """
     if device.type == "cpu" and (loaders or processes_here() > 1):
         torch.set_num_threads(max(1, usable_cores() - loaders))
@@ -87,30 +107,32 @@ def tune(device: torch.device, loaders: int = 0) -> None:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give the system back what a training on a CPU keeps and may never use again; see `tune`.
+    """Return memory to the system that training on a CPU keeps, see `tune`, and may not use again.
 
-    Small things that stay, such as the losses that fastai records, come to lie between large ones that go. What then
-    fits into no gap makes the heap grow, by 60 MB an epoch of 46 batches: a training of 1 GB had 7 after 100 epochs.
-    The gaps keep their addresses; the next batches fetch the pages that they need anew. Measured with 480 MB of
-    gaps: 0.2 s.
+    Small objects that stay, such as the losses that fastai records, are allocated between large ones that are freed.
+    What does not fit into the gaps makes the heap grow, by 60 MB for each epoch of 46 batches: a training of 1 GB had
+    7 GB after 100 epochs. The gaps keep their addresses, and the next batches get fresh pages for them. This takes
+    0.2 s for 480 MB of gaps.
     """
     if libc := _glibc_of(device):
         libc.malloc_trim(0)
 
 
 def _glibc_of(device: torch.device) -> ctypes.CDLL | None:
-    """The C library that a device's memory comes from, where it is glibc."""
+    """The C library that allocates a device's memory, if it is glibc."""
     return ctypes.CDLL(None) if device.type == "cpu" and platform.libc_ver()[0] == "glibc" else None
 
 
 def peak_memory_mib(device: torch.device) -> int | None:
-    """The most memory held so far, in MiB: of a CUDA device, else of this process; None on Windows."""
+    """The peak memory use so far in MiB: of the CUDA device, otherwise of this process; None on Windows."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20)
     if STATUS.is_file():
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return round(int(line.split()[1]) / 2**10)
-    if resource is None:
+    if sys.platform == "win32":
         return None
+    import resource  # does not exist on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))  # bytes on macOS, KiB elsewhere
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))  # bytes on macOS, otherwise KiB

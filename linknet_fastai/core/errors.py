@@ -1,11 +1,15 @@
-"""What a user can mend: every message is one line that names the file or option and the mend."""
+"""Errors that a user can fix. Each message is one line that names the file or option and how to fix it."""
 
 import importlib
 from types import ModuleType
 
 
 class UserError(Exception):
-    """Something on the user's side is off; the command line prints the message and exits with `exit_code`."""
+    """An error that the user can fix; the command line prints its message and exits with `exit_code`.
+
+    Args:
+        message: one line that names the file or option and how to fix it.
+    """
 
     exit_code = 1
 
@@ -14,20 +18,30 @@ class UserError(Exception):
         self.message = message
 
     def __str__(self) -> str:
-        return self.message  # fastai rewrites the arguments of what a callback raises
+        return self.message  # not from `args`, which fastai rewrites when a callback raises
 
 
 class UsageError(UserError):
-    """A wrong argument, option or recipe."""
+    """An invalid argument, option or recipe."""
 
     exit_code = 2
 
 
 def import_optional(module: str, extra: str) -> ModuleType:
-    """Import an optional package.
+    """Import a package that is installed with an extra.
+
+    Args:
+        module: the name to import.
+        extra: the extra of linknet-fastai that installs it.
 
     Raises:
-        UserError: it is not installed; `extra` is what brings it.
+        UserError: the module cannot be imported; the message names the extra.
+
+    Example:
+        >>> import_optional("no_such_module", "video")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        linknet_fastai.core.errors.UserError: no_such_module is needed and cannot be imported ...
     """
     try:
         return importlib.import_module(module)
@@ -38,6 +52,11 @@ def import_optional(module: str, extra: str) -> ModuleType:
 
 
 def reason(error: Exception) -> str:
-    """What an error of some library says, in one line of bounded length."""
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(said.split())[:200]
+    r"""The message of a library's error as one line of at most 200 characters, to be quoted in a `UserError`.
+
+    Example:
+        >>> reason(ValueError("two\n  lines"))
+        'two lines'
+    """
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:200]

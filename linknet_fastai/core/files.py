@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and files from others read with limits."""
+"""Files written completely or not at all, and files of unknown origin read with limits on size and nesting."""
 
 import errno
 import hashlib
@@ -7,39 +7,45 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from fastcore.xdg import xdg_cache_home
-from safetensors import SafetensorError
 
 from linknet_fastai.core.errors import UserError, reason
 
-LARGEST_TABLES = 1 << 20  # bytes of a recipe, a preset, a run.toml
-LARGEST_LIST = 1 << 26  # bytes of a list of frames, of scores with one for each frame
-DEEPEST = 32  # levels of lists and tables within each other
-# A key of so many parts, as in a.b."c": tomllib takes time by the square of their number, hours for a file of a MiB.
+MAX_TOML_BYTES = 1 << 20  # of a recipe, a preset, a run.toml
+MAX_LIST_BYTES = 1 << 26  # of a list of frames, or of scores with an entry for each frame
+MAX_DEPTH = 32  # of nested lists and tables
+# A dotted key of MAX_DEPTH parts, as in a.b."c": tomllib's time grows with the square of their number, to hours for a
+# file of 1 MiB.
 DEEP_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){32}""", re.ASCII)
 
 
 @contextmanager
 def atomic_write(file: Path, durable: bool = False) -> Iterator[Path]:
-    """Give the path of a temporary file beside `file`; what was written there becomes `file` at the end.
+    """Yield a temporary path next to `file`, and rename it to `file` at the end.
 
-    Missing folders are made. If anything fails, nothing is left.
+    Missing folders are created. If anything fails, the temporary file is deleted and `file` stays as it was.
 
     Args:
         file: the file to write.
-        durable: whether to wait until it is on the disk, whole even after a power cut.
+        durable: whether to wait until the content is on the disk, so that it survives a power cut.
 
     Raises:
         UserError: the file cannot be written.
+
+    Example:
+        ::
+
+            with atomic_write(Path("runs/first/points.npy")) as partial, partial.open("wb") as opened:
+                np.save(opened, points)
     """
     if not file.name:
         raise UserError(f"{file}: is a folder; name a file")
-    # A digest stands for the name, which may be as long as the system allows already.
+    # A digest in place of the name, which may already be as long as the file system allows.
     digest = hashlib.sha256(os.fsencode(file.name)).hexdigest()[:12]
     partial = file.with_name(f".{os.getpid()}-{digest}{file.suffix[:16]}")
     try:
@@ -48,11 +54,11 @@ def atomic_write(file: Path, durable: bool = False) -> Iterator[Path]:
         if durable:
             _sync(partial)
         partial.replace(file)
-        if durable and os.name == "posix":  # elsewhere no folder can be opened
-            with suppress(OSError):  # not every file system has it for folders
+        if durable and os.name == "posix":  # other systems cannot open a folder
+            with suppress(OSError):  # some file systems cannot sync one
                 _sync(file.parent)
-    # torch says a full disk with a RuntimeError; a name that is no UTF-8 cannot stand in a text.
-    except (OSError, RuntimeError, SafetensorError, UnicodeEncodeError) as error:
+    # torch reports a full disk as a RuntimeError; a file name that is not valid UTF-8 cannot be written in a text.
+    except (OSError, RuntimeError, UnicodeEncodeError) as error:
         raise UserError(f"{file}: cannot be written ({reason(error)})") from error
     finally:
         with suppress(OSError):
@@ -68,66 +74,99 @@ def _sync(path: Path) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a UTF-8 text file, completely or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+
+    Example:
+        ::
+
+            write_text(Path("runs/first/notes.txt"), "a first try")
+    """
     with atomic_write(file) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def check_regular(file: Path) -> None:
-    """Raise OSError unless there is such a file, and no folder, pipe or device, which may have no end."""
+    """Raise OSError unless `file` exists and is a regular file: a pipe or a device may have no end.
+
+    Example:
+        >>> check_regular(Path("/dev/null"))
+        Traceback (most recent call last):
+            ...
+        OSError: [Errno 22] not a regular file (a folder, pipe or device)
+    """
     if not stat.S_ISREG(file.stat().st_mode):
-        raise OSError(errno.EINVAL, "a folder, pipe or device, no regular file")
+        raise OSError(errno.EINVAL, "not a regular file (a folder, pipe or device)")
 
 
-def read_text(file: Path, most: int = LARGEST_TABLES) -> str:
+def read_text(file: Path, max_bytes: int = MAX_TOML_BYTES) -> str:
     """Read a text file in UTF-8.
 
     Args:
         file: its path.
-        most: how many bytes it may have.
+        max_bytes: the largest size that is read.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
-        ValueError: it is larger than that, or no UTF-8.
+        OSError: the file cannot be read, or is not a regular file.
+        ValueError: the file is larger, or not UTF-8.
+
+    Example:
+        ::
+
+            tables = parse_toml(read_text(Path("own.toml")))
     """
     check_regular(file)
     with file.open("rb") as opened:
-        content = opened.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"larger than {most >> 20} MiB")
+        content = opened.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"larger than {max_bytes >> 20} MiB")
     return content.decode("utf-8")
 
 
-def read_tables(file: Path) -> dict[str, Any]:
-    """Read a TOML file; raises as `read_text` does, ValueError also where it is no TOML or too deep."""
-    text = read_text(file)
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML.
+
+    Raises:
+        ValueError: the text is not TOML, or nested too deeply.
+
+    Example:
+        >>> parse_toml('size = "480x360"')
+        {'size': '480x360'}
+    """
     if DEEP_KEY.search(text):
         raise ValueError("nested too deeply")
-    return _parsed(tomllib.loads, text)
+    return _parse(tomllib.loads, text)
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON; raises ValueError where it is none, or too deep."""
-    return _parsed(json.loads, text)
+    """Parse JSON.
+
+    Raises:
+        ValueError: the text is not JSON, or nested too deeply.
+
+    Example:
+        >>> parse_json('{"miou": null}')
+        {'miou': None}
+    """
+    return _parse(json.loads, text)
 
 
-def _parsed(parse: Any, text: str) -> Any:
-    try:
-        value = parse(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    level = [value]
-    for _ in range(DEEPEST):
-        level = [inner for outer in level for inner in _inner(outer)]
-        if not level:
-            return value
+def _parse(parser: Callable[[str], Any], text: str) -> Any:
+    """The parsed value; raises ValueError if lists and tables are nested deeper than `MAX_DEPTH`."""
+    with suppress(RecursionError):  # of the parser
+        value = parser(text)
+        level = [value]
+        for _ in range(MAX_DEPTH):
+            level = [child for parent in level for child in _children(parent)]
+            if not level:
+                return value
     raise ValueError("nested too deeply")
 
 
-def _inner(value: Any) -> Any:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+def _children(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
 
 
 def cache_folder() -> Path:

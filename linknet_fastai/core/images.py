@@ -1,4 +1,4 @@
-"""Image files: images read, PNGs written, images put into a page."""
+"""Image files: reading images, resizing them, writing PNGs, and images as URLs."""
 
 import base64
 import io
@@ -15,98 +15,144 @@ from linknet_fastai.core.files import atomic_write, check_regular
 
 VOID = 255  # the value of void in every label map and label tensor of this package
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm")
-SOFTWARE = ("Software", "linknet-fastai")  # a text in every PNG written here
+SOFTWARE = ("Software", "linknet-fastai")  # a text chunk in every PNG written here
 BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
-# Pillow tells a format by what is in a file, not by its name. These hold pixels and nothing else: it would run
-# Ghostscript for an EPS of any name.
+# Pillow recognizes a format by the content of a file, not by its name. These formats contain only pixels; for an EPS,
+# whatever its name, Pillow would run Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-MOST_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb
+MAX_PIXELS = 89_478_485  # above this Pillow warns of a decompression bomb
 
 
 @contextmanager
-def opened_image(path: Path, what: str, most_pixels: float | None = None) -> Iterator[Image.Image]:
-    """Open an image file, and say in one line what goes wrong while it is read.
+def opened_image(path: Path, what: str, max_pixels: float | None = None) -> Iterator[Image.Image]:
+    """Open an image file, and report any error while it is used as one line.
 
     Args:
         path: the file.
-        what: what the message calls it, as in "this image".
-        most_pixels: what has more is refused unread, by default what Pillow would take for a bomb.
+        what: the image's name in the message, as in "this image".
+        max_pixels: a larger image is not decoded. By default Pillow's limit for a decompression bomb.
 
     Raises:
-        UserError: it is no regular file, no image, too large or damaged, or what is done with it fails.
+        UserError: the file is not a regular file, not an image, too large or damaged, or the code in the `with` block
+            fails.
+
+    Example:
+        ::
+
+            with opened_image(Path("frame.png"), "this image") as image:
+                size = image.size
     """
+    max_pixels = max_pixels or MAX_PIXELS
     try:
         check_regular(path)
         with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > (most := most_pixels or MOST_PIXELS):
-                raise ValueError(f"{image.width}x{image.height} is more than {most / 1e6:g} million pixels")
+            if image.width * image.height > max_pixels:
+                raise ValueError(f"{image.width}x{image.height} is more than {max_pixels / 1e6:g} million pixels")
             yield image
     except UnidentifiedImageError:
         raise UserError(f"{path}: cannot read {what} (none of {', '.join(FORMATS)})") from None
-    except Exception as error:  # Pillow's readers raise a dozen kinds at damaged files
+    except Exception as error:  # Pillow's readers raise a dozen kinds of errors for damaged files
         raise UserError(f"{path}: cannot read {what} ({reason(error)})") from None
 
 
-def open_image(path: Path, most_pixels: float | None = None) -> Image.Image:
-    """Open an image as RGB, turned upright by its EXIF orientation; for training as for prediction.
+def open_image(path: Path, max_pixels: float | None = None) -> Image.Image:
+    """Open an image as RGB, rotated by its EXIF orientation; for training and prediction.
 
-    Of 16 bits the upper 8 are kept, an alpha channel is left out, and of an animation the first frame counts.
+    Of 16-bit values the upper 8 bits are used, an alpha channel is dropped, and the first frame of an animation is
+    returned.
 
     Args:
         path: the file.
-        most_pixels: a larger image is not decoded.
+        max_pixels: a larger image is not decoded.
 
     Raises:
         UserError: the file cannot be read as an image, or is larger.
+
+    Example:
+        ::
+
+            image = open_image(Path("frame.png"))
     """
-    with opened_image(path, "this image", most_pixels) as image:
+    with opened_image(path, "this image", max_pixels) as image:
         ImageOps.exif_transpose(image, in_place=True)
-        return _in_8_bits(image).convert("RGB")
+        return to_rgb(image)
 
 
-def _in_8_bits(image: Image.Image) -> Image.Image:
-    """An image of 16 bits grey with the upper 8 of them; Pillow itself makes white of all that is above 255."""
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB: of 16 bits the upper 8 are kept, an alpha channel is left out.
+
+    Raises:
+        ValueError: which of its values is white is not defined, as in floats.
+    """
+    return image if image.mode == "RGB" else _to_8_bits(image).convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """The upper 8 bits of a 16-bit gray image; Pillow's own conversion turns all values above 255 to white."""
     if not image.mode.startswith(("I", "F")):
         return image
     pixels = np.asarray(image)
-    if image.mode == "F" or not 0 <= pixels.min() <= pixels.max() < 1 << 16:  # a 16-bit PNG is "I" in older Pillows
-        raise ValueError(f"mode {image.mode}: nobody knows which of its values is white; save it with 8 or 16 bits")
+    if image.mode == "F" or not 0 <= pixels.min() <= pixels.max() < 1 << 16:  # old Pillows open 16-bit PNGs as "I"
+        raise ValueError(f"mode {image.mode}: its value of white is unknown; save the image with 8 or 16 bits")
     return Image.fromarray((pixels >> 8).astype(np.uint8))
 
 
 def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resample an RGB image bilinearly, with antialiasing where it shrinks."""
+    """Resize an image to (width, height) bilinearly, with antialiasing when it shrinks.
+
+    Example:
+        >>> resize_image(Image.new("RGB", (960, 720)), (480, 360)).size
+        (480, 360)
+    """
     return image if image.size == tuple(size) else image.resize(size, BILINEAR)
 
 
+def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize HxW uint8 labels to (width, height) with the nearest pixel.
+
+    Example:
+        >>> resize_labels(np.zeros((720, 960), np.uint8), (480, 360)).shape
+        (360, 480)
+    """
+    return labels if labels.shape[::-1] == tuple(size) else np.asarray(Image.fromarray(labels).resize(size, NEAREST))
+
+
 def data_url(image: Image.Image, kind: str, **options: Any) -> str:
-    """An image as a URL that holds it, for a page.
+    """An image as a data URL, for an HTML page.
 
     Args:
         image: the image.
         kind: "JPEG" or "PNG".
-        options: Pillow's, for that format.
+        options: Pillow's options for saving in that format.
+
+    Example:
+        >>> data_url(Image.new("L", (1, 1)), "PNG")[:22]
+        'data:image/png;base64,'
     """
     content = io.BytesIO()
     image.save(content, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resample HxW uint8 labels to (width, height) by the nearest pixel."""
-    return labels if labels.shape[::-1] == tuple(size) else np.asarray(Image.fromarray(labels).resize(size, NEAREST))
-
-
 def save_image(image: Image.Image, file: Path) -> None:
-    """Write a PNG, whole or not at all; it says that it was written here, see `is_own_png`."""
-    said = PngImagePlugin.PngInfo()
-    said.add_text(*SOFTWARE)
+    """Write a PNG completely or not at all, marked as written by this package for `is_own_png`.
+
+    Raises:
+        UserError: the file cannot be written.
+
+    Example:
+        ::
+
+            save_image(Image.fromarray(mask), Path("out/mask.png"))
+    """
+    info = PngImagePlugin.PngInfo()
+    info.add_text(*SOFTWARE)
     with atomic_write(file) as partial:
-        image.save(partial, format="PNG", compress_level=1, pnginfo=said)
+        image.save(partial, format="PNG", compress_level=1, pnginfo=info)
 
 
 def is_own_png(file: Path) -> bool:
-    """Whether `save_image` wrote a file, and nobody has written it anew since."""
+    """Whether `save_image` wrote the file and no other program has written it since."""
     try:
         with opened_image(file, "this image") as image:
             return SOFTWARE in image.info.items()

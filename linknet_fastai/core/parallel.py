@@ -1,4 +1,4 @@
-"""Parallel work: cores and processes that are there for it, and results in order from a bounded number of threads."""
+"""Parallel work: the cores and processes that are available, and results of threads in order."""
 
 import os
 from collections import deque
@@ -6,24 +6,55 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-Progress = Callable[[str, int, int], None]  # what is going on, how many are done, of how many
-MOST_THREADS = 16  # more readers than that wait for the disk or for each other
+Progress = Callable[[str, int, int], None]  # called with the name of the step, the items done, and their total
+MAX_THREADS = 16  # more threads that read files wait for the disk or for each other
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def process_count() -> int:
+    """The number of processes that train together, as torchrun sets it; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def processes_here() -> int:
+    """The number of processes that train together on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+
+
+def is_first() -> bool:
+    """Whether this process is rank 0, or the only one.
+
+    Example:
+        ::
+
+            if is_first():
+                write_text(folder / "report.html", page)
+    """
+    return process_count() == 1 or not int(os.environ.get("RANK") or 0)
+
+
 def usable_cores() -> int:
-    """How many cores this process may use; several that train together share those of their machine."""
+    """The number of cores that this process may use: its share, if several processes train on this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // processes_here())
 
 
 def map_in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """Do work for each item in threads and give the results in the items' order.
+    """Call `work` for each item in threads and yield the results in the order of the items.
 
-    At most twice as many items as threads are begun and not yet given, however long the list. What the work raises
-    is raised in its place, and what has not begun then never does.
+    Items are taken as results are consumed: at most `2 * threads` are submitted ahead, however long the list is. An
+    error in `work` is raised in place of its result; items that were not started by then are canceled.
+
+    Args:
+        work: called with one item.
+        items: taken one by one, in the calling thread.
+        threads: the number of threads.
+
+    Example:
+        >>> list(map_in_threads(len, ["a", "bb", "ccc"], threads=2))
+        [1, 2, 3]
     """
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
@@ -37,18 +68,3 @@ def map_in_threads(work: Callable[[Item], Result], items: Iterable[Item], thread
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def process_count() -> int:
-    """How many processes were started to train together."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
-
-
-def processes_here() -> int:
-    """How many of them are on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-
-
-def is_first() -> bool:
-    """Whether this process is the first of them, or alone."""
-    return process_count() == 1 or not int(os.environ.get("RANK") or 0)

@@ -1,4 +1,4 @@
-"""Text that others may have written: what may be shown of it, and what a line and a name may hold."""
+"""Text of unknown origin: how it is shown, and the types of a checked line and a checked name."""
 
 from typing import Annotated
 
@@ -6,14 +6,16 @@ from pydantic import AfterValidator, Field
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Spell out what would not show as a letter: terminal escapes, line ends, bytes of a name that are no UTF-8.
+    r"""Escape unprintable characters: terminal escapes, line ends, bytes of file names that are not valid UTF-8.
 
     Args:
-        text: what is to be shown.
-        keep: characters that stay as they are.
+        text: the text to show.
+        keep: unprintable characters that are not escaped.
+
+    Example:
+        >>> printable("\x1b[31mred")
+        '\\x1b[31mred'
     """
-    if text.isprintable():
-        return text
     return "".join(
         letter if letter.isprintable() or letter in keep else letter.encode("unicode_escape").decode()
         for letter in text
@@ -21,15 +23,23 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def check_printable(text: str) -> str:
-    """Give the text back; raise ValueError if it holds what cannot be printed, such as a terminal's escapes."""
+    """Return the text.
+
+    Raises:
+        ValueError: it contains an unprintable character, such as a terminal escape.
+
+    Example:
+        >>> check_printable("wall")
+        'wall'
+    """
     if not text.isprintable():
-        raise ValueError(f"'{printable(text[:50])}' holds a character that cannot be printed")
+        raise ValueError(f"'{printable(text[:50])}' contains an unprintable character")
     return text
 
 
 def _check_name(text: str) -> str:
     if text in (".", "..") or "/" in text or "\\" in text:
-        raise ValueError(f"{text!r} is no name: it stands for a folder, or holds a slash")
+        raise ValueError(f"{text!r} is not a valid name: it may not be a folder or contain a slash")
     return check_printable(text)
 
 

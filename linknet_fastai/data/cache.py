@@ -22,16 +22,16 @@ from PIL import Image
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
-from linknet_fastai.config.settings import format_size
+from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UserError, reason
-from linknet_fastai.core.files import LARGEST_LIST, cache_folder, read_text
-from linknet_fastai.core.images import MOST_PIXELS, opened_image, resize_image, resize_labels
+from linknet_fastai.core.files import MAX_LIST_BYTES, cache_folder, read_text
+from linknet_fastai.core.images import MAX_PIXELS, opened_image, resize_image, resize_labels
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.data.dataset import Dataset, Frame
 from linknet_fastai.data.survey import Survey, check_frames, fingerprint
 
 INDEX, IMAGES, LABELS = "index.json", "images.bin", "labels.bin"
-Side = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
+Side = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
 
 
 class Index(BaseModel):
@@ -49,7 +49,7 @@ class Index(BaseModel):
 
     @model_validator(mode="after")
     def _check_areas(self) -> Self:
-        if max(rows * columns for rows, columns in (self.size, *self.label_shapes)) > MOST_PIXELS:
+        if max(rows * columns for rows, columns in (self.size, *self.label_shapes)) > MAX_PIXELS:
             raise ValueError("more pixels than an image may have")
         return self
 
@@ -71,7 +71,7 @@ class FrameCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        index = Index.model_validate_json(read_text(folder / INDEX, LARGEST_LIST))
+        index = Index.model_validate_json(read_text(folder / INDEX, MAX_LIST_BYTES))
         self.survey, (width, height) = index.survey, index.size
         self.label_shapes = index.label_shapes
         ends = np.cumsum([rows * columns for rows, columns in self.label_shapes])

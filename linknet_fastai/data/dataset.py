@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from linknet_fastai.config.recipe import FIELD, Layout, Recipe, Split, load_recipe, read_stems
-from linknet_fastai.config.settings import format_size
+from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UsageError, UserError, reason
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.data.fetch import fetch

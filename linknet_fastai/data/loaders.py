@@ -21,7 +21,8 @@ from PIL import Image
 
 from linknet_fastai.config.presets import settings_for
 from linknet_fastai.config.recipe import Recipe
-from linknet_fastai.config.settings import RENAMED, Settings, format_size, parse_size
+from linknet_fastai.config.settings import RENAMED, Settings
+from linknet_fastai.config.size import format_size, parse_size
 from linknet_fastai.core.device import resolve_device
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.images import open_image

@@ -14,7 +14,7 @@ import PIL
 from PIL import Image
 from pydantic import TypeAdapter
 
-from linknet_fastai.config.settings import format_size
+from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.files import cache_folder, read_text, write_text
 from linknet_fastai.core.images import VOID, open_image

@@ -1,16 +1,15 @@
-"""Opens a model with the engine that is asked for, or the fastest installed one for its file."""
+"""Open a model with the requested engine, or with the fastest installed engine for its file."""
 
 import os
 import shlex
-from importlib.util import find_spec
 from pathlib import Path
 
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.parallel import usable_cores
 from linknet_fastai.engines.engine import Engine
+from linknet_fastai.engines.formats import ENGINES, format_of
 
-ENGINES_OF = {".onnx": ("openvino", "onnxruntime"), ".xml": ("openvino",)}  # fastest first
-MOST_AT_ONCE = 8  # each frame in the network holds its features in memory
+MOST_AT_ONCE = 8  # each frame in the network keeps its features in memory
 
 
 def open_engine(
@@ -25,55 +24,57 @@ def open_engine(
 ) -> Engine:
     """Open a model to predict with.
 
-    On a CPU several frames are computed at once, with few threads each: that is faster than one frame with all.
-    For torch this sets the number of threads of the whole process.
+    On a CPU several frames are computed at the same time with few threads each, which is faster than one frame with
+    all threads. For torch this sets the number of threads of the whole process.
 
     Args:
-        model: a run folder, a `.safetensors`, a `.pkl`, an `.onnx` or an OpenVINO `.xml`.
-        engine: "torch", "onnxruntime", "openvino", or "auto": the fastest that is installed for this file.
-        precision: see the engines; auto is bf16 where engine and hardware have it.
-        device: for torch; the others run on the CPU.
-        size: (width, height) that the network sees; None is the model's training size, "native" each frame's own.
+        model: a run folder, or a file in one of the formats of `linknet_fastai.engines.formats`.
+        engine: an engine's name, or "auto" for the fastest that is installed for this file.
+        precision: see the engines; "auto" is bf16 where engine and hardware support it.
+        device: for torch; the other engines run on the CPU.
+        size: (width, height) of what the network sees; None is the model's training size, "native" each frame's own.
         trust_pickle: whether a `.pkl` may be loaded.
-        frames: how many frames are to come; there is no more at once. None is many.
-        tta: average over flips and scales, in torch alone: the graphs of the others end in classes.
+        frames: how many frames will be predicted, if known: no more are computed at the same time.
+        tta: average over flips and scales; torch only, because exported graphs return classes and not scores.
 
     Raises:
-        UsageError: an engine, device or precision that does not go with this file.
+        UsageError: an engine, device or precision that this file does not support.
         UserError: the file is missing, damaged or not ours, or the engine is not installed.
+
+    Example::
+
+        engine = open_engine(Path("runs/street/export.onnx"))
+        mask = engine("frame.png")
     """
-    cores = usable_cores()
-    at_once = max(1, min(cores, MOST_AT_ONCE, frames or MOST_AT_ONCE))
-    kind = model.suffix.lower() if not os.path.isdir(model) else ""
-    if kind not in ENGINES_OF:
-        if engine not in ("auto", "torch"):
-            raise UsageError(
-                f"--engine: {engine} runs exported files; first: linknet-fastai export {shlex.quote(str(model))} "
-                f"--format {'openvino' if engine == 'openvino' else 'onnx'}"
-            )
+    at_once = max(1, min(usable_cores(), MOST_AT_ONCE, frames or MOST_AT_ONCE))
+    name = _engine_name(model, engine)
+    if name == "torch":
         return _open_torch(model, precision, device, size, trust_pickle, at_once, tta)
     if tta:
-        raise UsageError(f"--tta: {model.name} gives classes alone; it takes the run folder or .safetensors")
-    engine = _engine_for(model, ENGINES_OF[kind], engine)
+        raise UsageError(f"--tta: {model.name} returns classes only; give the run folder or .safetensors")
     if device not in (None, "auto", "cpu"):
-        raise UsageError(f"--device: {engine} runs on the CPU here; {device} takes the run folder or .safetensors")
+        raise UsageError(f"--device: {name} runs on the CPU here; for {device} give the run folder or .safetensors")
     if not os.path.isfile(model):
         raise UserError(f"{model}: no such model")
-    if engine == "openvino":
-        from linknet_fastai.engines.openvino_engine import OpenVinoPredictor
-
-        return OpenVinoPredictor(model, precision, size, at_once)
-    from linknet_fastai.engines.onnx_engine import OnnxPredictor
-
-    return OnnxPredictor(model, precision, size, at_once, max(1, cores // at_once))
+    return ENGINES[name].load()(model, precision, size, at_once)
 
 
-def _engine_for(model: Path, able: tuple[str, ...], engine: str) -> str:
+def _engine_name(model: Path, engine: str) -> str:
+    """The name of the engine that runs a model; a folder and an unknown suffix are torch's."""
+    file_format = None if os.path.isdir(model) else format_of(model.suffix)
+    able = file_format.engines if file_format else ("torch",)
     if engine == "auto":
-        return next((name for name in able if find_spec(name)), able[-1])
-    if engine not in able:
-        raise UsageError(f"--engine: {engine} does not run {model.suffix} files; {' and '.join(able)} do")
-    return engine
+        return next((name for name in able if ENGINES[name].is_installed), able[-1])
+    if engine in able:
+        return engine
+    if engine not in ENGINES:
+        raise UsageError(f"--engine: there is no {engine!r}; use {', '.join(ENGINES)} or auto")
+    if able == ("torch",):
+        raise UsageError(
+            f"--engine: {engine} runs exported files; first: linknet-fastai export {shlex.quote(str(model))} "
+            f"--format {ENGINES[engine].format}"
+        )
+    raise UsageError(f"--engine: {engine} does not run {model.suffix} files; use {' or '.join(able)}")
 
 
 def _open_torch(
@@ -88,11 +89,11 @@ def _open_torch(
     import torch
 
     from linknet_fastai.core.device import resolve_device
-    from linknet_fastai.engines.torch_engine import Predictor
     from linknet_fastai.model.save_load import load_model
 
     if resolve_device(device or "auto").type != "cpu":
         at_once = 1
     else:
         torch.set_num_threads(max(1, usable_cores() // at_once))
-    return Predictor(*load_model(model, trust_pickle), device or "auto", precision, size, at_once, tta)
+    predictor = ENGINES["torch"].load()
+    return predictor(*load_model(model, trust_pickle), device or "auto", precision, size, at_once, tta)

@@ -10,24 +10,28 @@ from linknet_fastai.core.errors import UsageError, UserError, import_optional, r
 from linknet_fastai.engines.engine import IMAGE, RESAMPLED, SIZE, Engine, check_interface, checked_mask
 from linknet_fastai.model.card import METADATA_KEY, parse_card
 
-MOST_COMPILED = 4  # for more sizes than that one graph is compiled that takes any
+MOST_COMPILED = 4  # further sizes share one graph that takes any size
 
 
 class OpenVinoPredictor(Engine):
-    """Predicts with OpenVINO on the CPU.
+    """Predicts with OpenVINO on the CPU. Called, it returns class ids, see `Engine`.
 
-    A graph is compiled for each size of frame, which is faster than one that takes any size; it takes a tenth of a
-    second, so that after a few sizes one for all is compiled.
+    A graph is compiled for each frame size, which runs faster than one that takes any size. Compiling takes a tenth
+    of a second, so after `MOST_COMPILED` sizes one graph is compiled for all others.
 
     Args:
         file: an `.xml` or an `.onnx` that `export` wrote.
-        precision: "auto", "fp32" or "bf16"; auto is bf16 where the CPU computes in it.
-        size: (width, height) that the network sees; None is the model's training size, "native" each frame's own.
-        frames_at_once: how many frames are computed at a time.
+        precision: "auto", "fp32" or "bf16"; auto is bf16 where the CPU supports it.
+        size: (width, height) of what the network sees; None is the model's training size, "native" each frame's own.
+        frames_at_once: how many frames are computed at the same time.
 
     Raises:
-        UsageError: another precision, or fp32 of an int8 file.
+        UsageError: another precision, or fp32 with an int8 file.
         UserError: OpenVINO is not installed, or the file is damaged or not ours.
+
+    Example::
+
+        mask = OpenVinoPredictor(Path("runs/street/export.xml"))("frame.png")
     """
 
     name = "openvino"
@@ -47,8 +51,8 @@ class OpenVinoPredictor(Engine):
             self._graph = self._core.read_model(file)
             text = _metadata(self._graph, METADATA_KEY)
             inputs = [name for node in self._graph.inputs for name in node.names]
-        except Exception as error:  # mostly RuntimeError, of its own making
-            raise UserError(f"{file}: damaged, or no OpenVINO file ({reason(error)})") from None
+        except Exception as error:  # mostly RuntimeError
+            raise UserError(f"{file}: damaged, or not an OpenVINO file ({reason(error)})") from None
         card = parse_card(text, file)
         check_interface(inputs, len(self._graph.outputs), file)
         int8 = any(node.get_type_name() == "FakeQuantize" for node in self._graph.get_ops())
@@ -77,13 +81,13 @@ class OpenVinoPredictor(Engine):
             (mask,) = request.infer(inputs, share_inputs=True).values()
             with self._lock:
                 idle.append(request)
-        except Exception as error:  # a graph of another's making may ask for anything
+        except Exception as error:  # a graph that was not exported here can fail in any way
             raise UserError(f"{self.file}: fails ({reason(error)})") from None
         return checked_mask(mask, size, self.card, self.file)
 
     def _key(self, seen: tuple[int, int], size: tuple[int, int]) -> tuple | None:
-        """Which compiled graph takes these sizes, each (height, width); None is the one for all. Compiles it."""
-        key = (*seen, *size)
+        """The key of the graph for these sizes, each (height, width), compiled if needed; None takes any size."""
+        key: tuple | None = (*seen, *size)
         if key not in self._compiled and len(self._compiled) >= MOST_COMPILED:
             key = None
         if key not in self._compiled:
@@ -94,7 +98,7 @@ class OpenVinoPredictor(Engine):
 
 
 def _for_sizes(graph: Any, seen: tuple[int, int], size: tuple[int, int]) -> Any:
-    """A copy of a graph that takes frames of one size alone, and has no input but them."""
+    """A copy of a graph for frames of one size, without the input `size`."""
     from openvino import opset13 as operations
 
     graph = graph.clone()
@@ -104,7 +108,7 @@ def _for_sizes(graph: Any, seen: tuple[int, int], size: tuple[int, int]) -> Any:
         target.replace_source_output(constant)
     graph.remove_parameter(parameter)
     graph.reshape({IMAGE: [1, *seen, 3]})
-    if seen == size:  # nothing to resample: OpenVINO would do it all the same
+    if seen == size:  # nothing to resize, but OpenVINO would compute it
         for node in graph.get_ops():
             if node.get_friendly_name() == RESAMPLED:
                 for target in node.output(0).get_target_inputs():
@@ -113,7 +117,7 @@ def _for_sizes(graph: Any, seen: tuple[int, int], size: tuple[int, int]) -> Any:
 
 
 def _metadata(graph: Any, key: str) -> str | None:
-    """A text in an `.xml`'s rt_info; OpenVINO keeps an `.onnx`'s metadata under "framework"."""
+    """A text in the rt_info of an `.xml`; OpenVINO stores the metadata of an `.onnx` under "framework"."""
     for path in ([key], ["framework", key]):
         if graph.has_rt_info(path):
             return str(graph.get_rt_info(path).astype(str))

@@ -1,4 +1,4 @@
-"""The engine that runs a network in torch: any device, any model file of ours but the exported graphs."""
+"""The engine that runs a network in torch, on any device: run folders, `.safetensors` and `.pkl`."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linknet_fastai.config.settings import SMALLEST_SIDE
+from linknet_fastai.config.size import SMALLEST_SIDE
 from linknet_fastai.core.device import DTYPES, resolve_device, resolve_precision, tune
 from linknet_fastai.engines.engine import Engine
 from linknet_fastai.model.batch_norm import fold_batch_norms
@@ -15,24 +15,34 @@ from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import resample_logits
 
 TTA_SCALES = (0.75, 1.0, 1.25)
-SCORES_AT_ONCE = 12 << 21  # of a frame whose logits are brought to another size: 12 classes of 2048x1024
+LOGITS_AT_ONCE = 12 << 21  # values resized at the same time: 12 classes at 2048x1024
 
 
 class Predictor(Engine):
-    """Predicts one frame at a time in torch.
+    """Predicts images in torch. Called, it returns the recipe's class ids; `predict_channels` the network's channels.
 
-    Batch norm is folded into the convolutions in fp32; then the weights are cast once to what the network computes
-    in, which is a quarter faster than autocast and as exact: convolutions sum in fp32 either way.
+    Batch norm is folded into the convolutions in fp32; then the weights are cast once to the dtype that the network
+    computes in, which is a quarter faster than autocast and as exact: convolutions sum in fp32 either way.
 
     Args:
-        model: the network, which stays as it is.
+        model: the network; it is copied and not changed.
         card: the model's card.
-        device: see `resolve_device`.
+        device: see `linknet_fastai.core.device.resolve_device`.
         precision: see `linknet_fastai.core.device.resolve_precision`.
-        size: (width, height) that the network sees; None is the model's training size, "native" each frame's own.
-        frames_at_once: how many threads may be in the network.
-        tta: test-time augmentation: each frame is seen at `TTA_SCALES`, mirrored too, and the mean of the softmaxes
-            decides. As many times as slow, and no speed or score of LinkNet as it is.
+        size: (width, height) of what the network sees; None is the model's training size, "native" each frame's own.
+        frames_at_once: how many threads may run the network at the same time.
+        tta: test-time augmentation: the network sees each frame at `TTA_SCALES` and mirrored, and the mean of the
+            softmaxes decides. Six times as slow; neither speed nor scores are those of plain LinkNet.
+
+    Raises:
+        UserError: the device or precision is not available.
+
+    Example::
+
+        model, card = load_model("runs/street")
+        predictor = Predictor(model, card)
+        mask = predictor("frame.png")  # or a PIL image, or an array; HxW uint8 of class ids
+        Image.fromarray(mask).save("mask.png")
     """
 
     name = "torch"
@@ -60,9 +70,9 @@ class Predictor(Engine):
     @torch.inference_mode()
     def channels(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Run the network; see `Engine.channels`."""
-        # The frame lies in memory as channels_last wants it. A copy, for PIL's own memory is read-only.
+        # HxWx3 is channels_last in memory already. Copied, because PIL's own memory is read-only.
         batch = torch.from_numpy(pixels.copy()).to(self.device).permute(2, 0, 1)[None]
-        # The very operations of fastai's IntToFloatTensor and Normalize, so that both give the same bits.
+        # The same operations as fastai's IntToFloatTensor and Normalize, so that both give the same bits.
         batch = (batch.float().div_(255.0) - self._mean) / self._std
         if self.tta:
             return self._averaged(batch, size)[0].argmax(0).to(torch.uint8).cpu().numpy()
@@ -87,9 +97,10 @@ class Predictor(Engine):
 
 
 def best_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """The class of each pixel at another size: logits resampled bilinearly, then the place of the largest.
+    """The class of each pixel at another size: logits resized bilinearly, then the argmax.
 
-    A few classes at a time: those of a Cityscapes model at 2048x1024 take up to 285 MB, for each frame in work.
+    Resizes a few classes at a time: all logits of a Cityscapes model at 2048x1024 take up to 285 MB, for each frame
+    that is computed at the same time.
 
     Args:
         logits: BxCxHxW floats.
@@ -97,18 +108,19 @@ def best_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
     Returns:
         Bxheightxwidth int64; of equal logits the first class.
+
+    Example:
+        >>> best_classes(torch.tensor([[[[0.1]], [[0.9]]]]), (1, 2)).tolist()
+        [[[1, 1]]]
     """
-    # `max` finds the same places as `argmax`, on a CPU twice to twenty times as fast.
+    # `max` returns the same indices as `argmax`, on a CPU two to twenty times as fast.
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits.max(1).indices
-    best = classes = None
-    at_once = max(1, min(12, SCORES_AT_ONCE // math.prod(size)))
-    for first in range(0, logits.shape[1], at_once):
+    at_once = max(1, min(12, LOGITS_AT_ONCE // math.prod(size)))
+    best, classes = resample_logits(logits[:, :at_once].float(), size).max(1)
+    for first in range(at_once, logits.shape[1], at_once):
         part = resample_logits(logits[:, first : first + at_once].float(), size).max(1)
-        if best is None:
-            best, classes = part
-        else:
-            larger = part.values > best
-            best = torch.where(larger, part.values, best)
-            classes = torch.where(larger, part.indices + first, classes)
+        larger = part.values > best
+        best = torch.where(larger, part.values, best)
+        classes = torch.where(larger, part.indices + first, classes)
     return classes

@@ -1,1 +1,1 @@
-"""A model as a file for elsewhere, and the measuring of speed."""
+"""A model as a file for use elsewhere, and the benchmark."""

@@ -1,4 +1,4 @@
-"""`benchmark` as a plain function: how fast a network is on this machine, at the paper's sizes, by every engine."""
+"""Speed, multiply-adds and memory of a network on this machine, at the paper's sizes, with every engine."""
 
 import multiprocessing
 import time
@@ -7,44 +7,47 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from linknet_fastai.config.recipe import load_recipe
-from linknet_fastai.config.settings import format_size
+from linknet_fastai.config.settings import Decoder
+from linknet_fastai.config.size import format_size
 from linknet_fastai.core.device import peak_memory_mib, resolve_device, resolve_precision
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.engines.engine import Engine
+from linknet_fastai.engines.formats import ENGINES, FORMATS
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.export.export import export_model
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import LinkNet
-from linknet_fastai.model.save_load import load_model, save_model
+from linknet_fastai.model.save_load import load_model
 
-SIZES = ((480, 360), (640, 360), (1280, 720), (1920, 1080))  # CamVid here, and the sizes of the paper's table
-FEWEST, MOST, ENOUGH_SECONDS = 3, 30, 2.0  # how often each size is measured
+SIZES = ((480, 360), (640, 360), (1280, 720), (1920, 1080))  # CamVid's here, and those of the paper's table
+# A size is measured at least and at most this often, and within these bounds for this long.
+MIN_REPEATS, MAX_REPEATS, ENOUGH_SECONDS = 3, 30, 2.0
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast one engine is with one network at one size: bytes of a frame in, its class map out.
+    """How fast one engine runs one network at one size, from the bytes of a frame to its class map.
 
     Attributes:
-        decoder: "deconv" or "pixelshuffle".
-        engine: "torch", "onnxruntime" or "openvino".
+        decoder: the network's decoder.
+        engine: the engine's name.
         precision: what it computed in.
         size: "WIDTHxHEIGHT".
         parameters: how many the network has.
-        multiply_adds: of one frame, as torch counts convolutions.
-        latency_ms: of a frame by itself, median.
-        frames_per_second: with as many frames on their way as the engine takes at once.
-        peak_memory_mib: of the process, torch loaded (of the device on CUDA), up to this size.
+        multiply_adds: for one frame, as torch counts those of convolutions.
+        latency_ms: milliseconds for a single frame, median.
+        frames_per_second: with as many frames at the same time as the engine computes.
+        peak_memory_mib: of the process including torch (of the device on CUDA), up to and including this size.
     """
 
     decoder: str
@@ -64,20 +67,25 @@ def benchmark(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> list[Speed]:
-    """Measure a model, or untrained networks with either decoder, by every engine that is installed.
+    """Measure a model, or an untrained network with each decoder, with every engine that is installed.
 
     Args:
         model: a run folder or a `.safetensors`; None measures the networks that `fit camvid` would train.
         sizes: (width, height) of the frames.
-        device: where torch runs; the other engines take the CPU.
-        progress: told how far it is.
+        device: where torch runs; the other engines run on the CPU.
+        progress: called with the progress.
 
     Raises:
-        UsageError, UserError: no such device; a model that cannot be read.
+        UsageError: the device is not available.
+        UserError: the model cannot be read.
+
+    Example::
+
+        for speed in benchmark(Path("runs/street"), [(480, 360)]):
+            print(speed.engine, speed.precision, speed.frames_per_second)
     """
     on = resolve_device(device)
     networks = [load_model(model)] if model else list(_untrained())
-    precisions = dict.fromkeys(["fp32", resolve_precision("auto", on)])
     speeds: list[Speed] = []
     with TemporaryDirectory() as folder:
         runs = []
@@ -86,20 +94,21 @@ def benchmark(
             home.mkdir()
             work = [_multiply_adds(network, size) for size in sizes]
             measure = partial(_measure, card, sum(map(torch.numel, network.parameters())), list(sizes), work)
-            save_model(network, card, home / "model.safetensors")
-            runs += [partial(measure, home / "model.safetensors", "torch", name, device) for name in precisions]
-            for suffix, engine in ((".onnx", "onnxruntime"), (".xml", "openvino")):
-                if find_spec(engine) and find_spec("onnx") and find_spec("onnxscript"):
-                    export_model(network, card, home / f"model{suffix}")
-                    wanted = ["fp32"] if engine == "onnxruntime" else ["fp32", "auto"]
-                    runs += [partial(measure, home / f"model{suffix}", engine, name, None) for name in wanted]
+            for name, engine in ENGINES.items():
+                file_format = FORMATS[engine.format]
+                if not engine.is_installed or file_format.missing_extra:
+                    continue
+                export_model(network, card, file := home / f"model{file_format.suffix}")
+                precisions = ["fp32", resolve_precision("auto", on)] if name == "torch" else engine.precisions
+                for precision in dict.fromkeys(precisions):
+                    runs.append(partial(measure, file, name, precision, device if name == "torch" else None))
         for done, run in enumerate(runs, 1):
-            # A process for each: one engine's threads and memory are none of the other's.
+            # In a process of its own, so that engines share neither threads nor memory.
             spawn = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(1, spawn, warnings.simplefilter, ("ignore",)) as process:
                 measured = process.submit(run).result()
             known = {(speed.decoder, speed.engine, speed.precision) for speed in speeds}
-            # Where the CPU has no bf16, a precision of auto is fp32 once more.
+            # On a CPU without bf16, "auto" measures fp32 a second time.
             speeds += [s for s in measured if (s.decoder, s.engine, s.precision) not in known]
             if progress:
                 progress("measuring", done, len(runs))
@@ -108,7 +117,7 @@ def benchmark(
 
 def _untrained() -> Iterator[tuple[LinkNet, ModelCard]]:
     recipe = load_recipe("camvid")
-    for decoder in ("deconv", "pixelshuffle"):
+    for decoder in get_args(Decoder):
         network = LinkNet(len(recipe.classes), decoder=decoder, pretrained=False).eval()
         yield network, ModelCard.of(recipe, SIZES[0], decoder=decoder)
 
@@ -132,12 +141,12 @@ def _measure(
 ) -> list[Speed]:
     speeds = []
     for size, work in sorted(zip(sizes, multiply_adds, strict=True), key=lambda pair: pair[1]):
-        open_one = partial(open_engine, file, engine, precision, device, size)
-        alone = open_one(frames=1)
-        latency = _latency(alone, size)
-        name, computed_in = alone.name, alone.precision
+        open_at_size = partial(open_engine, file, engine, precision, device, size)
+        opened = open_at_size(frames=1)
+        latency = _latency(opened, size)
+        name, computed_in = opened.name, opened.precision
         memory = peak_memory_mib(torch.device("cpu") if device is None else resolve_device(device))
-        del alone
+        del opened
         speeds.append(
             Speed(
                 decoder=card.decoder,
@@ -147,7 +156,7 @@ def _measure(
                 parameters=parameters,
                 multiply_adds=work,
                 latency_ms=latency * 1e3,
-                frames_per_second=_throughput(open_one(), size),
+                frames_per_second=_throughput(open_at_size(), size),
                 peak_memory_mib=memory,
             )
         )
@@ -155,31 +164,31 @@ def _measure(
 
 
 def _latency(engine: Engine, size: tuple[int, int]) -> float:
-    """Seconds that one frame takes by itself; the first two are for warming up."""
+    """Seconds for a single frame; the first two runs are warm-up."""
     frame = _frame(size)
     times: list[float] = []
-    for _ in range(MOST + 2):
-        begun = time.perf_counter()
-        engine.channels(frame, size[::-1])  # its answer lies in main memory: nothing is left to wait for
-        times.append(time.perf_counter() - begun)
-        if len(times) >= FEWEST + 2 and sum(times[2:]) > ENOUGH_SECONDS:
+    for _ in range(MAX_REPEATS + 2):
+        start = time.perf_counter()
+        engine.channels(frame, size[::-1])  # the result is in main memory: no need to synchronize
+        times.append(time.perf_counter() - start)
+        if len(times) >= MIN_REPEATS + 2 and sum(times[2:]) > ENOUGH_SECONDS:
             break
     return median(times[2:])
 
 
 def _throughput(engine: Engine, size: tuple[int, int]) -> float:
-    """Frames a second with as many on their way as the engine takes."""
+    """Frames a second with as many at the same time as the engine computes."""
     frame, at_once = _frame(size), engine.frames_at_once
     with ThreadPoolExecutor(at_once) as pool:
 
         def predict(count: int) -> float:
-            begun = time.perf_counter()
+            start = time.perf_counter()
             list(pool.map(lambda _: engine.channels(frame, size[::-1]), range(count)))
-            return time.perf_counter() - begun
+            return time.perf_counter() - start
 
         predict(at_once)
         once = predict(at_once) / at_once
-        count = max(FEWEST * at_once, min(MOST * at_once, round(ENOUGH_SECONDS / once)))
+        count = max(MIN_REPEATS * at_once, min(MAX_REPEATS * at_once, round(ENOUGH_SECONDS / once)))
         return count / predict(count)
 
 

@@ -1,10 +1,11 @@
-"""A run's model as a file for others: a fastai Learner, safetensors, ONNX or OpenVINO."""
+"""A run's model as a file in one of the formats of `linknet_fastai.engines.formats`."""
 
 import shutil
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.files import atomic_write
 from linknet_fastai.data.dataset import Frame
 from linknet_fastai.data.loaders import segmentation_block
+from linknet_fastai.engines.formats import FORMATS
 from linknet_fastai.export.graph import Check, check_graph, export_graph
 from linknet_fastai.learner.learner import wrap_model
 from linknet_fastai.learner.loss import SegmentationLoss
@@ -29,7 +31,15 @@ def export_model(model: LinkNet, card: ModelCard, file: Path, calibration: Path 
         model: the network.
         card: its card.
         file: the file to write.
-        calibration: a folder of frames to quantise an `.xml` to int8 with.
+        calibration: a folder of frames to quantize an `.xml` to int8 with.
+
+    Raises:
+        UserError: an optional package is not installed, or the file cannot be written.
+
+    Example::
+
+        model, card = load_model("runs/street")
+        export_model(model, card, Path("street.onnx"))
     """
     if file.suffix == ".pkl":
         _export_pickle(model, card, file)
@@ -41,14 +51,14 @@ def export_model(model: LinkNet, card: ModelCard, file: Path, calibration: Path 
 
 @dataclass(frozen=True)
 class Export:
-    """A file that was written, and how it compares with torch, where that was checked."""
+    """A file that was written, and how it compares with torch if that was checked."""
 
     file: Path
     check: Check | None
 
     @property
     def mebibytes(self) -> float:
-        """What the file takes on disk, with the `.bin` of an `.xml`."""
+        """The size on disk in MiB, including the `.bin` of an `.xml`."""
         parts = [self.file, self.file.with_suffix(".bin")] if self.file.suffix == ".xml" else [self.file]
         return sum(part.stat().st_size for part in parts) / 2**20
 
@@ -61,45 +71,48 @@ def export_run(
     calibrate: Path | None = None,
     check: Path | None = None,
 ) -> Export:
-    """Export a run's best weights; what runs outside of torch is compared with torch.
+    """Export a run's best weights; formats that run outside of torch are compared with torch.
 
     Args:
         run: a run folder or a `.safetensors`.
-        file_format: "pkl", "safetensors", "onnx" or "openvino".
-        out: the file to write, by default `export.SUFFIX` beside the model, `export-int8.xml` for int8.
-        int8: whether to quantise, "openvino" only.
-        calibrate: the folder of frames to quantise with.
-        check: the folder of frames to compare on; by default those of `calibrate`, else drawn street scenes.
+        file_format: a name in `linknet_fastai.engines.formats.FORMATS`.
+        out: the file to write, by default `export.SUFFIX` in the folder of the model, `export-int8.xml` for int8.
+        int8: whether to quantize, "openvino" only.
+        calibrate: the folder of frames to quantize with.
+        check: the folder of frames to compare on; by default those of `calibrate`, otherwise drawn street scenes.
 
     Raises:
-        UsageError: options that do not go together.
-        UserError: something is missing, cannot be written, or the file does not give what torch gives.
+        UsageError: options that exclude each other.
+        UserError: something is missing or cannot be written, or the file's class maps are not those of torch.
+
+    Example::
+
+        print(export_run(Path("runs/street"), "onnx").file)
     """
+    suffix, checked = FORMATS[file_format].suffix, "torch" not in FORMATS[file_format].engines
     if int8 and file_format != "openvino":
         raise UsageError(f"--int8: goes with --format openvino, not with {file_format}")
     if int8 != (calibrate is not None):
-        raise UsageError("--int8 and --calibrate DIR go together: the frames decide the scale of every layer")
+        raise UsageError("--int8 and --calibrate DIR need each other: the frames decide the scale of every layer")
     if out is not None and not out.name:
         raise UsageError(f"--out: {out} is a folder; name a file")
-    checked = file_format in ("onnx", "openvino")
     if check and not checked:
         raise UsageError(f"--check: compares other engines with torch; a {file_format} runs in torch itself")
     for folder in (calibrate, check):
         if folder:
-            find_images(folder)  # raises before the work begins
-    suffix = ".xml" if file_format == "openvino" else f".{file_format}"
+            find_images(folder)  # raises before the work starts
     model, card = load_model(run)
     file = out or (run if run.is_dir() else run.parent) / f"export{'-int8' if int8 else ''}{suffix}"
     file = file if file.suffix == suffix else file.with_name(f"{file.name}{suffix}")
     if not checked:
         export_model(model, card, file)
         return Export(file, None)
-    # Checked before it has its name: a file that fails takes no good one's place.
-    with TemporaryDirectory() as folder:
-        export_model(model, card, made := Path(folder) / file.name, calibrate)
-        result = check_graph(model, card, made, check or calibrate)
-        # The weights first: an `.xml` is never there without its `.bin`.
-        for part in (made.with_suffix(".bin"), made):
+    # Checked in a temporary folder: a file that fails the check replaces no good one.
+    with TemporaryDirectory() as temporary:
+        export_model(model, card, written := Path(temporary) / file.name, calibrate)
+        result = check_graph(model, card, written, check or calibrate)
+        # The weights first: an `.xml` never exists without its `.bin`.
+        for part in (written.with_suffix(".bin"), written):
             if part.is_file():
                 with atomic_write(file.with_name(part.name)) as partial:
                     shutil.copyfile(part, partial)
@@ -109,14 +122,15 @@ def export_run(
 def _export_pickle(model: LinkNet, card: ModelCard, file: Path) -> None:
     """Write a fastai Learner that `load_learner` reads wherever this package is installed.
 
-    It is built anew around blank frames, so that nothing of the training (data, paths, callbacks with open
-    files) can travel along.
+    A new learner is built on blank frames, so that nothing of the training (data, paths, callbacks with open files)
+    is pickled with it.
     """
     width, height = card.size
-    blank = Frame(np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8), "blank")
+    image: Any = np.zeros((height, width, 3), np.uint8)  # in the place of a path: fastai opens arrays too
+    blank = Frame(image, image[..., 0], "blank")
     block = segmentation_block(card.class_names, np.asarray, card.size, n_train=1)
     dls = block.dataloaders([blank, blank], bs=1, num_workers=0, device=torch.device("cpu"))
     learn = wrap_model(dls, deepcopy(model).cpu().eval(), card, SegmentationLoss(), path=".")
-    # An absolute name goes past `learn.path`, which travels in the pickle.
+    # An absolute name, because `learn.path` would be prepended, and is pickled.
     with atomic_write(file) as partial:
         learn.export(partial.absolute())

@@ -1,5 +1,7 @@
-"""A model as an ONNX or OpenVINO file, in int8 where asked, checked against torch. What is in the graph is
-`onnx_graph`'s job."""
+"""Write a model as an ONNX or OpenVINO file, optionally in int8, and compare the file with torch.
+
+The graph itself is built in `onnx_graph`.
+"""
 
 import contextlib
 import sys
@@ -15,7 +17,8 @@ from linknet_fastai.core.errors import UserError, import_optional
 from linknet_fastai.core.files import atomic_write
 from linknet_fastai.core.images import open_image, resize_image
 from linknet_fastai.data.street import draw_scene
-from linknet_fastai.engines.engine import IMAGE, SIZE
+from linknet_fastai.engines.engine import IMAGE, SIZE, Engine
+from linknet_fastai.engines.formats import FORMATS
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.model.card import METADATA_KEY, ModelCard
@@ -23,7 +26,7 @@ from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.predict.inputs import find_images
 
 CALIBRATION_FRAMES, CHECK_FRAMES = 60, 10
-LEAST_AGREEMENT = 0.999  # of pixels, for a file in fp32
+MIN_AGREEMENT = 0.999  # of pixels, for a file in fp32
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,9 @@ class Check:
     """How an exported file's class maps compare with those of torch in fp32.
 
     Attributes:
-        agreement: the share of pixels that agree, from 0 to 1.
-        frames: over how many frames.
-        source: where they come from.
+        agreement: the share of pixels with the same class, from 0 to 1.
+        frames: how many frames were compared.
+        source: where the frames come from.
         engine: what ran the file.
         precision: what it computed in.
     """
@@ -46,20 +49,20 @@ class Check:
 
 
 def export_graph(model: LinkNet, card: ModelCard, file: Path, calibration: Path | None = None) -> None:
-    """Write a model as `file`: an `.onnx`, or an OpenVINO `.xml` with its `.bin` beside it.
+    """Write a model as `file`: an `.onnx`, or an OpenVINO `.xml` and its `.bin`.
 
     Args:
         model: the network.
-        card: its card; it travels in the file's metadata.
+        card: its card, stored in the file's metadata.
         file: the file to write.
-        calibration: a folder of frames to quantise to int8 with; an `.xml` only.
+        calibration: a folder of frames to quantize to int8 with; `.xml` only.
 
     Raises:
         UserError: a package is not installed, the frames cannot be read, or the file cannot be written.
     """
-    extra = "openvino" if file.suffix == ".xml" else "onnx"
-    for package in ("onnx", "onnxscript"):
-        import_optional(package, extra)
+    file_format = FORMATS["openvino" if file.suffix == ".xml" else "onnx"]
+    for package in file_format.packages:
+        import_optional(package, file_format.extra)
     from linknet_fastai.export.onnx_graph import onnx_graph  # needs the optional packages itself
 
     if file.suffix == ".onnx":
@@ -73,20 +76,20 @@ def export_graph(model: LinkNet, card: ModelCard, file: Path, calibration: Path 
     if calibration:
         graph = _quantized(nncf, graph, card, sample(find_images(calibration), CALIBRATION_FRAMES))
     graph.set_rt_info(card.model_dump_json(), [METADATA_KEY])
-    # The weights are renamed first: an `.xml` is never there without its `.bin`.
+    # The weights are renamed first: an `.xml` never exists without its `.bin`.
     with atomic_write(file) as description, atomic_write(file.with_suffix(".bin")) as weights:
         openvino.serialize(graph, str(description), str(weights))
 
 
 def _quantized(nncf: Any, graph: Any, card: ModelCard, images: Sequence[Path]) -> Any:
-    """Post-training quantisation: what each layer gives for these frames decides its scale."""
+    """Post-training quantization: the activations of each layer for these frames decide its scale."""
 
-    def seen(path: Path) -> dict[str, np.ndarray]:
+    def inputs(path: Path) -> dict[str, np.ndarray]:
         pixels = np.asarray(resize_image(open_image(path), card.size))[None]
         return {IMAGE: pixels, SIZE: np.array(card.size[::-1], np.int64)}
 
-    frames = nncf.Dataset(images, seen)
-    with contextlib.redirect_stdout(sys.stderr):  # where its progress bar belongs
+    frames = nncf.Dataset(images, inputs)
+    with contextlib.redirect_stdout(sys.stderr):  # its progress bar
         return nncf.quantize(graph, frames, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images))
 
 
@@ -100,7 +103,7 @@ def check_graph(model: LinkNet, card: ModelCard, file: Path, folder: Path | None
         folder: a folder of frames; None draws street scenes at the training size.
 
     Raises:
-        UserError: a file in fp32 does not give torch's class maps.
+        UserError: the class maps of a file in fp32 are not those of torch.
     """
     frames: Sequence[Image.Image]
     if folder is None:
@@ -108,21 +111,21 @@ def check_graph(model: LinkNet, card: ModelCard, file: Path, folder: Path | None
         source = "drawn street scenes"
     else:
         frames, source = [open_image(path) for path in sample(find_images(folder), CHECK_FRAMES)], str(folder)
-    engine = _exact_engine(file)
+    engine = _fp32_engine(file)
     torch_engine = Predictor(model, card, "cpu", "fp32")
-    same = [engine(frame) == torch_engine(frame) for frame in frames]
+    same = [engine.predict_channels(frame) == torch_engine.predict_channels(frame) for frame in frames]
     agreement = sum(int(part.sum()) for part in same) / sum(part.size for part in same)
     check = Check(agreement, len(frames), source, engine.name, engine.precision)
-    if check.precision == "fp32" and agreement < LEAST_AGREEMENT:
+    if check.precision == "fp32" and agreement < MIN_AGREEMENT:
         raise UserError(
-            f"{file.name}: not written; the graph gives torch's class on {agreement:.2%} of the pixels of {source} "
-            "only. Please report this with the encoder's name"
+            f"{file.name}: not written; the graph agrees with torch on only {agreement:.2%} of the pixels of "
+            f"{source}. Please report this with the encoder's name"
         )
     return check
 
 
-def _exact_engine(file: Path) -> Any:
-    """The engine of a file, in fp32 if the file is."""
+def _fp32_engine(file: Path) -> Engine:
+    """The engine for a file, in fp32 unless the file is int8."""
     try:
         return open_engine(file, precision="fp32", frames=1)
     except UserError:
@@ -130,5 +133,10 @@ def _exact_engine(file: Path) -> Any:
 
 
 def sample(paths: Sequence[Path], most: int) -> list[Path]:
-    """Up to so many of the paths, evenly."""
-    return [paths[int(place)] for place in np.linspace(0, len(paths) - 1, min(most, len(paths)))]
+    """Up to `most` of the paths, evenly spaced.
+
+    Example:
+        >>> [path.name for path in sample([Path("a"), Path("b"), Path("c")], 2)]
+        ['a', 'c']
+    """
+    return [paths[int(index)] for index in np.linspace(0, len(paths) - 1, min(most, len(paths)))]

@@ -1,4 +1,4 @@
-"""A network as an ONNX graph from the uint8 frame to the class map. Reads and writes no files."""
+"""A network as an ONNX graph from the uint8 frame to the class map. No files are read or written here."""
 
 import contextlib
 import io
@@ -15,34 +15,38 @@ from linknet_fastai.model.card import METADATA_KEY, ModelCard
 from linknet_fastai.model.linknet import LinkNet
 
 OPSET = 18
-# Every pad and every crop in the network's forward pass takes place at this height and width, so that all are in
-# the graph; at sizes that need none of them they do nothing.
+# At this height and width the network's forward pass executes all its pads and crops, so the graph contains them;
+# at sizes that need none of them they do nothing.
 TRACED_SIZE = (65, 97)
 
 
 def onnx_graph(model: LinkNet, card: ModelCard) -> onnx.ModelProto:
-    """Turn a network into a graph that needs no code of ours around it.
+    """Turn a network into a graph that needs no pre- or postprocessing.
 
-    The graph takes `image`, 1xHxWx3 uint8, RGB, and `size`, two int64: height and width of the class map wanted. It
-    gives `mask`, 1xheightxwidth uint8: the network's channel of each pixel. Normalisation, the bilinear resampling
-    of the logits and the argmax are inside; H and W may be any. The card travels in the metadata.
+    The inputs are `image`, 1xHxWx3 uint8, RGB, of any size, and `size`, two int64: height and width of the output.
+    The output is `mask`, 1xheightxwidth uint8: the network's channel of each pixel. Normalization, the bilinear
+    resizing of the logits and the argmax are part of the graph. The card is stored in the metadata.
 
     Args:
-        model: the network; it stays as it is.
+        model: the network; it is not changed.
         card: its card.
+
+    Example::
+
+        onnx.save(onnx_graph(*load_model("runs/street")), "street.onnx")
     """
     graph = _network_graph(model)
     network = graph.graph
     (pixels,), (logits,) = network.input, network.output
-    nodes = [*_normalisation(card, pixels.name), *network.node, *_class_map(len(card.classes), logits.name)]
+    nodes = [*_normalization(card, pixels.name), *network.node, *_class_map(len(card.classes), logits.name)]
     constants = [
         *network.initializer,
-        _constant(_ours("byte_range"), np.float32(255)),
-        _constant(_ours("mean"), np.float32(card.mean)),
-        _constant(_ours("std"), np.float32(card.std)),
-        _constant(_ours("batch_and_classes"), np.int64([1, len(card.classes)])),
+        _constant(_ours("byte_range"), np.array(255, np.float32)),
+        _constant(_ours("mean"), np.array(card.mean, np.float32)),
+        _constant(_ours("std"), np.array(card.std, np.float32)),
+        _constant(_ours("batch_and_classes"), np.array([1, len(card.classes)], np.int64)),
     ]
-    made = helper.make_model(
+    exported = helper.make_model(
         helper.make_graph(
             nodes,
             "linknet",
@@ -57,21 +61,22 @@ def onnx_graph(model: LinkNet, card: ModelCard) -> onnx.ModelProto:
         ir_version=graph.ir_version,
         producer_name="linknet-fastai",
     )
-    helper.set_model_props(made, {METADATA_KEY: card.model_dump_json()})
-    onnx.checker.check_model(made)
-    return made
+    helper.set_model_props(exported, {METADATA_KEY: card.model_dump_json()})
+    onnx.checker.check_model(exported)
+    return exported
 
 
 def _network_graph(model: LinkNet) -> onnx.ModelProto:
-    """The bare network, 1x3xHxW floats to logits, batch norm folded, without the exporter's notes on our source."""
+    """The bare network, 1x3xHxW floats to logits, batch norm folded, no source paths from the exporter."""
     pixels = torch.zeros(1, 3, *TRACED_SIZE)
     sides = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     network = fold_batch_norms(model).cpu()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells of its progress there
+    with contextlib.redirect_stdout(io.StringIO()):  # the exporter prints its progress
         program = torch.onnx.export(
             network, (pixels,), dynamo=True, dynamic_shapes=(sides,), opset_version=OPSET, verbose=False
         )
+    assert program is not None  # it is None only for a file
     graph = program.model_proto
     for node in graph.graph.node:
         node.ClearField("metadata_props")  # stack traces: paths and lines of the machine that exported
@@ -79,14 +84,14 @@ def _network_graph(model: LinkNet) -> onnx.ModelProto:
     return graph
 
 
-def _normalisation(card: ModelCard, pixels: str) -> list[onnx.NodeProto]:
-    """The very operations of the torch engine, and in their order, so that both see the same."""
+def _normalization(card: ModelCard, pixels: str) -> list[onnx.NodeProto]:
+    """The same operations as in the torch engine, in the same order, so that both networks see the same input."""
     return [
         helper.make_node("Cast", [IMAGE], [_ours("bytes")], to=TensorProto.FLOAT),
         helper.make_node("Div", [_ours("bytes"), _ours("byte_range")], [_ours("fractions")]),
-        helper.make_node("Sub", [_ours("fractions"), _ours("mean")], [_ours("centred")]),
-        helper.make_node("Div", [_ours("centred"), _ours("std")], [_ours("normalised")]),
-        helper.make_node("Transpose", [_ours("normalised")], [pixels], perm=[0, 3, 1, 2]),
+        helper.make_node("Sub", [_ours("fractions"), _ours("mean")], [_ours("centered")]),
+        helper.make_node("Div", [_ours("centered"), _ours("std")], [_ours("normalized")]),
+        helper.make_node("Transpose", [_ours("normalized")], [pixels], perm=[0, 3, 1, 2]),
     ]
 
 
@@ -109,9 +114,9 @@ def _class_map(n_classes: int, logits: str) -> list[onnx.NodeProto]:
 
 
 def _ours(name: str) -> str:
-    """A name that no value of the exporter's has: it names values after what makes them, as in `mean`."""
+    """A name that the exporter gives to no value: its names are those of operations, such as `mean`."""
     return f"linknet/{name}"
 
 
 def _constant(name: str, value: np.ndarray) -> onnx.TensorProto:
-    return numpy_helper.from_array(np.asarray(value), name)
+    return numpy_helper.from_array(value, name)

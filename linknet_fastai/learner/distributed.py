@@ -1,8 +1,9 @@
-"""fastai's distributed training, mended for CPUs and for our loaders; it needs accelerate.
+"""fastai's distributed training, fixed for CPUs and for this program's loaders; it needs accelerate.
 
-What is mended, and why, is in docs/fastai-distributed.md.
+What is fixed, and why, is in docs/fastai-distributed.md.
 """
 
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -14,18 +15,19 @@ from timm.layers import convert_sync_batchnorm
 from linknet_fastai.core.images import VOID
 from linknet_fastai.data.reproducible_dl import ReproducibleDL
 from linknet_fastai.learner.callbacks import AccumulateGradients
+from linknet_fastai.learner.process_group import from_rank_0
 from linknet_fastai.scoring.metrics import ForegroundIoU
 
 
 class SharedDL(DistributedDL):
-    """A fastai `DistributedDL`, of which each process takes a part, on any device.
+    """A fastai `DistributedDL`, of which each rank loads a part, on any device.
 
-    The order is cut into as many parts as there are processes; so that they are of one length, the first frames come
-    once more at the end of the last. Each process augments its own frames.
+    The order is split into one part for each rank; the parts have the same length, because the first items are
+    repeated at the end of the last. Each rank augments its own frames.
     """
 
     def __len__(self) -> int:
-        """Batches of one process; fastai counts one too many where the last is dropped."""
+        """Batches of one rank; fastai counts one too many where the last is dropped."""
         own = -(-self.dl.n // self.world_size)
         return own // self.bs if self.drop_last else -(-own // self.bs)
 
@@ -39,92 +41,99 @@ class SharedDL(DistributedDL):
         self.dl.epoch = epoch
 
     def wif(self) -> None:
-        """What a loader process begins with, see `ReproducibleDL`; fastai leaves it out."""
+        """Initialize a loader process, see `ReproducibleDL`; fastai leaves it out."""
         self.dl.wif()
 
     def get_idxs(self) -> list[int]:
-        """This process's part of the order; the generators of its augmentation are laid ready."""
-        self.order = part = super().get_idxs()
+        """This rank's part of rank 0's order, which fastai sends by CUDA only; prepares its augmentation."""
+        order = from_rank_0(lambda: list(self.dl.get_idxs()))
+        self.n = len(order)
+        count = -(-self.n // self.world_size)
+        self.n_padded = count * self.world_size
+        places = range(self.rank * count, (self.rank + 1) * count)
+        self.order = list(islice(cycle(order), places.start, places.stop))
         if isinstance(self.dl, ReproducibleDL):
-            places = range(self._first, self._first + len(part))
-            # A frame that comes a second time is augmented otherwise.
-            names = [i if place < self.n else f"{i} again {place}" for i, place in zip(part, places, strict=True)]
+            # A frame that is repeated is augmented differently.
+            names = [
+                i if place < self.n else f"{i} again {place}" for i, place in zip(self.order, places, strict=True)
+            ]
             self.dl.prepare_generators(names)
-        return part
+        return self.order
 
     def after_batch(self, b: tuple) -> tuple:
-        """As the loader's; labels of what is validated a second time are void, so that they count nowhere."""
+        """As the loader's; the labels of repeated validation frames become void, so that they are not counted."""
         b = super().after_batch(b)  # counts items in `i`
         self.in_batch = find_bs(b)
-        self.real = min(max(self.n - self._first - self.i + self.in_batch, 0), self.in_batch)
+        first = self.rank * self.n_padded // self.world_size
+        self.real = min(max(self.n - first - self.i + self.in_batch, 0), self.in_batch)
         if getattr(self.dataset, "split_idx", None) == 1:
             for labels in b[self.n_inp :]:
                 labels[self.real :] = VOID
         return b
 
     def to_detach(self, b: Any, cpu: bool = True, gather: bool = True) -> Any:
-        """As fastai's; but the means over batches that its metrics average come out as the mean over all items.
+        """As fastai's, but a scalar, which its metrics average over batches, is weighted for a mean over all items.
 
-        fastai takes the mean of the processes, and so counts twice what is there twice.
+        fastai takes the mean over the ranks, in which a repeated item counts twice.
         """
         if not (gather and isinstance(b, torch.Tensor) and b.ndim == 0):
             return super().to_detach(b, cpu, gather)
         total = b.detach() * self.real
         torch.distributed.all_reduce(total)
-        # fastai multiplies with `in_batch` and divides by all items that this process was given.
+        # fastai multiplies by `in_batch` and divides by the number of items of this rank.
         mean = total * self.n_padded / (self.n * self.in_batch * self.world_size)
         return mean.cpu() if cpu else mean
 
-    @property
-    def _first(self) -> int:
-        """The place in the order of this process's first item."""
-        return self.rank * self.n_padded // self.world_size
-
-    def _broadcast(self, idxs: list[int], rank: int) -> list[int]:
-        """The first process's order; fastai sends it by CUDA alone."""
-        sent = torch.tensor(idxs, device=self.device)
-        torch.distributed.broadcast(sent, rank)
-        return sent.tolist()
-
 
 class SharedTraining(DistributedTrainer):
-    """fastai's `DistributedTrainer` with one confusion matrix for all processes, on any device.
+    """fastai's `DistributedTrainer` with one confusion matrix for all ranks, on any device.
 
-    On CUDA batch norm is over the frames of all processes (`sync_bn`). On a CPU, where torch has no such batch norm,
-    it is over each process's own, and the first one's running statistics are what all validate with: DDP sends
-    buffers around in front of every batch.
+    On CUDA batch norm computes its statistics over the frames of all ranks (`sync_bn`). On a CPU, where torch has no
+    such batch norm, each rank computes them over its own frames, and all validate with rank 0's running statistics:
+    DDP sends buffers to all ranks before every batch.
 
-    The loss of a step is the mean over the processes of their losses, each a weighted mean over its own pixels; so a
-    pixel counts a little more where a process has many void ones. One process would take the mean over all pixels.
+    The loss of a step is the mean over the ranks of their losses, each a weighted mean over the rank's pixels; so a
+    pixel counts a little more on a rank with many void ones. A single process takes the mean over all pixels.
 
     Args:
         sync_bn: see above.
-        kwargs: for accelerate's `Accelerator`; precision is no matter of accelerate's, see `DevicePrecision`.
+        kwargs: for accelerate's `Accelerator`, which does not set the precision: see `DevicePrecision`.
     """
 
-    def __init__(self, sync_bn: bool = True, **kwargs) -> None:
+    def __init__(self, sync_bn: bool = True, **kwargs: Any) -> None:
         super().__init__(sync_bn=False, **{"mixed_precision": "no", **kwargs})
-        self.synchronised = sync_bn and self.accelerator.device.type == "cuda"
+        self.synchronized = sync_bn and self.accelerator.device.type == "cuda"
 
     def before_fit(self) -> None:
         """Wrap the network and the loaders."""
-        if self.synchronised:  # by timm: torch's own would lose the activations that timm puts into batch norms
+        if self.synchronized:  # by timm: torch's own would lose the activations that timm puts into batch norms
             self.learn.model = convert_sync_batchnorm(self.learn.model)
+        loaders = list(self.dls)
+        self.learn.dls.loaders = [shared_loader(loader) for loader in loaders]
         super().before_fit()
+        self.old_dls = loaders  # fastai restores them after the training
+
+    def before_train(self) -> None:
+        """Share the training loader."""
+        self.learn.dl = shared_loader(self.learn.dl)
+
+    def before_validate(self) -> None:
+        """Share the validation loader."""
+        self.learn.dl = shared_loader(self.learn.dl)
 
     def before_batch(self) -> None:
-        """Have gradients summed over processes only where a step follows on them."""
+        """Sum gradients over ranks only in batches that end with a step."""
         if self.learn.training:
             steps = (cb.step_follows for cb in self.learn.cbs if isinstance(cb, AccumulateGradients))
             self.learn.model.require_backward_grad_sync = next(steps, True)
 
     def after_train(self) -> None:
-        """Sum what was counted in training, where anything was."""
+        """Sum the confusion matrices of the ranks, if training batches are scored."""
         if self.learn.recorder.train_metrics:
             self._sum_counts()
 
     def after_validate(self) -> None:
-        """Sum what was counted, before the recorder asks for scores."""
+        """Sum the confusion matrices of the ranks, before the recorder reads the scores."""
         self._sum_counts()
 
     def _sum_counts(self) -> None:
@@ -132,5 +141,7 @@ class SharedTraining(DistributedTrainer):
             if isinstance(metric, ForegroundIoU):
                 torch.distributed.all_reduce(metric.matrix.counts)
 
-    def _wrap_dl(self, dl: TfmdDL) -> DistributedDL:
-        return dl if isinstance(dl, DistributedDL) else SharedDL(dl)
+
+def shared_loader(loader: TfmdDL) -> DistributedDL:
+    """A loader of which each rank loads a part."""
+    return loader if isinstance(loader, DistributedDL) else SharedDL(loader)

@@ -1,25 +1,29 @@
-"""From DataLoaders to a fastai Learner that trains LinkNet; optimizers by name."""
+"""From DataLoaders to a fastai Learner that trains LinkNet."""
 
+import inspect
 from collections.abc import Sequence
-from copy import copy, deepcopy
+from copy import copy
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import fastai.callback.schedule  # gives every Learner fit_one_cycle and lr_find
-import fastai.vision.learner  # noqa: F401 - teaches show_results images and masks
+import fastai.callback.schedule  # adds fit_one_cycle, fine_tune and lr_find to Learner
+import fastai.vision.learner  # noqa: F401 - registers show_results for images and masks
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader
 from fastai.learner import Learner, Metric
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import apply, set_seed
+from fastai.torch_core import set_seed
 from fastcore.basics import noop
-from torch import nn
+from torch import Tensor, nn
 
-from linknet_fastai.config.settings import Settings, resolve_settings
+from linknet_fastai.config.settings import RENAMED, Settings, resolve_settings
 from linknet_fastai.core.device import autocast, resolve_device, resolve_precision
+from linknet_fastai.core.errors import UsageError
+from linknet_fastai.core.fastai_private import ForwardLearner
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.data.dataset import Dataset
 from linknet_fastai.data.loaders import dls_from_settings
@@ -39,105 +43,115 @@ from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import initialize_from
 from linknet_fastai.scoring.metrics import segmentation_metrics
 
+# Settings that `segmentation_dls` has applied when a learner is built: a preset brings some of them.
+OF_LOADERS: tuple[str, ...] = ("preset", "size", "crop", "bs", "flip", "scale", "color", "relight", "device", "seed")
+OF_LOADERS += ("workers", "cache", "cache_dir", "train_on", "validate_on")
 
-class LinkNetLearner(Learner):
-    """A fastai Learner that validates in inference mode, where fastai has `no_grad`, and always leaves autocast."""
 
-    def _do_epoch_validate(self, ds_idx: int = 1, dl: DataLoader | None = None) -> None:
-        with torch.inference_mode():
-            super()._do_epoch_validate(ds_idx, dl)
+class LinkNetLearner(ForwardLearner):
+    """A fastai Learner that runs its network in mixed precision on any device; built by `linknet_learner`.
+
+    Attributes:
+        card: the `ModelCard` of the network.
+        settings: the resolved `Settings`; not pickled.
+        precision: "auto", "fp32", "bf16" or "fp16".
+    """
+
+    card: ModelCard
+    settings: Settings
+    precision = "auto"
+    path: Path
+
+    def forward_pass(self) -> Tensor:
+        """Return the logits of the current batch, BxCxHxW.
+
+        The network alone runs in autocast, as torch recommends; loss, scores, backward pass and optimizer do not.
+        Logits are float32, but for LinkNet's own training loss, which converts them itself: a copy of them in
+        float32 would only cost time.
+        """
+        device = self.xb[0].device
+        with autocast(resolve_precision(self.precision, device), device):
+            logits = self.model(*(x.contiguous(memory_format=torch.channels_last) for x in self.xb))
+        converted_by_loss = self.training and isinstance(self.loss_func, SegmentationLoss)
+        return logits if converted_by_loss else logits.float()
+
+    def to_distributed(self, sync_bn: bool = True, **kwargs: Any) -> Learner:
+        """Add our `SharedTraining` where fastai's method, which `distrib_ctx` calls, adds its own callback."""
+        from linknet_fastai.learner.distributed import SharedTraining  # the one part that needs accelerate
+
+        return self.add_cb(SharedTraining(sync_bn, cpu=torch.device(self.dls.device).type == "cpu", **kwargs))
 
     def __getstate__(self) -> dict:
-        """As fastai's, but for the paths, whose class another system or Python cannot load."""
+        """As fastai's, without paths, whose class another system or Python cannot load."""
         dls = copy(self.dls)
         dls.path = str(dls.path)
         state = super().__getstate__() | {"path": str(self.path), "dls": dls}
-        state.pop("__stored_args__", None)  # fastcore 1.8 keeps the path there a second time
-        return state
+        # fastcore 1.8 stores the constructor's arguments a second time, in an attribute with a dunder name.
+        return {name: value for name, value in state.items() if name != "settings" and not name.startswith("__")}
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
         self.path, self.dls.path = Path(self.path), Path(self.dls.path)
 
-    def get_preds(self, *args, **kwargs) -> list:
-        """As fastai's; what comes out may be changed in place, as tensors of the inference mode may not."""
-        return apply(lambda part: part if part is None else part.clone(), super().get_preds(*args, **kwargs))
-
-    def to_distributed(self, sync_bn: bool = True, **kwargs) -> Learner:
-        """As fastai's, which `distrib_ctx` calls, with our callback in the place of fastai's."""
-        from linknet_fastai.learner.distributed import SharedTraining  # accelerate is needed for this alone
-
-        return self.add_cb(SharedTraining(sync_bn, cpu=torch.device(self.dls.device).type == "cpu", **kwargs))
-
-    def one_batch(self, i: int, b: tuple) -> None:
-        """As fastai's; an error or Ctrl-C within the network leaves no autocast behind."""
-        try:
-            super().one_batch(i, b)
-        finally:
-            for callback in self.cbs:
-                if isinstance(callback, DevicePrecision):
-                    callback.leave()
-
 
 def linknet_learner(
     dls: DataLoaders,
     *,
-    encoder: str | None = None,
-    decoder: str | None = None,
-    pretrained: bool | None = None,
-    encoder_weights: str | Path | None = None,
-    init_from: str | Path | None = None,
-    class_weights: str | None = None,
-    optimizer: str | None = None,
-    weight_decay: float | None = None,
-    precision: str | None = None,
-    lr: float | None = None,
     metrics: Sequence[Metric] | None = None,
     cbs: Sequence[Callback] = (),
     path: str | Path = ".",
-    **kwargs,
-) -> Learner:
+    **kwargs: Any,
+) -> LinkNetLearner:
     """Build a fastai Learner that trains LinkNet on `dls`.
 
-    What is None follows `dls.settings`: the recipe and the preset that the loaders were built with.
+    Every setting of `fit` can be given by name. Those that are not given, or None, follow `dls.settings`: the recipe
+    and the preset that the loaders were built with.
+
+    - Network, loss, optimizer and precision are chosen here: `encoder`, `decoder`, `pretrained`, `encoder_weights`,
+      `init_from`, `class_weights`, `optimizer`, `lr` (the learner's default rate), `weight_decay`, `accumulate`,
+      `precision`, `compile`, `deterministic`.
+    - `epochs`, `schedule` and `encoder_lr` are used by `fit_schedule(learn)`.
+    - `checkpoint_minutes` is used by the command `fit` alone.
+
+    The learner has two parameter groups, the encoder and the rest. `learn.freeze()` trains the rest alone;
+    `learn.fine_tune(20, 5e-3, lr_mult=10)` does so for an epoch and then trains everything, the encoder at a tenth of
+    the rate. `learn.fit_one_cycle(20, slice(5e-4, 5e-3))` gives the encoder a rate of 5e-4 from the start, as does
+    `encoder_lr=0.1` with `fit_schedule`.
 
     Args:
-        dls: what `segmentation_dls` gives.
-        encoder: see `LinkNet`, as are `decoder`, `pretrained` and `encoder_weights`.
-        init_from: a run folder or `.safetensors` to start from instead.
-        class_weights: "log", "sqrt", "median" or "none", see `linknet_fastai.learner.loss.class_weights`.
-        optimizer: "muon", ours, or "adamw", "adam", "rmsprop" or "sgd", each torch's own.
-        weight_decay: the optimizer's.
-        precision: "auto", "fp32", "bf16" or "fp16", see `linknet_fastai.core.device.resolve_precision`.
-        lr: the learner's default learning rate.
+        dls: the result of `segmentation_dls`.
         metrics: by default mIoU, mean accuracy and pixel accuracy.
         cbs: further callbacks.
         path: where the learner saves and exports; the current folder, never the data folder.
-        kwargs: further arguments of `Learner`; they go before what is chosen here.
+        kwargs: settings by name, and arguments of fastai's `Learner`, such as `loss_func` or `opt_func`, which
+            replace what is chosen here.
 
     Returns:
-        A Learner with, beside fastai's own, `card`: the `ModelCard` of its model.
+        A Learner that also has `card`, the `ModelCard` of its network, and `settings`, the resolved `Settings`.
 
     Raises:
-        UsageError, UserError: a wrong argument, weights that cannot be had or do not fit.
+        UsageError: a name that is neither a setting nor an argument of `Learner`, an invalid value, or another value
+            than the loaders' for a setting that `segmentation_dls` has applied.
+        UserError: weights that are not available or do not fit.
+
+    Example:
+        In a notebook::
+
+            dls = segmentation_dls("camvid")
+            learn = linknet_learner(dls, encoder="resnet34", optimizer="adamw", lr=1e-3)
+            learn.fit_one_cycle(20)
     """
-    said = {
-        "encoder": encoder,
-        "decoder": decoder,
-        "pretrained": pretrained,
-        "encoder_weights": encoder_weights,
-        "init_from": init_from,
-        "class_weights": class_weights,
-        "optimizer": optimizer,
-        "weight_decay": weight_decay,
-        "precision": precision,
-        "lr": lr,
-    }
-    settings, _ = resolve_settings(("loaders", dls.settings.model_dump()), ("argument", said))
-    n_classes = len(dls.recipe.classes)
-    resolve_precision(settings.precision, torch.device(dls.device))
+    given = {name: kwargs.pop(name) for name in [*kwargs] if name in {*Settings.model_fields, *RENAMED}}
+    _check_names(kwargs)
+    settings, _ = resolve_settings(("loaders", dls.settings.model_dump()), ("argument", given))
+    for name in OF_LOADERS:
+        if getattr(settings, name) != getattr(dls.settings, name):
+            raise UsageError(f"{name}: the DataLoaders were built with another value; give it to segmentation_dls")
+    resolve_precision(settings.precision, torch.device(dls.device))  # raises before weights are loaded
+    if settings.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
     model = LinkNet(
-        n_classes,
+        len(dls.recipe.classes),
         settings.encoder,
         settings.decoder,
         settings.pretrained and settings.init_from is None,
@@ -146,16 +160,17 @@ def linknet_learner(
     card = ModelCard.of(dls.recipe, dls.size, encoder=settings.encoder, decoder=settings.decoder)
     if settings.init_from is not None:
         initialize_from(model, card, settings.init_from)
-    loss_func = SegmentationLoss(loss.class_weights(dls.class_pixels, settings.class_weights))
+    if settings.compile:
+        model.compile()
     if settings.lr != "auto":
         kwargs["lr"] = settings.lr
     if settings.accumulate > 1:
         cbs = [*cbs, AccumulateGradients(settings.accumulate, dls.train.bs)]
-    return wrap_model(
+    learn = wrap_model(
         dls,
         model,
         card,
-        kwargs.pop("loss_func", loss_func),
+        kwargs.pop("loss_func", SegmentationLoss(loss.class_weights(dls.class_pixels, settings.class_weights))),
         settings.optimizer,
         settings.weight_decay,
         settings.precision,
@@ -164,6 +179,18 @@ def linknet_learner(
         path=path,
         **kwargs,
     )
+    learn.settings = settings
+    return learn
+
+
+def _check_names(kwargs: dict[str, Any]) -> None:
+    """Raise UsageError if there is a name that fastai's Learner does not take."""
+    known = [*inspect.signature(Learner).parameters][2:]  # without dls and model
+    for name in kwargs:
+        if name not in known:
+            near = get_close_matches(name, [*Settings.model_fields, *known], n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"{name}: neither a setting of fit nor an argument of fastai's Learner{hint}")
 
 
 def wrap_model(
@@ -177,26 +204,32 @@ def wrap_model(
     *,
     metrics: Sequence[Metric] | None = None,
     cbs: Sequence[Callback] = (),
-    **kwargs,
-) -> Learner:
+    **kwargs: Any,
+) -> LinkNetLearner:
     """Put a network into a Learner with the callbacks that it needs; see `linknet_learner`.
 
     Args:
-        dls: DataLoaders whose labels hold 255 for void.
+        dls: DataLoaders whose labels are 255 where they are void.
         model: the network.
-        card: its card, which the learner carries as `card`.
+        card: its card, which becomes the learner's `card`.
         loss_func: the loss.
         optimizer: a name in `OPTIMIZERS`.
         weight_decay: the optimizer's; None is its own default.
-        precision: see `linknet_learner`, as are `metrics`, `cbs` and `kwargs`.
+        precision: "auto", "fp32", "bf16" or "fp16".
+        metrics: see `linknet_learner`.
+        cbs: further callbacks.
+        kwargs: further arguments of fastai's `Learner`.
+
+    Example:
+        Around DataLoaders of one's own::
+
+            learn = wrap_model(dls, model, card, SegmentationLoss(), optimizer="muon")
     """
-    opt = OPTIMIZERS[optimizer]
+    decay = {} if weight_decay is None else {"weight_decay": weight_decay}
     chosen = {
-        "opt_func": partial(
-            OptimWrapper, opt=opt if weight_decay is None else partial(opt, weight_decay=weight_decay)
-        ),
+        "opt_func": partial(OptimWrapper, opt=OPTIMIZERS[optimizer], **decay),
         "splitter": encoder_and_rest,
-        # Momentum cycles only where there is one: torch's RMSprop has none unless told.
+        # torch's RMSprop has no momentum by default, which a schedule would turn on.
         "moms": (0.0, 0.0, 0.0) if optimizer == "rmsprop" else (0.95, 0.85, 0.95),
     }
     learn = LinkNetLearner(
@@ -204,67 +237,36 @@ def wrap_model(
         model,
         loss_func,
         metrics=list(metrics) if metrics is not None else segmentation_metrics(model.n_classes),
-        cbs=[
-            SkipVoidBatches(),
-            DevicePrecision(precision),
-            ScoreAtLabelSize(),
-            EpochSeed(),
-            *cbs,
-        ],
+        cbs=[SkipVoidBatches(), DevicePrecision(), ScoreAtLabelSize(), EpochSeed(), *cbs],
         **(chosen | kwargs),
     )
-    learn.card = card
+    learn.card, learn.precision = card, precision
     return learn
 
 
-def learner_from_settings(dataset: Dataset, settings: Settings, progress: Progress | None = None) -> Learner:
-    """The learner of a run: seeded, quiet, saving nowhere by itself; `notes` are lines that its user should read."""
+def learner_from_settings(dataset: Dataset, settings: Settings, progress: Progress | None = None) -> LinkNetLearner:
+    """Build the learner of a run: seeded, without output of its own.
+
+    Args:
+        dataset: the data set.
+        settings: the resolved settings.
+        progress: is called with the progress of reading the data.
+
+    Raises:
+        UsageError, UserError: see `segmentation_dls` and `linknet_learner`; a device that is not available or that
+            several processes cannot share.
+    """
     set_seed(settings.seed)
-    # Where an operation has no form that gives the same bits every time, torch says so and takes the one it has.
+    # An operation without a deterministic form only makes torch warn.
     torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
     device = resolve_device(settings.device)
     check_shareable(device)
-    dls = dls_from_settings(dataset, settings, device, progress)
-    learn = linknet_learner(dls)
+    learn = linknet_learner(dls_from_settings(dataset, settings, device, progress))
     learn.remove_cb(ProgressCallback)
     learn.logger = noop
-    learn.notes = []
-    if settings.compile and (why_not := compile_network(learn, settings.crop or settings.size)):
-        learn.notes.append(f"--compile: trains without, torch.compile does not work here ({why_not})")
     return learn
 
 
-def compile_network(learn: Learner, size: tuple[int, int]) -> str | None:
-    """Have torch.compile speed a learner's network up, in place, where that works.
-
-    A batch of blank frames goes forward and back through it, so that a failure shows here and no training breaks off;
-    the network is as before then.
-
-    Args:
-        learn: the learner.
-        size: (width, height) of its training batches.
-
-    Returns:
-        None, or why the network stays as it is.
-    """
-    model, device = learn.model, learn.dls.device
-    before = deepcopy(model.state_dict())
-    images = torch.zeros(learn.dls.train.bs, 3, *reversed(size), device=device)
-    model.to(device, memory_format=torch.channels_last)  # fastai moves it when a training begins, later than this
-    model.compile()
-    try:
-        with autocast(resolve_precision(learn.device_precision.precision, device), device):
-            logits = model(images.contiguous(memory_format=torch.channels_last))
-        logits.float().mean().backward()
-    except Exception as error:  # no compiler, no Triton, an old Python: torch raises a dozen kinds
-        model._compiled_call_impl = None  # what `compile` has set
-        return str(error).strip().split("\n")[0] or type(error).__name__
-    finally:
-        model.load_state_dict(before)
-        model.zero_grad()
-    return None
-
-
 def encoder_and_rest(model: LinkNet) -> list[list[nn.Parameter]]:
-    """Two parameter groups, so that `learn.freeze()` trains decoder and head alone."""
+    """Return two parameter groups, so that `learn.freeze()` trains decoder and head alone."""
     return [list(model.encoder.parameters()), [*model.blocks.parameters(), *model.head.parameters()]]

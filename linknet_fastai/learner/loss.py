@@ -1,5 +1,7 @@
 """Class weights from pixel counts, and the weighted cross-entropy that trains LinkNet."""
 
+from typing import Any
+
 import torch
 from fastai.losses import CrossEntropyLossFlat
 from torch import Tensor
@@ -7,22 +9,35 @@ from torch.autograd.function import once_differentiable
 
 from linknet_fastai.core.images import VOID
 
-LARGEST_IN_FP16 = 1000  # of the weights, when they come into a gradient
+LARGEST_IN_FP16 = 1000  # class weight; a gradient in fp16 is multiplied by it
 
 
 def class_weights(pixels: Tensor, method: str = "log") -> Tensor | None:
-    """Weights that lift rare classes.
+    """Weights that raise the share of rare classes in the loss.
+
+    With p a class's share of all counted pixels, a class's weight is
+
+    - "log": 1 / ln(1.02 + p) (ENet, Paszke et al., 2016; LinkNet uses the same),
+    - "sqrt": the square root of "log", which raises rare classes less,
+    - "median": median(p) / p, median frequency balancing (Eigen and Fergus, 2015; theirs divides by the pixels of the
+      frames that contain the class, ours by those of all frames).
 
     Args:
-        pixels: C counts of training pixels, one a class, void left out.
-        method: "log" is 1 / ln(1.02 + p) with p the class's share of all counted pixels (ENet, Paszke et al.,
-            2016; LinkNet uses the same); "sqrt" is its square root, which lifts them less; "median" is median
-            frequency balancing, median(p) / p (Eigen and Fergus, 2015; here p is over all pixels, not over the
-            frames that hold the class); "none" weighs all classes alike.
+        pixels: C counts of training pixels, one per class, without void.
+        method: "log", "sqrt", "median", or "none" for no weights.
 
     Returns:
-        C float32 weights, or None for "none". A class without a pixel, which nothing ever trains, gets what p = 0
-        gives; with "median", where that is infinite, the largest weight of the others.
+        C float32 weights, or None for "none". The weight of a class without pixels is that of p = 0; with "median",
+        where it would be infinite, it is the largest weight of the other classes.
+
+    Raises:
+        ValueError: there is no such method.
+
+    Example:
+        >>> class_weights(torch.tensor([900, 100]))
+        tensor([1.5330, 8.8239])
+        >>> class_weights(torch.tensor([900, 100]), "median")
+        tensor([0.1111, 1.0000])
     """
     if method == "none":
         return None
@@ -39,21 +54,35 @@ def class_weights(pixels: Tensor, method: str = "log") -> Tensor | None:
 
 
 class SegmentationLoss(CrossEntropyLossFlat):
-    """fastai's `CrossEntropyLossFlat` over the channel axis, weighted by class, with void left out.
+    """The weighted cross-entropy of a batch, without void: fastai's `CrossEntropyLossFlat` over the channel axis.
 
-    Takes logits BxCxHxW of any float type and labels BxHxW (integers, 255 for void); gives the mean over the
-    pixels that count, each weighed by its class, computed in fp32. A batch that is all void costs 0, where the
-    weighted mean would be 0/0.
+    The loss is sum(w[y] * -log softmax(x)[y]) / sum(w[y]) over all pixels that are not void, with x the logits of a
+    pixel, y its label and w the class weights. It is computed in float32. A batch whose pixels are all void has the
+    loss 0, where the formula is 0/0.
+
+    Called with logits BxCxHxW of any float type and labels BxHxW, integers with 255 for void, it returns a scalar.
+
+    Args:
+        weight: C float32 class weights, see `class_weights`; None weighs all classes the same.
+        reduction: "mean", or "sum" or "none" as in torch.
+
+    Example:
+        >>> logits = torch.tensor([2.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 3)
+        >>> SegmentationLoss()(logits, torch.tensor([[[0, 1, 255]]]))
+        tensor(1.1269)
+        >>> SegmentationLoss(torch.tensor([3.0, 1.0]))(logits, torch.tensor([[[0, 1, 255]]]))
+        tensor(0.6269)
     """
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
         super().__init__(axis=1, weight=weight, ignore_index=VOID, reduction=reduction)
 
-    def __call__(self, logits: Tensor, labels: Tensor, **kwargs) -> Tensor:
+    def __call__(self, logits: Tensor, labels: Tensor, **kwargs: Any) -> Tensor:
+        """Return the loss; `kwargs` are those of fastai's `BaseLoss`."""
         if self.reduction == "mean" and not kwargs:
             weight = self.func.weight
             weight = torch.ones(logits.shape[1], device=logits.device) if weight is None else weight
-            if logits.dtype == torch.float16:  # whose largest number is 65504; a weighted mean is the same
+            if logits.dtype == torch.float16:  # its largest number is 65504; scaled weights give the same mean
                 weight = weight / (weight.max() / LARGEST_IN_FP16).clamp(min=1)
             return _WeightedCrossEntropy.apply(logits, labels, weight)
         flat = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1])
@@ -61,35 +90,35 @@ class SegmentationLoss(CrossEntropyLossFlat):
 
 
 class _WeightedCrossEntropy(torch.autograd.Function):
-    """The mean cross-entropy over the pixels that are not void, each weighed by its class.
+    """The mean cross-entropy over the pixels that are not void, weighted by class.
 
-    The same figure as `F.cross_entropy`. That one goes through memory about ten times, and slowest in the
-    channels_last layout that the network computes in: on a CPU it takes a third of a training step. Here the
-    scores are brought to BxCxHxW in fp32 once, on a CPU a frame at a time, and leave as their gradient.
+    `F.cross_entropy` computes the same, but reads and writes memory about ten times, and is slowest in the
+    channels_last layout that the network computes in: on a CPU it takes a third of a training step. Here the scores
+    are converted to contiguous float32 once (on a CPU frame by frame) and then overwritten by their gradient.
     """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-        """Compute the loss, and the gradient of its numerator."""
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+        """Compute the loss, and save the gradient of its numerator."""
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         loss = weight_sum = torch.zeros((), device=logits.device)
         frames = 1 if logits.device.type == "cpu" else len(logits)
         for first in range(0, len(logits), frames):
             part = slice(first, first + frames)
             scores, truth = logits[part], labels[part, None].long()
-            counts = truth != VOID
-            truth = torch.where(counts, truth, 0)
-            pixel_weight = torch.where(counts, weight[truth], 0)
+            counted = truth != VOID
+            truth = torch.where(counted, truth, 0)
+            pixel_weight = torch.where(counted, weight[truth], 0)
             scores = scores.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
             scores -= scores.amax(1, keepdim=True)
-            of_truth = scores.gather(1, truth)
+            true_scores = scores.gather(1, truth)
             total = scores.exp_().sum(1, keepdim=True)
-            loss = loss + ((total.log() - of_truth) * pixel_weight).sum()
+            loss = loss + ((total.log() - true_scores) * pixel_weight).sum()
             weight_sum = weight_sum + pixel_weight.sum()
             if gradient is not None:
                 scores *= pixel_weight / total
                 gradient[part] = scores.scatter_add_(1, truth, -pixel_weight)
-        # Weights are positive: the sum is 0 only where no pixel counts.
+        # Weights are positive: the sum is 0 only if all pixels are void.
         ctx.scale = torch.where(weight_sum > 0, 1 / weight_sum, 0)
         if gradient is not None:
             ctx.save_for_backward(gradient)
@@ -97,7 +126,7 @@ class _WeightedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient_of_loss: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient_of_loss: Tensor) -> tuple[Tensor, None, None]:
         """Scale the gradient."""
         (gradient,) = ctx.saved_tensors
         return gradient * (gradient_of_loss * ctx.scale), None, None

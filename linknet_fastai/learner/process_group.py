@@ -1,85 +1,149 @@
-"""Several processes that train together, as `torchrun` and `accelerate launch` start them: meeting, telling, failing.
+"""Several processes that train together, as `torchrun` and `accelerate launch` start them: values of rank 0, errors.
 
-The first settles what is trained, writes and speaks; the others do what it tells them. How they share the batches of
-a training is in `distributed`. Where there is one process alone, nothing here does anything.
+Every rank runs the same code. How the ranks share the batches of a training is in `distributed`. In a single process
+nothing here has an effect.
 """
 
 import os
-import pickle
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
-from functools import wraps
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from linknet_fastai.core.errors import UsageError, UserError, import_optional
 from linknet_fastai.core.parallel import is_first, process_count, processes_here
 
-if TYPE_CHECKING:  # torch, which --help must not wait for, is imported where processes meet
+if TYPE_CHECKING:  # torch, which --help must not wait for, is imported where it is used
     import torch
     from fastai.learner import Learner
-    from torch.distributed import Store
 
-# Until a process that still lives, but does not come to where the others wait in a training, is given up. One that
-# has died is noticed at once.
-PATIENCE = timedelta(minutes=30)
+# How long ranks wait for one that is alive, but does not arrive. The end of a process is noticed at once.
+TRAINING_TIMEOUT = timedelta(minutes=30)
+PREPARATION_TIMEOUT = timedelta(days=1)  # rank 0 may have a large data set to download or to decode
+LAUNCHER_SECONDS = 10  # the launcher ends all processes within these after one of them has failed
 
-_store: "Store | None" = None  # what all processes see, while they are together
+_preparation: Any = None  # the process group in which ranks wait for rank 0
+Result = TypeVar("Result")
 
 
-def led(lead: Callable) -> Callable:
-    """Let the first process call a function, and the others what that one tells them by `tell`.
+def join_processes() -> None:
+    """Join the other ranks of a training; `training_together` leaves them.
 
-    An error in any of them ends all: the process that it comes from raises it, the others leave without a word.
+    Raises:
+        UserError: accelerate is not installed.
     """
-
-    @wraps(lead)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if process_count() == 1:
-            return lead(*args, **kwargs)
-        with _together():
-            if not is_first():
-                return _told()()
-            result = lead(*args, **kwargs)
-            if not _store.check(["told"]):
-                tell(sys.exit)  # there was nothing to share
-            return result
-
-    return run
-
-
-def tell(work: Callable[[], Any]) -> None:
-    """Have the other processes call `work`, which is pickled: a function at the top of a module, or a partial one."""
-    if process_count() > 1:
-        _store.set("told", pickle.dumps(work))
-
-
-def part() -> None:
-    """Part after a training: the others may end while the first goes on alone."""
-    if process_count() > 1:
-        from torch import distributed
-
-        distributed.destroy_process_group()
-
-
-def shared(learn: "Learner") -> AbstractContextManager:
-    """Where a learner's training is shared by all processes: fastai's `distrib_ctx`, and nothing for one process."""
+    global _preparation
     if process_count() == 1:
-        return nullcontext()
-    import fastai.distributed  # noqa: F401 - gives learners `distrib_ctx`, and needs accelerate
+        return
+    import_optional("accelerate", "distributed")
+    import torch
+    from torch import distributed
 
-    return learn.distrib_ctx()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(_local_rank() % torch.cuda.device_count())
+    distributed.init_process_group(timeout=TRAINING_TIMEOUT)
+    _preparation = distributed.new_group(backend="gloo", timeout=PREPARATION_TIMEOUT)
+
+
+def from_rank_0(work: Callable[[], Result]) -> Result:
+    """Call a function on rank 0 and return its result, which is pickled, on every rank; all ranks must call this.
+
+    Example::
+
+        folder = from_rank_0(lambda: Path(f"runs/{datetime.now():%H%M%S}"))
+    """
+    if process_count() == 1:
+        return work()
+    from torch import distributed
+
+    values: list[Any] = [work() if is_first() else None]
+    distributed.broadcast_object_list(values, group=_preparation)
+    return values[0]
+
+
+@contextmanager
+def rank_0_first() -> Iterator[None]:
+    """Let rank 0 run the block first, and the others after it, who find the files that it has made.
+
+    Example::
+
+        with rank_0_first():
+            dataset = open_dataset("camvid")  # downloaded once
+    """
+    if not is_first():
+        from_rank_0(lambda: None)
+    yield
+    if is_first():
+        from_rank_0(lambda: None)
+
+
+@contextmanager
+def training_together(learn: "Learner") -> Iterator[None]:
+    """Share the batches of a learner's training with the other ranks, by fastai's `distrib_ctx`.
+
+    Afterwards the ranks no longer communicate, and rank 0 may continue alone.
+    """
+    if process_count() == 1:
+        yield
+        return
+    import fastai.distributed  # noqa: F401 - gives learners `distrib_ctx`, and needs accelerate
+    from torch import distributed
+
+    with learn.distrib_ctx():
+        yield
+    distributed.destroy_process_group()
+
+
+@contextmanager
+def one_error_for_all() -> Iterator[None]:
+    """Let one rank report an error that ends all of them: rank 0 where it has one.
+
+    Most errors, such as a wrong option, occur on every rank, and the end of one process is an error in all others.
+    So ranks wait before they report such an error; meanwhile the launcher ends them where another has failed.
+
+    Raises:
+        UserError: as in the block, with the rank where it is not 0; or another process has ended.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if is_first():
+            raise
+        raise SystemExit(130) from None
+    except Exception as error:
+        if process_count() == 1:
+            raise
+        ended = is_end_of_another(error)
+        if is_first() and not ended:
+            raise
+        time.sleep(LAUNCHER_SECONDS)
+        rank = os.environ["RANK"]
+        if ended:
+            raise UserError(
+                f"rank {rank}: another process has ended, perhaps for lack of memory ({error})"
+            ) from error
+        if isinstance(error, UserError):
+            raise type(error)(f"rank {rank}: {error}") from error
+        raise
+
+
+def is_end_of_another(error: Exception) -> bool:
+    """Whether an error reports no more than that another process of the training has ended."""
+    if process_count() == 1:
+        return False
+    from torch import distributed
+
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
 def on_every_rank(flag: "torch.Tensor") -> bool:
-    """Whether a flag, a boolean tensor without dimensions, is set in every process; all must ask."""
+    """Whether a flag, a boolean tensor without dimensions, is set on every rank; all ranks must call this."""
     return not on_any_rank(~flag)
 
 
 def on_any_rank(flag: "torch.Tensor") -> bool:
-    """Whether such a flag is set in any process; all must ask."""
+    """Whether such a flag is set on any rank; all ranks must call this."""
     if process_count() > 1:
         from torch import distributed
 
@@ -94,63 +158,16 @@ def check_shareable(device: "torch.device") -> None:
     if process_count() == 1 or device.type == "cpu":
         return
     if device.type != "cuda":
-        raise UsageError(f"--device: several processes train on CUDA GPUs or CPUs, not on {device}; say --device cpu")
+        raise UsageError(f"--device: several processes train on CUDA GPUs or CPUs, not on {device}; use --device cpu")
     import torch
 
     if processes_here() > (gpus := torch.cuda.device_count()):
         raise UsageError(
             f"--device: {processes_here()} processes on this machine, which has {gpus} CUDA GPU(s); start one for "
-            "each, or say --device cpu"
+            "each, or use --device cpu"
         )
     if device.index not in (None, _local_rank()):
-        raise UsageError(f"--device: {device} cannot be the GPU of every process; leave it out, or say cuda")
-
-
-def leave() -> NoReturn:
-    """End without a word, behind the process that says why: when one has ended torchrun kills the others."""
-    time.sleep(10)
-    raise SystemExit(1)
-
-
-@contextmanager
-def _together() -> Iterator[None]:
-    """Meet the other processes."""
-    global _store
-    import torch
-    from torch import distributed
-    from torch.distributed.rendezvous import rendezvous
-
-    if torch.cuda.is_available():
-        torch.cuda.set_device(_local_rank() % torch.cuda.device_count())
-    _store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
-    group = distributed.PrefixStore("group", _store)
-    distributed.init_process_group(store=group, rank=rank, world_size=count, timeout=PATIENCE)
-    try:
-        import_optional("accelerate", "distributed")
-        yield
-    except KeyboardInterrupt:
-        if is_first():
-            raise
-        raise SystemExit(130) from None
-    except Exception as error:
-        if _store.add("failures", 1) > 1:  # an echo of what another process has met, and says
-            leave()
-        if isinstance(error, distributed.DistError) or "gloo" in str(error):  # nobody else had something to say
-            raise UserError(f"rank {rank}: another process was ended, perhaps for want of memory ({error})") from None
-        if isinstance(error, UserError) and not is_first():
-            raise type(error)(f"rank {rank}: {error}") from None
-        raise
-    finally:
-        _store = None
-
-
-def _told() -> Callable[[], Any]:
-    """Wait for what the first process tells; it may take its time to look at the data."""
-    while not _store.check(["told"]):
-        if _store.check(["failures"]):  # it says why
-            leave()
-        time.sleep(0.1)
-    return pickle.loads(_store.get("told"))
+        raise UsageError(f"--device: {device} cannot be the GPU of every process; leave it out, or use cuda")
 
 
 def _local_rank() -> int:

@@ -1,4 +1,4 @@
-"""The course of the learning rate over a training, by name."""
+"""Learning rate schedules by name."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -8,43 +8,59 @@ from fastai.callback.core import Callback
 from fastai.callback.schedule import ParamScheduler, SchedCos
 from fastai.learner import Learner
 
+from linknet_fastai.core.errors import UsageError
+
 STEPS = (0.5, 0.75)  # the step schedule divides the learning rate by ten at these shares of the training
 
 
 def fit_schedule(
     learn: Learner,
-    schedule: str,
-    epochs: int,
-    lr: float,
+    schedule: str | None = None,
+    epochs: int | None = None,
+    lr: float | str | None = None,
     start_epoch: int = 0,
     cbs: Sequence[Callback] = (),
-    encoder_lr: float = 1.0,
+    encoder_lr: float | None = None,
 ) -> None:
-    """Train by one of the schedules, from `start_epoch` on.
+    """Train with one of the schedules; what is None follows `learn.settings`.
 
     Args:
-        learn: the learner.
+        learn: the result of `linknet_learner`.
         schedule: "one-cycle" and "flat-cos" are fastai's, "cosine" falls from `lr` to 0 by half a cosine, "constant"
             keeps `lr`, "step" divides it by ten after half and after three quarters of the training.
-        epochs: the whole length of the training.
+        epochs: the length of the whole training, with the epochs before `start_epoch`.
         lr: the (highest) learning rate.
-        start_epoch: how many epochs were done before, their callbacks' events are skipped by fastai.
+        start_epoch: how many epochs are done already; fastai skips them.
         cbs: callbacks for this training.
-        encoder_lr: the encoder's share of the learning rate: a trained one is spoilt by the rate that a new decoder
-            needs.
+        encoder_lr: the encoder's share of the learning rate, at most 1: the rate that a new decoder needs can spoil a
+            pretrained encoder. By default that of the settings for an encoder that is trained already, else 1.
+
+    Raises:
+        UsageError: the learning rate is "auto", which the command `fit` alone resolves.
+        ValueError: there is no such schedule.
+
+    Example:
+        With the settings of the preset, and for 20 epochs of another schedule::
+
+            fit_schedule(learn)
+            fit_schedule(learn, "cosine", epochs=20, lr=1e-3)
     """
-    shared = {"cbs": list(cbs), "start_epoch": start_epoch}
+    settings = learn.settings
+    schedule, epochs, lr = schedule or settings.schedule, epochs or settings.epochs, lr or settings.lr
+    if encoder_lr is None:
+        encoder_lr = settings.encoder_lr if settings.encoder_is_trained else 1
+    if isinstance(lr, str):
+        raise UsageError(f"lr: {lr!r} is for the command fit; give a number, such as learn.lr_find().valley")
     rates = np.array([lr * encoder_lr, lr])  # of the groups of `encoder_and_rest`
     if schedule == "one-cycle":
-        learn.fit_one_cycle(epochs, rates, **shared)
+        learn.fit_one_cycle(epochs, rates, cbs=[*cbs], start_epoch=start_epoch)
     elif schedule == "flat-cos":
-        learn.fit_flat_cos(epochs, rates, **shared)
+        learn.fit_flat_cos(epochs, rates, cbs=[*cbs], start_epoch=start_epoch)
     elif schedule == "constant":
-        learn.fit(epochs, rates, **shared)
+        learn.fit(epochs, rates, cbs=[*cbs], start_epoch=start_epoch)
     elif schedule in ("cosine", "step"):
         scheduled = SchedCos(rates, 0) if schedule == "cosine" else partial(_step_rate, rates)
-        shared["cbs"].append(ParamScheduler({"lr": scheduled}))
-        learn.fit(epochs, rates, **shared)
+        learn.fit(epochs, rates, cbs=[*cbs, ParamScheduler({"lr": scheduled})], start_epoch=start_epoch)
     else:
         raise ValueError(f"schedule {schedule!r}: use 'one-cycle', 'flat-cos', 'cosine', 'constant' or 'step'")
 

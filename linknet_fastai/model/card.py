@@ -1,38 +1,51 @@
-"""What a model file says of itself. Imports no torch: exported models predict without it."""
+"""The card of a model file, which describes the model. Imports no torch: exported models predict without it."""
 
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from linknet_fastai.config.recipe import MOST_CLASSES, ClassEntry, Recipe, VoidEntry, check_classes
-from linknet_fastai.config.settings import Decoder, Size, explain
+from linknet_fastai.config.classes import Classes, VoidEntry, check_classes
+from linknet_fastai.config.recipe import Recipe
+from linknet_fastai.config.settings import Decoder, explain
+from linknet_fastai.config.size import Size
 from linknet_fastai.core.errors import UsageError, UserError, reason
 from linknet_fastai.core.files import parse_json
 from linknet_fastai.core.text import Line, Name
 
 METADATA_KEY = "linknet_fastai"
-LONGEST_METADATA = 1 << 20  # characters; 254 classes take a tenth of that
-# fastai's `imagenet_stats`, which cannot be had without importing torch; a test holds them equal.
+MAX_METADATA = 1 << 20  # characters; 254 classes take a tenth of that
+# fastai's `imagenet_stats`, which cannot be imported without torch; a test checks that they are equal.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-Level = Annotated[float, Field(ge=-1, le=2)]  # of a channel, where black is 0 and white is 1
-Spread = Annotated[float, Field(ge=1e-3, le=10)]
+Mean = Annotated[float, Field(ge=-1, le=2)]  # of a channel whose values range from 0 to 1
+Std = Annotated[float, Field(ge=1e-3, le=10)]
 
 
 class ModelCard(BaseModel):
-    """What a model file says of itself: enough to predict without recipe and data."""
+    """The description in a model file: enough to predict without recipe and data.
+
+    Args:
+        recipe: name of the recipe that the model was trained with.
+        classes: the classes, in the order of the network's channels.
+        void: id and color of void.
+        size: (width, height) of the training.
+        encoder: name of the timm model.
+        decoder: name of the decoder, see `linknet_fastai.model.linknet.LinkNet`.
+        mean: of the three input channels, whose values range from 0 to 1 before normalization.
+        std: their standard deviation.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     recipe: Name
-    classes: tuple[ClassEntry, ...] = Field(min_length=2, max_length=MOST_CLASSES)
+    classes: Classes
     void: VoidEntry
     size: Size
     encoder: Line = "resnet18"
     decoder: Decoder = "deconv"
-    mean: tuple[Level, Level, Level] = IMAGENET_MEAN
-    std: tuple[Spread, Spread, Spread] = IMAGENET_STD
+    mean: tuple[Mean, Mean, Mean] = IMAGENET_MEAN
+    std: tuple[Std, Std, Std] = IMAGENET_STD
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
@@ -41,7 +54,18 @@ class ModelCard(BaseModel):
 
     @classmethod
     def of(cls, recipe: Recipe, size: tuple[int, int], **architecture: str) -> Self:
-        """The card of a model trained on a recipe at a size; `architecture` is `encoder` and `decoder`."""
+        """The card of a model.
+
+        Args:
+            recipe: the recipe that the model is trained with.
+            size: (width, height) of the training.
+            architecture: `encoder` and `decoder`, if they are not the defaults.
+
+        Example:
+            >>> from linknet_fastai.config.recipe import load_recipe
+            >>> ModelCard.of(load_recipe("camvid"), (480, 360)).class_names[:3]
+            ['Sky', 'Building', 'Pole']
+        """
         return cls(recipe=recipe.name, classes=recipe.classes, void=recipe.void, size=size, **architecture)
 
     @property
@@ -50,7 +74,11 @@ class ModelCard(BaseModel):
         return [entry.name for entry in self.classes]
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Raise UsageError unless the recipe has this model's classes."""
+        """Raise UsageError unless the recipe has the classes of this model.
+
+        Args:
+            recipe: the recipe to score the model with.
+        """
         if self.class_names != recipe.class_names:
             raise UsageError(
                 f"the model has the {len(self.classes)} classes of {self.recipe}, recipe {recipe.name} has "
@@ -59,18 +87,28 @@ class ModelCard(BaseModel):
 
 
 def parse_card(text: str | None, file: Path) -> ModelCard:
-    """Read the card in a model file's metadata.
+    """Parse the card in the metadata of a model file.
+
+    Args:
+        text: the card as JSON; None if the file has none.
+        file: the model file, which messages name.
 
     Raises:
-        UserError: there is none, or it does not fit.
+        UserError: the card is missing or invalid.
+
+    Example:
+        >>> from linknet_fastai.config.recipe import load_recipe
+        >>> card = ModelCard.of(load_recipe("street"), (480, 360))
+        >>> parse_card(card.model_dump_json(), Path("model.onnx")) == card
+        True
     """
     if text is None:
         raise UserError(f"{file}: its metadata has no {METADATA_KEY!r}; it was not written by linknet-fastai")
-    if len(text) > LONGEST_METADATA:
-        raise UserError(f"{file}: metadata: {len(text)} characters are no model card")
+    if len(text) > MAX_METADATA:
+        raise UserError(f"{file}: metadata: not a model card ({len(text)} characters)")
     try:
         return ModelCard.model_validate(parse_json(text))
     except ValidationError as error:
         raise UserError(f"{file}: metadata: {explain(error)}") from None
     except ValueError as error:
-        raise UserError(f"{file}: metadata: no model card ({reason(error)})") from None
+        raise UserError(f"{file}: metadata: not a model card ({reason(error)})") from None

@@ -1,4 +1,4 @@
-"""From images to masks and overlays, whichever engine runs the network. Imports no torch: not all of them do."""
+"""Writes masks and overlays of images, with any engine. Imports no torch: not every engine needs it."""
 
 import errno
 import os
@@ -13,10 +13,10 @@ from linknet_fastai.core.images import save_image
 from linknet_fastai.core.parallel import Progress, map_in_threads
 from linknet_fastai.engines.engine import Engine, frame_threads, predict_file
 from linknet_fastai.predict.inputs import Job
-from linknet_fastai.predict.overlay import id_mask, overlay
+from linknet_fastai.predict.overlay import overlay
 
-# What no other frame's mask could be written after either: a file where a folder should be, no right, no room.
-HOPELESS = frozenset({errno.ENOTDIR, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO})
+# Errors of the folder or disk, after which no other mask could be written either.
+FATAL = frozenset({errno.ENOTDIR, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 
 def predict_images(
@@ -30,28 +30,34 @@ def predict_images(
 ) -> list[str]:
     """Write `out/masks/STEM.png` and `out/overlays/STEM.png` for each job.
 
-    A mask has one channel at the frame's own size. Each frame is read, predicted and written in one thread while
-    other threads are at other frames.
+    A mask has one channel and the size of its frame. Frames are read, predicted and written in parallel threads.
 
     Args:
         engine: the model.
-        jobs: what to predict, see `collect_jobs`.
+        jobs: the images, see `collect_jobs`.
         out: the folder to write into.
-        masks_only: whether to leave out the overlays.
-        progress: told how far it is.
-        ids_of_channels: what masks hold for each channel of the network, C uint8; by default the recipe's class ids.
-        opacity: of the overlays' colors, 0 to 1.
+        masks_only: whether to write no overlays.
+        progress: called with what is done, the number of frames done and the number of all.
+        ids_of_channels: the value in the masks for each channel of the network, C uint8; by default the recipe's
+            class ids.
+        opacity: opacity of the colors in overlays, 0 to 1.
 
     Returns:
-        A line for each image that could not be read, predicted or written; the others are done.
+        A message for each image that could not be read, predicted or written; the others are done.
 
     Raises:
-        UserError: nothing can be written there: no such folder can be made, or the disk is full.
+        UserError: nothing can be written into `out`: the folder cannot be made, or the disk is full.
+
+    Example:
+        ::
+
+            engine = open_engine(Path("runs/camvid"))
+            failures = predict_images(engine, collect_jobs([Path("drive")], Path("out")), Path("out"))
     """
 
     def predict(job: Job) -> None:
         frame, channels = predict_file(engine, job.image)
-        ids = id_mask(channels, engine.card) if ids_of_channels is None else ids_of_channels[channels]
+        ids = (engine.class_ids if ids_of_channels is None else ids_of_channels)[channels]
         save_image(Image.fromarray(ids), out / "masks" / job.target)
         if not masks_only:
             save_image(overlay(frame, channels, engine.card, opacity), out / "overlays" / job.target)
@@ -61,11 +67,11 @@ def predict_images(
             predict(job)
         except UserError as error:
             number = getattr(error.__cause__, "errno", None)
-            # No right to write there is hopeless too; but Windows says so of one file that a viewer has open.
-            if number in HOPELESS or (number in (errno.EACCES, errno.EPERM) and not os.access(out, os.W_OK)):
+            # A missing right is fatal only for the folder: Windows reports it also for a file that is open elsewhere.
+            if number in FATAL or (number in (errno.EACCES, errno.EPERM) and not os.access(out, os.W_OK)):
                 raise
             return str(error)
-        except Exception as error:  # of memory, say: one frame's failure is none of the others'
+        except Exception as error:  # such as MemoryError: the other frames may succeed
             return f"{job.image}: {type(error).__name__} ({reason(error)})"
         return None
 

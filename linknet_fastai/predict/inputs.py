@@ -1,15 +1,11 @@
-"""What there is to predict: images and videos among files and folders, and where their masks and overlays go.
-
-Opens none of them.
-"""
+"""Which images and videos to predict, and where their masks and overlays are written. Opens none of them."""
 
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from linknet_fastai.core.errors import UsageError, UserError, reason
 from linknet_fastai.core.images import IMAGE_SUFFIXES, is_own_png
@@ -18,63 +14,7 @@ LEGEND = "legend.png"
 WRITTEN = ("masks", "overlays")  # the folders that a prediction writes into
 VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 
-Source = Path | int | Sequence[Path]  # a video file, a camera's number, or the images that are its frames, in order
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A video to predict, and where its overlay video goes, relative to `overlays/`.
-
-    Attributes:
-        source: a video file, a camera's number, or the images that are its frames, in order.
-    """
-
-    source: Source
-    target: Path
-
-
-def collect_clips(inputs: Sequence[Path], out: Path, as_video: bool = False) -> tuple[list[Clip], list[Path]]:
-    """Tell videos from images.
-
-    Args:
-        inputs: files, folders, and numbers of cameras.
-        out: the folder to predict into: what an earlier prediction left there is no input.
-        as_video: whether the images of a folder are a video's frames, in the order of the numbers in their names.
-
-    Returns:
-        The videos, and the inputs that hold images, for `collect_jobs`.
-
-    Raises:
-        UsageError: no folder with images that should be frames, or two videos that would write one file.
-        UserError: a folder cannot be looked into.
-    """
-    clips, images = [], []
-    for source in inputs:
-        if os.path.isdir(source):
-            videos = files_in(source, VIDEO_SUFFIXES, out)
-            clips += [Clip(path, path.relative_to(source).with_suffix(".mp4")) for path in videos]
-            if as_video:
-                frames = sorted(find_images(source, out), key=_by_number)
-                clips.append(Clip(frames, Path(f"{source.resolve().name}.mp4")))
-            elif not videos or images_in(source, out):
-                images.append(source)
-        elif source.suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(source):
-            clips.append(Clip(source, Path(f"{source.stem}.mp4")))
-        elif str(source).isdecimal() and not os.path.exists(source):
-            clips.append(Clip(int(str(source)), Path(f"camera-{source}.mp4")))
-        else:
-            images.append(source)
-    if as_video and not any(isinstance(clip.source, Sequence) for clip in clips):
-        raise UsageError("--video: makes one video of the images of a folder; name the folder")
-    targets = Counter(clip.target for clip in clips)
-    if twice := [target for target, number in targets.items() if number > 1]:
-        raise UsageError(f"two videos would both write {twice[0]}; predict them apart")
-    return clips, images
-
-
-def _by_number(file: Path) -> list[Any]:
-    """frame2 before frame10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(file))]
+Source = Path | int | Sequence[Path]  # a video file, the number of a camera, or images that are frames, in order
 
 
 @dataclass(frozen=True)
@@ -84,112 +24,199 @@ class Job:
     image: Path
     target: Path
 
+    def __str__(self) -> str:
+        return str(self.image)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video to predict, and where its overlay video goes, relative to `overlays/`.
+
+    Attributes:
+        source: a video file, the number of a camera, or the images that are its frames, in order.
+    """
+
+    source: Source
+    target: Path
+
+    def __str__(self) -> str:
+        return source_name(self.source)
+
+
+def source_name(source: Source) -> str:
+    """What messages call a video.
+
+    Example:
+        >>> source_name(0), source_name([Path("drive/1.png"), Path("drive/2.png")])
+        ('camera 0', 'drive')
+    """
+    if isinstance(source, Sequence):
+        return str(source[0].parent)
+    return f"camera {source}" if isinstance(source, int) else str(source)
+
 
 def mask_name(image: Path) -> str:
-    """The name of the mask of an image: its own, as a PNG."""
+    """The file name of an image's mask.
+
+    Example:
+        >>> mask_name(Path("drive/0001.jpg"))
+        '0001.png'
+    """
     return f"{image.stem}.png"
 
 
+def collect_clips(inputs: Sequence[Path], out: Path, as_video: bool = False) -> tuple[list[Clip], list[Path]]:
+    """Separate videos from images.
+
+    Args:
+        inputs: files, folders, and numbers of cameras.
+        out: the folder to predict into. What an earlier prediction wrote there is not used as input.
+        as_video: whether the images of a folder are the frames of a video, ordered by the numbers in their names.
+
+    Returns:
+        The videos, and the inputs with images, for `collect_jobs`.
+
+    Raises:
+        UsageError: `as_video` without a folder of images, or two videos with the same target.
+        UserError: a folder cannot be read.
+
+    Example:
+        >>> clips, images = collect_clips([Path("0"), Path("frame.png")], Path("out"))
+        >>> str(clips[0]), clips[0].target.name, images[0].name
+        ('camera 0', 'camera-0.mp4', 'frame.png')
+    """
+    clips, images = [], []
+    for path in inputs:
+        if os.path.isdir(path):
+            videos = files_in(path, out, VIDEO_SUFFIXES)
+            clips += [Clip(video, video.relative_to(path).with_suffix(".mp4")) for video in videos]
+            if as_video:
+                frames = sorted(find_images(path, out), key=_natural_order)
+                clips.append(Clip(frames, Path(f"{path.resolve().name}.mp4")))
+            elif not videos or files_in(path, out):
+                images.append(path)
+        elif path.suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(path):
+            clips.append(Clip(path, Path(f"{path.stem}.mp4")))
+        elif str(path).isdecimal() and not os.path.exists(path):
+            clips.append(Clip(int(str(path)), Path(f"camera-{path}.mp4")))
+        else:
+            images.append(path)
+    if as_video and not any(isinstance(clip.source, Sequence) for clip in clips):
+        raise UsageError("--video: makes one video of the images of a folder; name the folder")
+    _check_targets(clips)
+    return clips, images
+
+
 def collect_jobs(inputs: Sequence[Path], out: Path, name_of: Callable[[Path], str] = mask_name) -> list[Job]:
-    """Find the images behind files and folders; the sub-folders of a folder are mirrored.
+    """Find the images in files and folders. The subfolders of a folder are mirrored.
 
     Args:
         inputs: images and folders of images.
-        out: the folder to predict into.
-        name_of: gives the name of an image's mask.
-
-    What an earlier prediction left in `out` is no input, also where `out` lies inside a folder of images.
+        out: the folder to predict into. What an earlier prediction wrote there is not used as input, also if `out` is
+            inside a folder of images.
+        name_of: gives the file name of an image's mask.
 
     Raises:
-        UsageError: nothing to do, two inputs that would write one file, or one that is there and no prediction.
-        UserError: an input is missing, or cannot be looked into.
+        UsageError: there are no images, two of them have the same target, or a file that no prediction wrote would be
+            overwritten.
+        UserError: an input is missing, or a folder cannot be read.
+
+    Example:
+        ::
+
+            jobs = collect_jobs([Path("drive")], out=Path("predicted"))
+            predict_images(engine, jobs, Path("predicted"))
     """
-    jobs: dict[Path, Job] = {}
-    for source in inputs:
-        if os.path.isdir(source):
-            images = images_in(source, out)
-            found = [Job(path, path.relative_to(source).with_name(name_of(path))) for path in images]
-        elif os.path.isfile(source):
-            found = [Job(source, Path(name_of(source)))]
+    jobs = []
+    for path in inputs:
+        if os.path.isdir(path):
+            jobs += [Job(image, image.relative_to(path).with_name(name_of(image))) for image in files_in(path, out)]
+        elif os.path.isfile(path):
+            jobs.append(Job(path, Path(name_of(path))))
         else:
-            raise UserError(f"{source}: no such file or folder")
-        for job in found:
-            if job.target in jobs:
-                raise UsageError(
-                    f"{jobs[job.target].image} and {job.image} would both write {job.target}; predict them apart"
-                )
-            jobs[job.target] = job
+            raise UserError(f"{path}: no such file or folder")
     if not jobs:
         raise _no_images(*inputs)
-    for file in (out / folder / target for target in jobs for folder in WRITTEN):
+    _check_targets(jobs)
+    for file in (out / folder / job.target for job in jobs for folder in WRITTEN):
         if os.path.lexists(file) and not is_own_png(file):
-            raise UsageError(f"{file}: is there already and was not predicted; it would be lost: take another --out")
-    return list(jobs.values())
+            raise UsageError(f"{file}: already exists and was not predicted; choose another --out to keep it")
+    return jobs
+
+
+def _check_targets(outputs: Iterable[Job | Clip]) -> None:
+    """Raise UsageError if two inputs would be written to the same file."""
+    known: dict[Path, Job | Clip] = {}
+    for output in outputs:
+        if (other := known.setdefault(output.target, output)) is not output:
+            raise UsageError(f"{other} and {output} would both write {output.target}; predict them separately")
+
+
+def _natural_order(file: Path) -> list[int | str]:
+    """A sort key that puts frame2 before frame10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(file))]
 
 
 def find_images(folder: Path, out: Path | None = None) -> list[Path]:
-    """All images in a folder and its sub-folders, in the order of their names, but for those predicted into `out`.
+    """All images in a folder and its subfolders, sorted by name.
+
+    Args:
+        folder: where to look.
+        out: the folder of a prediction, whose masks and overlays are left out.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or it cannot be read.
         UsageError: there are no images in it.
     """
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder of images")
-    if images := images_in(folder, out):
+    if images := files_in(folder, out):
         return images
     raise _no_images(folder)
 
 
-def images_in(folder: Path, out: Path | None = None) -> list[Path]:
-    """All files in a folder and its sub-folders that are named like an image, see `files_in`.
-
-    What cannot be read is said when it is read.
-    """
-    return files_in(folder, IMAGE_SUFFIXES, out)
-
-
-def files_in(folder: Path, suffixes: Collection[str], out: Path | None = None) -> list[Path]:
-    """All files with such a suffix in a folder and its sub-folders, in the order of their names; links are followed.
+def files_in(folder: Path, out: Path | None = None, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """All files with one of the suffixes in a folder and its subfolders, sorted by name. Links are followed.
 
     Args:
         folder: where to look.
-        suffixes: in small letters, as in ".png".
-        out: what an earlier prediction into this folder has written is left out.
+        out: the folder of a prediction, whose masks, overlays and legend are left out.
+        suffixes: in lower case, as in ".png"; by default those of images.
 
     Raises:
-        UserError: a folder cannot be looked into.
+        UserError: a folder cannot be read.
     """
     found = sorted(path for path in _walk(folder) if path.suffix.lower() in suffixes)
-    return found if out is None else _not_written(found, out)
+    return found if out is None else _without_predicted(found, out)
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder. A link to a folder is followed once, and not where it leads back up."""
+    """All files below a folder. A link to a folder is followed once, and never to a folder that contains it."""
 
-    def refuse(error: OSError) -> NoReturn:
-        raise UserError(f"{error.filename}: cannot be looked into ({reason(error)})") from None
+    def fail(error: OSError) -> NoReturn:
+        raise UserError(f"{error.filename}: this folder cannot be read ({reason(error)})") from None
 
     followed = {os.path.realpath(folder)}
-    for here, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        yield from (Path(here, name) for name in files)
+    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        yield from (Path(parent, name) for name in files)
         for name in list(folders):
-            if os.path.islink(link := os.path.join(here, name)):
+            if os.path.islink(link := os.path.join(parent, name)):
                 target = os.path.realpath(link)
-                if target in followed or Path(target) in Path(os.path.realpath(here)).parents:
+                if target in followed or Path(target) in Path(os.path.realpath(parent)).parents:
                     folders.remove(name)
                 followed.add(target)
 
 
-def _not_written(paths: Iterable[Path], out: Path) -> list[Path]:
-    """Those files that lie where no prediction into `out` writes."""
+def _without_predicted(files: Iterable[Path], out: Path) -> list[Path]:
+    """Leave out the files that a prediction into `out` writes."""
     base = out.resolve()
-    folders = {(base / name).resolve() for name in WRITTEN}
-    homes = ((path, path.parent.resolve()) for path in paths)  # not the file itself: it may be a link to nowhere
+    written = {(base / name).resolve() for name in WRITTEN}
+    # The parent is resolved, not the file: the file may be a broken link.
+    parents = ((file, file.parent.resolve()) for file in files)
     return [
-        path
-        for path, home in homes
-        if not (folders & {home, *home.parents} or (path.name == LEGEND and home == base))
+        file
+        for file, parent in parents
+        if not (written & {parent, *parent.parents} or (file.name == LEGEND and parent == base))
     ]
 
 

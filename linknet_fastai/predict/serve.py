@@ -1,7 +1,4 @@
-"""A page on one's own machine: drop an image or a clip, see its classes. Nothing that is dropped is kept.
-
-The page is Gradio's, which comes with the extra `demo`.
-"""
+"""The local web page of `serve`, made with Gradio: drop an image or a video, see its classes. No upload is kept."""
 
 import os
 import signal
@@ -18,100 +15,89 @@ from fastcore.xtras import modified_env
 from PIL import Image
 
 from linknet_fastai.core.errors import UsageError, UserError, import_optional
-from linknet_fastai.core.images import data_url
 from linknet_fastai.core.parallel import usable_cores
 from linknet_fastai.engines.engine import NATIVE, Engine
 from linknet_fastai.model.card import ModelCard
+from linknet_fastai.predict.gradio_private import (
+    accept_uploads_only,
+    keep_inside_page,
+    refuse_other_requests,
+    set_temporary_folder,
+    style,
+)
 from linknet_fastai.predict.inputs import VIDEO_SUFFIXES
 from linknet_fastai.predict.overlay import color_mask, overlay
-from linknet_fastai.predict.uploads import CLIP_FPS, Limits, Seen, Tally, predict_clip, predict_image
+from linknet_fastai.predict.uploads import CLIP_FPS, CountingEngine, LastImage, Limits, predict_clip, predict_image
 
 gr, fastapi = import_optional("gradio", "demo"), import_optional("fastapi", "demo")
 
-MOST_SESSIONS, MOST_WAITING = 16, 32  # of more sessions the one that rested longest is forgotten
+MAX_SESSIONS, MAX_WAITING = 16, 32  # of more sessions the one that was inactive longest is deleted
 PROGRESS = gr.Progress()
-CLEANING = (60, 1800)  # every so many seconds files that are so many seconds old go
-
-
-async def _uploaded(path: str) -> str:
-    """In the place of Gradio's own way to a file, which also fetches what a request names by a URL, of any size."""
-    if not Path(path).is_file():
-        raise gr.Error("this file is no longer here: drop it again", print_exception=False)
-    return path
+DELETE_CACHE = (60, 1800)  # how often files are deleted, and how old they are then, in seconds
 
 
 def legend(card: ModelCard, shares: Iterable[float] | None = None) -> list[tuple[str, str]]:
-    """The classes as choices: what is shown, the name with its share where there is one, and the name."""
+    """The choices of the legend: a label, the name of a class with its share if given, and the name.
+
+    Args:
+        card: the model's card.
+        shares: the share of each class in all pixels, 0 to 1.
+
+    Example:
+        ::
+
+            legend(card, [0.25, 0.75])  # [("road 25.0%", "road"), ("sky 75.0%", "sky")]
+    """
     names = card.class_names
     if shares is None:
         return [(name, name) for name in names]
     return [(f"{name} {share:.1%}", name) for name, share in zip(names, shares, strict=True)]
 
 
-def style(card: ModelCard) -> str:
-    """What is ours in the page's looks: each class of the legend has its color, small pictures are enlarged."""
-    group = "#classes [data-testid='checkbox-group']"
-    swatch = (
-        "content: ''; display: inline-block; width: 1em; height: 1em; margin-right: .5em; vertical-align: -.1em; "
-        "border-radius: .25em; box-shadow: 0 0 0 1px #8888"
-    )
-    rules = {
-        group: "display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr))",
-        f"{group} span::before": swatch,
-        ".image-frame": "width: 100%",
-        ".image-frame img": "width: 100%; object-fit: contain",
-        ":not(.fullscreen) > .image-container .image-frame img": "max-height: 55vh",  # the legend is in sight below
-        "#class-map img": "image-rendering: pixelated",
-    }
-    for place, entry in enumerate(card.classes, 1):
-        rules[f"{group} label:nth-of-type({place}) span::before"] = f"background: {entry.css_color}"
-    return "\n".join(f"{where} {{ {looks} }}" for where, looks in rules.items())
-
-
-def page(engine: Engine, limits: Limits, folder: Path, ended: Event) -> Any:
+def page(engine: Engine, limits: Limits, folder: Path, closed: Event) -> Any:
     """Build the page.
 
     Args:
         engine: the model.
-        limits: what may be dropped.
-        folder: where overlay videos lie until the next cleaning.
-        ended: ends a clip in work when set.
+        limits: limits of uploads.
+        folder: where overlay videos are stored until they are deleted, see `DELETE_CACHE`.
+        closed: when set, the video that is being predicted ends with an error.
 
     Returns:
         gradio.Blocks, not yet launched.
     """
-    card, a_clip = engine.card, Lock()
+    card, one_video = engine.card, Lock()
 
     def show(dropped: str, opacity: float, shown: list[str], progress: Any = PROGRESS) -> dict[Any, Any]:
         file = Path(dropped)
         try:
             if file.suffix.lower() in VIDEO_SUFFIXES:
                 return show_clip(file, opacity, shown, progress)
-            tally = Tally(engine, ended)
-            seen, size = predict_image(tally, file, limits)
+            counting = CountingEngine(engine, closed)
+            last, size = predict_image(counting, file, limits)
         except UserError as error:
-            line = str(error).replace(f"{file.parent}{os.sep}", "")  # no path of this machine
+            line = str(error).replace(f"{file.parent}{os.sep}", "")  # without the path on this machine
             return answer(f"error: {line}")
         finally:
             file.unlink(missing_ok=True)
         return answer(
-            f"{file.name}, {size[0]}x{size[1]}: {tally.milliseconds:.1f} ms in the network",
-            tally,
+            f"{file.name}, {size[0]}x{size[1]}: {counting.milliseconds:.1f} ms in the network",
+            counting,
             {
-                memory: seen,
-                picture: draw(seen, opacity, shown),
-                mask: Image.fromarray(color_mask(seen.channels, card)),
+                memory: last,
+                picture: draw(last, opacity, shown),
+                mask: Image.fromarray(color_mask(last.channels, card)),
             },
         )
 
     def show_clip(file: Path, opacity: float, shown: list[str], progress: Any) -> dict[Any, Any]:
-        if not a_clip.acquire(blocking=False):
-            raise UserError(f"{file}: another clip is in work; drop it again when that is done")
+        if not one_video.acquire(blocking=False):
+            raise UserError(f"{file}: another clip is being predicted; drop it again when that is done")
         try:
-            tally = Tally(engine, ended, round(limits.seconds * CLIP_FPS) + 1)
+            counting = CountingEngine(engine, closed, round(limits.seconds * CLIP_FPS) + 1)
             target = Path(mkdtemp(dir=folder)) / f"{file.stem}-overlay.mp4"
             result = predict_clip(
-                tally,
+                counting,
                 file,
                 target,
                 limits,
@@ -120,39 +106,41 @@ def page(engine: Engine, limits: Limits, folder: Path, ended: Event) -> Any:
                 lambda _, done, total: progress((done, total), "predicting", unit="frames"),
             )
         finally:
-            a_clip.release()
+            one_video.release()
         dropped = f" ({result.dropped} above {CLIP_FPS} a second left out)" if result.dropped else ""
         return answer(
-            f"{file.name}, {result.frames} frames{dropped}: {tally.milliseconds:.1f} ms a frame in the network, "
+            f"{file.name}, {result.frames} frames{dropped}: {counting.milliseconds:.1f} ms a frame in the network, "
             f"{result.frames / result.seconds:.1f} frames a second in all. Opacity and classes are those of when it "
             "was dropped.",
-            tally,
+            counting,
             {film: target},
         )
 
-    def answer(line: str, tally: Tally | None = None, more: dict[Any, Any] | None = None) -> dict[Any, Any]:
-        """What the page shows from now on: a line, shares where there are any, and `more` alone."""
-        cleared = dict.fromkeys((drop, memory, picture, mask, film))
-        of_clip = film in (more or {})
+    def answer(
+        line: str, counting: CountingEngine | None = None, values: dict[Any, Any] | None = None
+    ) -> dict[Any, Any]:
+        """The new values of all components: a message, the shares of classes, and `values`; the others are empty."""
+        values = values or {}
+        of_clip = film in values
         return (
-            cleared
-            | (more or {})
+            dict.fromkeys((drop, memory, picture, mask, film))
+            | values
             | {
                 message: _status(line),
-                classes: gr.update(choices=legend(card, tally and tally.shares)),
+                classes: gr.update(choices=legend(card, counting.shares if counting else None)),
                 picture_side: gr.update(visible=not of_clip),
                 mask_side: gr.update(visible=not of_clip),
                 film_side: gr.update(visible=of_clip),
             }
         )
 
-    def draw(seen: Seen | None, opacity: float, shown: list[str]) -> Image.Image | None:
-        return overlay(seen.image, seen.channels, card, opacity, channels_of(shown)) if seen else None
+    def draw(last: LastImage | None, opacity: float, shown: list[str]) -> Image.Image | None:
+        return overlay(last.image, last.channels, card, opacity, channels_of(shown)) if last else None
 
     def channels_of(names: list[str]) -> list[int]:
         return [channel for channel, name in enumerate(card.class_names) if name in names]
 
-    with gr.Blocks(title=f"LinkNet on {card.recipe}", analytics_enabled=False, delete_cache=CLEANING) as blocks:
+    with gr.Blocks(title=f"LinkNet on {card.recipe}", analytics_enabled=False, delete_cache=DELETE_CACHE) as blocks:
         size = "each frame's own size" if engine.size == NATIVE else "{}x{}".format(*engine.size)
         gr.Markdown(f"# LinkNet on {card.recipe}\n{len(card.classes)} classes, by {engine} at {size}")
         memory = gr.State()
@@ -176,13 +164,12 @@ def page(engine: Engine, limits: Limits, folder: Path, ended: Event) -> Any:
                 )
             with gr.Column(scale=2, min_width=320) as mask_side:
                 mask = _picture("Class map", "the class of each pixel, in colors", "PNG", compress_level=1)
-        # Of this one alone, not by a class of ours: Gradio writes a .pyi beside the source of a component's class.
-        drop.async_move_resource_to_block_cache = _uploaded
+        accept_uploads_only(drop)
         drop.upload(
             show,
             [drop, opacity, classes],
             [drop, message, classes, memory, picture, mask, film, picture_side, mask_side, film_side],
-            concurrency_limit=engine.frames_at_once + 1,  # one of them may be a clip
+            concurrency_limit=engine.frames_at_once + 1,  # one of them may be a video
             show_progress_on=[picture, film],
             api_visibility="undocumented",
         )
@@ -196,7 +183,7 @@ def page(engine: Engine, limits: Limits, folder: Path, ended: Event) -> Any:
             trigger_mode="always_last",
             api_visibility="undocumented",
         )
-    return blocks.queue(max_size=MOST_WAITING)
+    return blocks.queue(max_size=MAX_WAITING)
 
 
 def _status(line: str) -> str:
@@ -204,7 +191,7 @@ def _status(line: str) -> str:
 
 
 def _picture(label: str, alternative: str, kind: str, **options: Any) -> Any:
-    """An image that goes into the page itself, where Gradio's own writes a file for it; options as `data_url` has."""
+    """A gradio.Image whose value is sent inside the page, see `keep_inside_page`."""
     name = label.lower().replace(" ", "-")
     picture = gr.Image(
         label=label,
@@ -213,43 +200,54 @@ def _picture(label: str, alternative: str, kind: str, **options: Any) -> Any:
         interactive=False,
         buttons=["download", "fullscreen"],
     )
-
-    def inside_page(value: Image.Image | None) -> Any:
-        if value is None:
-            return None
-        return gr.data_classes.ImageData(
-            url=data_url(value, kind, **options),
-            orig_name=f"{name}.{kind.lower()}",  # when it is downloaded
-        )
-
-    picture.postprocess = inside_page
+    keep_inside_page(picture, name, kind, **options)
     return picture
 
 
 @contextmanager
 def served(engine: Engine, host: str, port: int, limits: Limits, open_browser: bool = False) -> Iterator[str]:
-    """Serve the page; gives its address. What was uploaded lies in a temporary folder, which is gone at the end.
+    """Serve the page during a `with` block. Uploads are stored in a temporary folder, which is deleted at the end.
+
+    Args:
+        engine: the model.
+        host: the address to listen on.
+        port: the port to listen on.
+        limits: limits of uploads.
+        open_browser: whether to open the page in the browser.
+
+    Yields:
+        The URL of the page.
 
     Raises:
-        UsageError: nothing can listen there.
+        UsageError: the address or port is not available.
+
+    Example:
+        ::
+
+            with served(engine, "127.0.0.1", 7860, Limits(64, 25, 30)) as address:
+                input(f"{address}: press Enter to close it")
     """
-    ended = Event()
-    engine(Image.new("RGB", engine.card.size))  # what the first frame sets up is no time of the network
+    closed = Event()
+    engine(Image.new("RGB", engine.card.size))  # initialization, which is not counted as time in the network
     with (
         TemporaryDirectory(prefix="linknet-fastai-", ignore_cleanup_errors=True) as folder,
-        modified_env(GRADIO_TEMP_DIR=folder, no_proxy="*"),  # Gradio asks its own page whether it is there
+        modified_env(GRADIO_TEMP_DIR=folder, no_proxy="*"),  # Gradio checks its own page by a request
     ):
-        gr.routes.DEFAULT_TEMP_DIR = folder  # which was settled when Gradio was imported
-        blocks = page(engine, limits, Path(folder), ended)
+        set_temporary_folder(folder)
+        blocks = page(engine, limits, Path(folder), closed)
         try:
             _, address, _ = blocks.launch(
                 server_name=host,
                 server_port=port,
                 inbrowser=open_browser,
                 max_file_size=limits.mebibytes << 20,
-                state_session_capacity=MOST_SESSIONS,
+                state_session_capacity=MAX_SESSIONS,
                 css=style(engine.card),
-                app_kwargs={"dependencies": [fastapi.Depends(_of_this_page)], "docs_url": None, "redoc_url": None},
+                app_kwargs={
+                    "dependencies": [fastapi.Depends(refuse_other_requests)],
+                    "docs_url": None,
+                    "redoc_url": None,
+                },
                 footer_links=[],
                 prevent_thread_lock=True,
                 quiet=True,
@@ -259,13 +257,13 @@ def served(engine: Engine, host: str, port: int, limits: Limits, open_browser: b
             )
         except OSError:
             raise UsageError(
-                f"--port: nothing can listen on port {port} of {host}: it is taken, or that is no address of this "
-                "machine; name another --port or --host"
+                f"--port: cannot listen on port {port} of {host}: the port is in use, or this machine does not have "
+                "the address; choose another --port or --host"
             ) from None
         try:
             yield address
         finally:
-            ended.set()
+            closed.set()
             blocks.close(verbose=False)
 
 
@@ -275,27 +273,29 @@ def serve(
     port: int,
     limits: Limits,
     open_browser: bool = False,
-    told: Callable[[str], None] = print,
+    on_start: Callable[[str], None] = print,
 ) -> None:
-    """Serve the page until Ctrl-C, or until the process is told to end.
+    """Serve the page until Ctrl-C, SIGTERM or SIGHUP.
 
     Args:
         engine: the model.
         host: the address to listen on.
         port: the port to listen on.
-        limits: what may be dropped.
+        limits: limits of uploads.
         open_browser: whether to open the page in the browser.
-        told: is given the page's address.
+        on_start: called with the URL of the page.
+
+    Raises:
+        UsageError: the address or port is not available.
+
+    Example:
+        ::
+
+            serve(open_engine(Path("runs/camvid")), "127.0.0.1", 7860, Limits(64, 25, 30), open_browser=True)
     """
     for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
-        signal.signal(number, signal.default_int_handler)  # as Ctrl-C: the folder goes then too
+        signal.signal(number, signal.default_int_handler)  # as Ctrl-C, so that the folder is deleted
     with suppress(KeyboardInterrupt), served(engine, host, port, limits, open_browser) as address:
-        told(address)
-        while True:  # on Windows Ctrl-C does not end the wait for a lock
+        on_start(address)
+        while True:  # on Windows Ctrl-C does not interrupt waiting for a lock
             time.sleep(1)
-
-
-def _of_this_page(request: fastapi.Request) -> None:
-    """Refuse what Gradio serves besides: to fetch a file from elsewhere, to take recordings of any size."""
-    if "://" in request.url.path or "recording" in request.url.path:
-        raise fastapi.HTTPException(403)

@@ -1,4 +1,4 @@
-"""The sound of a video, brought into another: copied where players find it in an MP4, else as AAC."""
+"""The sound of a video: its packets are copied into the overlay video. Nothing is decoded or encoded."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,71 +9,54 @@ from linknet_fastai.core.errors import import_optional
 
 av = import_optional("av", "video")
 
-COPIED = {"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"}  # what players expect in an MP4
-SAMPLE_RATE = 48_000  # Hz, of sound whose own rate AAC does not have
+# An explicit list: FFmpeg reports that an MP4 takes 16-bit PCM as well, and fails when the file is written.
+COPIED = {"aac", "ac3", "alac", "eac3", "flac", "mp2", "mp3", "opus", "vorbis"}
 
 
 class Sound:
-    """Brings sound from one container into another; what of it is broken, or nobody can decode, is left out.
+    """Audio packets on their way from one container to another.
 
-    Packets that come before `begin` wait for it.
+    The reader of the source appends to `packets`, `write` copies what has come since.
 
     Args:
         streams: the audio streams of the source.
         start: the time in the source, in seconds, that is 0 in the output.
+
+    Attributes:
+        streams: those that can be copied.
+        left_out: the names of the other streams' codecs.
+        packets: what is not written yet.
     """
 
     def __init__(self, streams: Sequence[Any] = (), start: Fraction = Fraction(0)) -> None:
-        self.streams = [stream for stream in streams if stream.codec_context is not None]
+        named = [(stream, _codec_of(stream)) for stream in streams]
+        self.streams = [stream for stream, codec in named if codec in COPIED]
+        self.left_out = [codec for _, codec in named if codec not in COPIED]
+        self.packets: list[Any] = []
         self._start = start
-        self._waiting: list[Any] = []
-        self._output: Any = None
 
-    def begin(self, output: Any) -> None:
+    def add_to(self, output: Any) -> None:
         """Add the streams to an output that has written nothing yet."""
         self._output = output
-        self._copied, self._coded, self._latest = {}, {}, {}
-        for stream in self.streams:
-            if stream.codec_context.name in COPIED:
-                self._copied[stream.index] = output.add_stream_from_template(stream)
-            else:
-                rate = stream.codec_context.sample_rate
-                rates = av.Codec("aac", "w").audio_rates
-                self._coded[stream.index] = output.add_stream("aac", rate=rate if rate in rates else SAMPLE_RATE)
-        for packet in self._waiting:
-            self.take(packet)
-        self._waiting.clear()
+        self._copies = {stream.index: output.add_stream_from_template(stream) for stream in self.streams}
 
-    def take(self, packet: Any) -> None:
-        """Write a packet."""
-        if self._output is None:
-            self._waiting.append(packet)
-            return
-        index = packet.stream.index
-        with suppress(av.FFmpegError):  # a full disk is told by the video's own packets
-            if index in self._copied:
-                self._copy(packet, self._copied[index])
-            else:
-                coded = self._coded[index]
-                for frame in packet.decode():
-                    if frame.pts is not None:
-                        frame.pts -= round(self._start / frame.time_base)
-                    self._output.mux(coded.encode(frame))
-
-    def _copy(self, packet: Any, copied: Any) -> None:
-        # The last packet of a stream is empty; where a file is damaged time runs back, which no MP4 can say.
-        if packet.dts is None or packet.dts <= self._latest.get(copied.index, packet.dts - 1):
-            return
-        self._latest[copied.index] = packet.dts
-        late = round(self._start / packet.time_base)
-        packet.dts -= late
-        if packet.pts is not None:
-            packet.pts -= late
-        packet.stream = copied
-        self._output.mux(packet)
-
-    def end(self) -> None:
-        """Write what the encoders still hold."""
-        for coded in self._coded.values():
+    def write(self) -> None:
+        """Copy the packets that were read since the last call; damaged ones are left out."""
+        for packet in self.packets:
+            if packet.dts is None:  # the empty packet at the end of a stream
+                continue
+            late = round(self._start / packet.time_base)
+            packet.dts -= late
+            if packet.pts is not None:
+                packet.pts -= late
+            packet.stream = self._copies[packet.stream.index]
+            # FFmpeg refuses a packet that is earlier than the one before it, as in damaged files. A full disk is
+            # reported by the packets of the video.
             with suppress(av.FFmpegError):
-                self._output.mux(coded.encode(None))
+                self._output.mux(packet)
+        self.packets.clear()
+
+
+def _codec_of(stream: Any) -> str:
+    """The codec of a stream, whichever decoder reads it: "mp3", not "mp3float"."""
+    return stream.codec_context.codec.canonical_name if stream.codec_context else "unknown"

@@ -1,4 +1,4 @@
-"""What becomes of what is dropped on the page of `serve`: read within limits, predicted, counted. No Gradio here."""
+"""Predicts what is uploaded to the page of `serve`, within limits, and counts pixels and time. Imports no Gradio."""
 
 import math
 import time
@@ -14,15 +14,21 @@ from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.images import open_image, resize_image, resize_labels
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.engines.engine import Engine
-from linknet_fastai.predict.video import VideoResult, open_container, predict_video
+from linknet_fastai.predict.frames import open_container
+from linknet_fastai.predict.video import VideoResult, predict_video
 
-SHOWN_SIDE = 1600  # the longer side, in pixels, of what a page shows and a session remembers
-CLIP_FPS = 30  # of more frames a second the others are dropped
+SHOWN_SIDE = 1600  # the longer side, in pixels, of images on the page and in the memory of a session
+CLIP_FPS = 30  # frames per second; more are dropped
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What may be dropped: the size of a file, the pixels of a frame, the length of a clip."""
+    """Limits of uploads: the size of a file, the pixels of a frame, the length of a clip.
+
+    Example:
+        >>> print(Limits(mebibytes=64, megapixels=25, seconds=30))
+        An image or a clip of up to 25 million pixels and 64 MiB, a clip of up to 30 seconds
+    """
 
     mebibytes: int
     megapixels: float
@@ -36,45 +42,50 @@ class Limits:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What a session remembers of its last image: RGB, and channels (HxW uint8), at the size of the page."""
+class LastImage:
+    """The last image of a session: RGB, and its predicted channels (HxW uint8), at the size on the page."""
 
     image: Image.Image
     channels: np.ndarray
 
 
-class Tally(Engine):
+class CountingEngine(Engine):
     """An engine that counts: frames, the pixels of each class, the seconds in the network.
 
     Args:
-        engine: what predicts; its tallies together take no more frames at once than it does.
-        ended: when set, no further frame is predicted.
-        most_frames: more are an error.
+        engine: runs the network. All counting engines of it share its limit of frames at once.
+        closed: when set, no further frame is predicted.
+        max_frames: a further frame raises an error.
+
+    Attributes:
+        frames: how many frames were predicted.
+        pixels: how many pixels each class has in them, C int64.
+        seconds: the time in the network.
     """
 
-    def __init__(self, engine: Engine, ended: Event, most_frames: float = math.inf) -> None:
+    def __init__(self, engine: Engine, closed: Event, max_frames: float = math.inf) -> None:
         super().__init__(engine.card, engine.precision, engine.size, engine.frames_at_once)
         self.name = engine.name
-        self._engine, self._free, self._ended, self._lock = engine, engine._free, ended, Lock()
-        self.most_frames, self.frames, self.seconds = most_frames, 0, 0.0
+        self._engine, self.free_slots, self._closed, self._lock = engine, engine.free_slots, closed, Lock()
+        self.max_frames, self.frames, self.seconds = max_frames, 0, 0.0
         self.pixels = np.zeros(len(engine.card.classes), np.int64)
 
     def channels(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Run the network; see `Engine.channels`.
 
         Raises:
-            UserError: the page was closed, these are too many frames, or the network fails.
+            UserError: the page was closed, there were too many frames, or the network fails.
         """
-        if self._ended.is_set():
+        if self._closed.is_set():
             raise UserError("the page was closed")
-        if self.frames >= self.most_frames:
-            raise UserError(f"the clip has more than {self.most_frames} frames")
-        begin = time.perf_counter()
+        if self.frames >= self.max_frames:
+            raise UserError(f"the clip has more than {self.max_frames} frames")
+        started = time.perf_counter()
         try:
             channels = self._engine.channels(pixels, size)
-        except Exception:  # may name the model's file, which is nothing for a page
-            raise UserError("the network fails on this frame: linknet-fastai predict says why") from None
-        seconds = time.perf_counter() - begin
+        except Exception:  # its message may name the file of the model, which the page must not show
+            raise UserError("the network fails on this frame: linknet-fastai predict shows the reason") from None
+        seconds = time.perf_counter() - started
         with self._lock:
             self.frames += 1
             self.seconds += seconds
@@ -88,24 +99,34 @@ class Tally(Engine):
 
     @property
     def milliseconds(self) -> float:
-        """What a frame took in the network: from pixels to channels, without reading, resizing and drawing."""
+        """The mean time of a frame in the network, without reading, resizing and drawing."""
         return 1000 * self.seconds / self.frames
 
 
-def predict_image(engine: Engine, file: Path, limits: Limits) -> tuple[Seen, tuple[int, int]]:
+def predict_image(engine: Engine, file: Path, limits: Limits) -> tuple[LastImage, tuple[int, int]]:
     """Predict an image.
 
+    Args:
+        engine: the model.
+        file: the image.
+        limits: limits of the file.
+
     Returns:
-        What a session remembers, no larger than the page shows; the image's own (width, height).
+        The image and its channels, resized to at most `SHOWN_SIDE`; the original (width, height).
 
     Raises:
-        UserError: the file is no image, or too large.
+        UserError: the file is not an image, or too large.
+
+    Example:
+        ::
+
+            image, size = predict_image(engine, Path("frame.png"), Limits(64, 25, 30))
     """
     image = open_image(file, limits.megapixels * 1e6)
-    channels = engine(image)
+    channels = engine.predict_channels(image)
     scale = min(SHOWN_SIDE / max(image.size), 1)
     width, height = (max(round(side * scale), 1) for side in image.size)
-    return Seen(resize_image(image, (width, height)), resize_labels(channels, (width, height))), image.size
+    return LastImage(resize_image(image, (width, height)), resize_labels(channels, (width, height))), image.size
 
 
 def predict_clip(
@@ -117,10 +138,24 @@ def predict_clip(
     shown: Collection[int],
     progress: Progress | None = None,
 ) -> VideoResult:
-    """Write the overlay video of a clip; see `predict_video`.
+    """Write the overlay video of a clip, at most `CLIP_FPS` frames per second; see `predict_video`.
+
+    Args:
+        engine: the model.
+        file: the video.
+        overlay: the MP4 to write.
+        limits: limits of the file.
+        opacity: opacity of the colors, 0 to 1.
+        shown: the channels that are drawn.
+        progress: called with what is done, the number of frames done and the number expected.
 
     Raises:
-        UserError: the file is no clip, or too large or long.
+        UserError: the file is not a video, too large or too long.
+
+    Example:
+        ::
+
+            predict_clip(engine, Path("drive.mp4"), Path("overlay.mp4"), Limits(64, 25, 30), 0.5, [0, 3])
     """
     with open_container(str(file), str(file)) as container:
         for video in container.streams.video[:1]:

@@ -1,12 +1,13 @@
-"""Charts of numbers, as matplotlib figures: curves, class IoU, confusion matrix, a learning-rate search, runs."""
+"""Charts of numbers as matplotlib figures: curves, class IoU, confusion matrix, learning rate search, runs."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -14,52 +15,82 @@ from PIL import Image
 from linknet_fastai.core.images import save_image
 from linknet_fastai.core.text import printable
 from linknet_fastai.runs.folder import best_row
+from linknet_fastai.scoring.scores import OVERALL_SCORES
 
 if TYPE_CHECKING:
     from linknet_fastai.runs.compare import RunSummary
 
-# Okabe and Ito: told apart by color-blind readers too
+# The palette of Okabe and Ito, which color-blind readers can distinguish
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 BLUE, ORANGE, GREEN, PURPLE = SERIES[:4]
-INK = {False: "#1b1f24", True: "#e6e9ed"}  # of text and lines on a light and on a dark page
+INK = {False: "#1b1f24", True: "#e6e9ed"}  # color of text and lines, on a dark page or not
 
 
 def literal(text: str) -> str:
-    """A name as matplotlib shows it letter by letter: between two dollar signs it would look for a formula."""
+    """Escape a text for matplotlib, which reads what is between two dollar signs as a formula.
+
+    Example:
+        >>> len(literal("$5 and $6")) - len("$5 and $6")  # a backslash before each dollar sign
+        2
+    """
     return printable(text).replace("$", r"\$")
 
 
 def save_figure(figure: Figure, file: Path) -> None:
-    """Draw a figure, without pyplot and so without any window, and write it as a PNG."""
+    """Draw a figure and write it as a PNG. It needs no pyplot, and so no display.
+
+    Example:
+        ::
+
+            save_figure(training_curves(read_metrics(Path("runs/camvid"))), Path("curves.png"))
+    """
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     save_image(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), file)
 
 
 def svg(draw: Callable[[], Figure], dark: bool = False) -> str:
-    """Draw a figure as an SVG element for a page, transparent, its ink for a light or a dark one."""
+    """Draw a figure as a transparent SVG element for an HTML page.
+
+    Args:
+        draw: makes the figure, with the colors of text and lines that are set for it.
+        dark: whether the page is dark.
+
+    Returns:
+        The element; the same for the same figure.
+
+    Example:
+        >>> svg(lambda: class_bars({"road": 0.9, "sky": 0.8}))[:4]
+        '<svg'
+    """
     colored = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    # The same figure gives the same text; letters stay letters, in the page's own font.
-    exact = {"svg.hashsalt": "linknet-fastai", "svg.fonttype": "none", "font.family": "sans-serif"}
+    # Text stays text, in the font of the page.
+    fixed = {"svg.hashsalt": "linknet-fastai", "svg.fonttype": "none", "font.family": "sans-serif"}
+    parameters: dict[Any, Any] = dict.fromkeys(colored, INK[dark]) | fixed
     text = io.StringIO()
-    with mpl.rc_context({**dict.fromkeys(colored, INK[dark]), **exact}):
+    with mpl.rc_context(parameters):
         draw().savefig(text, format="svg", transparent=True, metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 CURVES = {
     "cross-entropy": {"train_loss": "train", "valid_loss": "validation"},
-    "scores on validation": {"miou": "mIoU", "mean_accuracy": "mean accuracy", "pixel_accuracy": "pixel accuracy"},
-    "learning rate at the epoch's end": {"lr": "learning rate"},
+    "scores on validation": {score.name: score.label for score in OVERALL_SCORES},
+    "learning rate, end of epoch": {"lr": "learning rate"},
 }
 
 
 def training_curves(rows: Sequence[Mapping[str, float]], titles: Sequence[str] = tuple(CURVES)) -> Figure:
-    """Draw the losses, the scores and the learning rate over the epochs, or some of them, side by side.
+    """Draw losses, scores and learning rate over the epochs, side by side.
 
     Args:
-        rows: those of metrics.csv.
-        titles: keys of `CURVES`.
+        rows: the rows of metrics.csv, see `read_metrics`.
+        titles: which charts, keys of `CURVES`; all by default.
+
+    Example:
+        ::
+
+            save_figure(training_curves(read_metrics(Path("runs/camvid"))), Path("curves.png"))
     """
     figure = Figure(figsize=(4 * len(titles), 3.6), dpi=120, layout="constrained")
     epochs = [row["epoch"] for row in rows]
@@ -67,30 +98,37 @@ def training_curves(rows: Sequence[Mapping[str, float]], titles: Sequence[str] =
     for axes, title in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles, strict=True):
         for (column, label), color in zip(CURVES[title].items(), SERIES, strict=False):
             marker = "o" if len(rows) < 3 else None
-            axes.plot(epochs, [row[column] for row in rows], color=color, label=label, marker=marker)
+            axes.plot(epochs, [row.get(column, np.nan) for row in rows], color=color, label=label, marker=marker)
         if "miou" in CURVES[title]:
-            best_of_all = f"best mIoU {best['miou']:.3f}, epoch {best['epoch']:.0f}"
-            axes.plot(best["epoch"], best["miou"], "o", color=BLUE, label=best_of_all)
+            label = f"best mIoU {best['miou']:.3f}, epoch {best['epoch']:.0f}"
+            axes.plot(best["epoch"], best["miou"], "o", color=BLUE, label=label)
             axes.set_ylim(0, 1)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        _simplify(axes)
         if len(axes.lines) > 1:
             axes.legend(frameon=False, fontsize=9)
     return figure
 
 
 def class_bars(scores: Mapping[str, float]) -> Figure:
-    """Draw class IoU as bars, the best class on top."""
+    """Draw class IoU as bars, the best class on top.
+
+    Args:
+        scores: class IoU, 0 to 1, by class; nan for a class without one.
+
+    Example:
+        >>> class_bars({"road": 0.9, "pole": 0.3, "car": float("nan")}).axes[0].get_xlabel()
+        'class IoU'
+    """
     ranked = sorted(scores.items(), key=lambda item: item[1] if item[1] == item[1] else -1)
     figure = Figure(figsize=(6, 0.6 + 0.3 * len(ranked)), dpi=120, layout="constrained")
     axes = figure.subplots()
     names, values = [literal(name) for name, _ in ranked], [0 if value != value else value for _, value in ranked]
     axes.barh(names, values, color=BLUE)
-    for place, (_, value) in enumerate(ranked):
-        axes.text(values[place] + 0.01, place, "-" if value != value else f"{value:.3f}", va="center", fontsize=9)
+    for row, (_, value) in enumerate(ranked):
+        axes.text(values[row] + 0.01, row, "-" if value != value else f"{value:.3f}", va="center", fontsize=9)
     axes.set(xlim=(0, 1.1), xlabel="class IoU")
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.tick_params(axis="y", length=0)
@@ -101,21 +139,25 @@ def class_bars(scores: Mapping[str, float]) -> Figure:
 
 
 def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Draw a confusion matrix, each row as shares of the class's pixels in the truth.
+    """Draw a confusion matrix, each row in percent of the pixels of its class in the ground truth.
 
     Args:
-        counts: CxC integers, rows the truth, columns the prediction.
-        class_names: the classes in that order.
+        counts: CxC integers, pixels by ground truth (rows) and prediction (columns).
+        class_names: the names of the C classes.
+
+    Example:
+        >>> confusion_matrix(np.array([[90, 10], [5, 95]]), ["road", "sky"]).axes[0].get_xlabel()
+        'prediction'
     """
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 2.2 + 0.5 * len(class_names)
     figure = Figure(figsize=(side, side), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    places, names = range(len(class_names)), [literal(name) for name in class_names]
-    axes.set_xticks(places, names, rotation=90)
-    axes.set_yticks(places, names)
-    axes.set(xlabel="prediction", ylabel="truth", title="confusion matrix, % of the truth's pixels")
+    names = [literal(name) for name in class_names]
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="prediction", ylabel="ground truth", title="confusion matrix, % of the class's pixels")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for row, column in np.argwhere(shares >= 0.005):
@@ -126,7 +168,17 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
 
 
 def lr_search_curve(rates: Sequence[float], losses: Sequence[float], suggestions: Mapping[str, float]) -> Figure:
-    """Draw the loss over the learning rate, with the suggestions marked."""
+    """Draw the loss over the learning rate, with suggestions as lines.
+
+    Args:
+        rates: learning rates, ascending.
+        losses: the smoothed training loss at each of them.
+        suggestions: learning rates by the name of the method that suggests them.
+
+    Example:
+        >>> lr_search_curve([1e-4, 1e-3, 1e-2], [2.0, 1.2, 3.0], {"valley": 1e-3}).axes[0].get_xscale()
+        'log'
+    """
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.plot(rates, losses, color=BLUE)
@@ -134,15 +186,22 @@ def lr_search_curve(rates: Sequence[float], losses: Sequence[float], suggestions
         axes.axvline(rate, color=color, linestyle="--", label=f"{name} {rate:.2g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed training loss")
     lowest, first = min(losses), losses[0]
-    axes.set_ylim(lowest - 0.05 * abs(first), first + 0.5 * abs(first - lowest))  # the divergence dwarfs the valley
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    # At the end the loss diverges: what is far above its start is not shown.
+    axes.set_ylim(lowest - 0.05 * abs(first), first + 0.5 * abs(first - lowest))
+    _simplify(axes)
     axes.legend(frameon=False)
     return figure
 
 
 def run_comparison(runs: Sequence["RunSummary"]) -> Figure:
-    """Draw runs side by side: mIoU over the epochs, and class IoU at the last one."""
+    """Draw runs side by side: mIoU over the epochs, and class IoU at the last epoch.
+
+    Example:
+        ::
+
+            runs = [summarize(folder) for folder in Path("runs").iterdir()]
+            save_figure(run_comparison(runs), Path("runs.png"))
+    """
     classes = list(dict.fromkeys(name for run in runs for name in run.ious))
     figure = Figure(figsize=(12, max(4.2, 0.05 * len(classes) * len(runs) + 3)), dpi=120, layout="constrained")
     curves, bars = figure.subplots(1, 2, width_ratios=(1, 1.2))
@@ -152,15 +211,20 @@ def run_comparison(runs: Sequence["RunSummary"]) -> Figure:
         epochs, mious = [row["epoch"] for row in run.rows], [row["miou"] for row in run.rows]
         marker = "o" if len(epochs) < 3 else None
         curves.plot(epochs, mious, color=color, marker=marker, label=f"{literal(run.name)}  {mious[-1]:.3f}")
-        places = np.arange(len(classes)) + (number - (len(runs) - 1) / 2) * height
-        bars.barh(places, [run.ious.get(name, np.nan) for name in classes], height, color=color)
-    curves.set(title="mIoU on validation; in the legend the last epoch's", xlabel="epoch", ylim=(0, None))
+        centers = np.arange(len(classes)) + (number - (len(runs) - 1) / 2) * height
+        bars.barh(centers, [run.ious.get(name, np.nan) for name in classes], height, color=color)
+    curves.set(title="mIoU on validation (legend: last epoch)", xlabel="epoch", ylim=(0, None))
     curves.xaxis.get_major_locator().set_params(integer=True)
     curves.legend(frameon=False, fontsize=9)
     bars.set_yticks(range(len(classes)), [literal(name) for name in classes])
     bars.invert_yaxis()
     bars.set(title="class IoU at the last epoch", xlim=(0, 1))
     for axes in (curves, bars):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        _simplify(axes)
     return figure
+
+
+def _simplify(axes: Axes) -> None:
+    """Draw a light grid and no frame at the top and right."""
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

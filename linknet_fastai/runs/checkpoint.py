@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a training, its digest in the file's name, the last two kept."""
+"""Checkpoints: the state of a training in a file with its digest in the name. The last two are kept."""
 
 import io
 from collections.abc import Mapping
@@ -15,15 +15,24 @@ CHECKPOINTS = "checkpoints"
 
 
 def write_checkpoint(folder: Path, epochs_done: int, batches_done: int, state: Mapping[str, Any]) -> None:
-    """Write the state of a training, the digest of the content in the file's name.
-
-    The checkpoint before it is kept, older ones go.
+    """Write a checkpoint, with the digest of its content in the file name. All but the last two are deleted.
 
     Args:
         folder: the run folder.
-        epochs_done: how many epochs have ended.
-        batches_done: how many batches of the next one are done.
-        state: tensors, numbers and texts.
+        epochs_done: how many epochs are complete.
+        batches_done: how many batches of the next epoch are done.
+        state: tensors, numbers and strings, in nested dicts and lists.
+
+    Raises:
+        UserError: the file cannot be written.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> folder = Path(mkdtemp())
+        >>> write_checkpoint(folder, 3, 0, {"weight": torch.ones(2)})
+        >>> state, damaged = read_checkpoint(folder)
+        >>> state["epochs_done"], state["weight"].tolist(), damaged
+        (3, [1.0, 1.0], [])
     """
     unnamed = folder / CHECKPOINTS / "unnamed.pt"
     with atomic_write(unnamed) as partial:
@@ -38,41 +47,52 @@ def write_checkpoint(folder: Path, epochs_done: int, batches_done: int, state: M
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """Read the newest checkpoint that is whole. No code in the file is run.
+    """Read the newest checkpoint that is not damaged. Code in the file is never run.
+
+    Args:
+        folder: the run folder.
 
     Returns:
-        The state, None where there is no checkpoint yet; a line for each newer one that is damaged.
+        The state, None if there is no checkpoint yet; a message for each newer checkpoint that is damaged.
 
     Raises:
-        UserError: all are damaged.
+        UserError: all checkpoints are damaged.
+
+    Example:
+        See `write_checkpoint`.
     """
-    damaged = []
+    damaged: list[str] = []
     for file in _checkpoints(folder):
         try:
             check_regular(file)
             content = file.read_bytes()
             if sha256(content).hexdigest()[:16] != file.stem.rpartition("-")[2]:
-                raise ValueError("its digest is not that in its name")
+                raise ValueError("the digest in its name does not match")
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), damaged
-        except Exception as error:  # torch's reader raises a dozen kinds at damaged files
-            damaged.append(f"{file}: damaged ({reason(error)}); going on from the one before")
+        except Exception as error:  # torch raises many types of errors for damaged files
+            damaged.append(f"{file}: damaged ({reason(error)}); continuing from the checkpoint before it")
     if damaged:
         raise UserError(
-            f"{folder / CHECKPOINTS}: every checkpoint is damaged; train anew, or from the best weights with "
+            f"{folder / CHECKPOINTS}: every checkpoint is damaged; start a new run, from the best weights with "
             f"--init-from {folder}"
         )
     return None, []
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """The newest first."""
+    """The files of all checkpoints, newest first."""
     return sorted((folder / CHECKPOINTS).glob("epoch-*.pt"), reverse=True)
 
 
 def plain_numbers(value: Any) -> Any:
-    """Copy a nest of dicts and lists with numpy scalars as Python numbers, so that it loads with weights_only.
+    """Copy nested dicts and lists with numpy scalars as Python numbers.
 
-    fastai's schedules leave numpy floats in the optimizer's state.
+    fastai's schedules leave numpy floats in the state of the optimizer: `torch.load(weights_only=True)` refuses them.
+
+    Example:
+        >>> import numpy as np
+        >>> plain_numbers({"mom": [np.float64(0.9)], "step": np.int64(3)})
+        {'mom': [0.9], 'step': 3}
     """
     if isinstance(value, dict):
         return {key: plain_numbers(item) for key, item in value.items()}

@@ -1,41 +1,35 @@
-"""Runs side by side: what differs between them, what they score, what they cost; and what others published."""
+"""Runs side by side: differing settings, scores, cost, and the figures that others published."""
 
-import csv
-import io
 import json
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from linknet_fastai.config.toml_files import recipe_folder
-from linknet_fastai.core.files import write_text
-from linknet_fastai.runs.folder import best_row, read_evaluations, read_metrics, read_run
+from linknet_fastai.runs.folder import best_row, read_evaluations, read_metrics, read_run, write_csv
+from linknet_fastai.scoring.scores import OVERALL_SCORES
 
-NOT_TOLD_APART = {
-    "seed",
-    "device",
-    "workers",
-    "cache",
-    "cache_dir",
-    "deterministic",
-    "checkpoint_minutes",
-}  # two runs that differ in these alone are alike
+# Runs that differ only in these settings are repetitions of one experiment.
+NOT_COMPARED = {"seed", "device", "workers", "cache", "cache_dir", "deterministic", "checkpoint_minutes"}
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run as its folder tells it.
+    """The content of a run folder.
 
     Attributes:
-        name: the folder's.
-        run: the table `run` of run.toml, as are `versions` and `result`.
-        settings: the run's settings by name, as run.toml writes them; `origins` says where each came from.
-        rows: those of metrics.csv.
-        evaluations: what `evaluate --json RUN/evaluation-SPLIT.json` left in the folder.
+        name: the name of the folder.
+        run: the table `run` of run.toml.
+        settings: the settings by name, as in run.toml.
+        origins: the source of each setting: an option, a preset, the recipe or the default.
+        versions: the versions of Python and packages.
+        rows: the rows of metrics.csv.
+        result: the table `result` of run.toml, empty if the run was not finished.
+        evaluations: the content of each evaluation-SPLIT.json, as `evaluate --json` writes it.
     """
 
     name: str
@@ -48,7 +42,7 @@ class RunSummary:
     evaluations: list[dict[str, Any]]
 
     @property
-    def best(self) -> dict[str, float]:
+    def best(self) -> Mapping[str, float]:
         """The row of the epoch with the best mIoU."""
         return best_row(self.rows)
 
@@ -64,7 +58,7 @@ class RunSummary:
 
     @property
     def seconds(self) -> float:
-        """How long it trained and validated."""
+        """The time of training and validation."""
         return sum(row["seconds"] for row in self.rows)
 
     @property
@@ -75,7 +69,7 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class Published:
-    """A figure that others published, as `published.toml` beside a recipe's lists has it; None is not reported."""
+    """A result that others published, as in `published.toml` of a recipe; None if it was not reported."""
 
     network: str
     split: str
@@ -88,7 +82,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Spread:
-    """Runs that differ in their seeds alone: their names, seeds and the mIoU of their last epochs."""
+    """Runs that differ only in their seeds: names, seeds, and the mIoU of the last epoch."""
 
     names: list[str]
     seeds: list[int]
@@ -101,17 +95,22 @@ class Spread:
 
 
 def summarize(folder: Path) -> RunSummary:
-    """Read a run.
+    """Read a run folder.
 
     Raises:
-        UserError: there is no run, or not one epoch of it has ended, or a file in it is damaged.
+        UserError: there is no run, none of its epochs is complete, or a file in it is damaged.
+
+    Example:
+        ::
+
+            run = summarize(Path("runs/camvid"))
+            print(run.name, run.best["miou"], run.settings["lr"])
     """
     file = read_run(folder)
-    said = file.settings.model_dump(mode="json", exclude_none=True)
     return RunSummary(
         folder.resolve().name,
         file.run,
-        said,
+        file.settings.model_dump(mode="json", exclude_none=True),
         file.origins,
         file.versions,
         read_metrics(folder),
@@ -121,21 +120,35 @@ def summarize(folder: Path) -> RunSummary:
 
 
 def differing_settings(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
-    """The settings that are not the same in all runs, and the recipe and data where they are not: a value a run."""
-    told = [{"recipe": run.recipe, "data": run.run["data"], **run.settings} for run in runs]
-    names = dict.fromkeys(name for settings in told for name in settings)
-    values = {name: [settings.get(name) for settings in told] for name in names}
+    """The settings that differ between runs, recipe and data folder included: one value per run.
+
+    Example:
+        ::
+
+            differing_settings([summarize(Path("runs/a")), summarize(Path("runs/b"))])
+            # {"decoder": ["deconv", "pixelshuffle"], "lr": [0.001, 0.002]}
+    """
+    tables = [{"recipe": run.recipe, "data": run.run["data"], **run.settings} for run in runs]
+    names = dict.fromkeys(name for settings in tables for name in settings)
+    values = {name: [settings.get(name) for settings in tables] for name in names}
     return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
 
 
 def spreads(runs: Sequence[RunSummary]) -> list[Spread]:
-    """Groups of two and more runs that differ in their seeds alone; those that have not ended are left out."""
+    """Groups of two or more finished runs that differ only in their seeds.
+
+    Example:
+        ::
+
+            for group in spreads(runs):
+                print(group.names, group.mean, min(group.mious), max(group.mious))
+    """
     groups: dict[str, list[RunSummary]] = {}
     for run in runs:
         if run.last["epoch"] < run.settings["epochs"]:
             continue
-        alike = {name: value for name, value in run.settings.items() if name not in NOT_TOLD_APART}
-        groups.setdefault(json.dumps([run.recipe, run.run["data"], alike], sort_keys=True), []).append(run)
+        compared = {name: value for name, value in run.settings.items() if name not in NOT_COMPARED}
+        groups.setdefault(json.dumps([run.recipe, run.run["data"], compared], sort_keys=True), []).append(run)
     return [
         Spread([run.name for run in group], [run.settings["seed"] for run in group], [r.last["miou"] for r in group])
         for group in groups.values()
@@ -144,7 +157,12 @@ def spreads(runs: Sequence[RunSummary]) -> list[Spread]:
 
 
 def published_figures(recipe: str) -> list[Published]:
-    """What others published on a shipped recipe; nothing where no file says."""
+    """The results that others published on a shipped recipe; empty if it has no published.toml.
+
+    Example:
+        >>> {figure.network: figure.miou for figure in published_figures("camvid")}["LinkNet"]
+        0.558
+    """
     file = recipe_folder() / recipe / "published.toml"
     if not os.path.isfile(file):
         return []
@@ -152,17 +170,38 @@ def published_figures(recipe: str) -> list[Published]:
 
 
 def comparable_evaluation(run: RunSummary, split: str) -> dict[str, Any] | None:
-    """A run's scores on a split at its own size, without test-time augmentation; None where there are none.
+    """The scores of a run that can be compared with those of other runs and with published ones.
 
-    Those that torch computed go before those of other engines, which may have been int8's.
+    Args:
+        run: the run.
+        split: the split that was evaluated.
+
+    Returns:
+        An evaluation at the training size, without test-time augmentation; one by torch rather than by another
+        engine, which may have computed in int8. None if there is none.
+
+    Example:
+        ::
+
+            scores = comparable_evaluation(summarize(Path("runs/camvid")), "test")
+            print(scores["miou"] if scores else "not evaluated")
     """
-    alike = {"split": (split,), "tta": (False,), "size": ("-", run.settings["size"])}
-    found = [e for e in run.evaluations if all(e[name] in values for name, values in alike.items())]
+    required = {"split": (split,), "tta": (False,), "size": ("-", run.settings["size"])}
+    found = [e for e in run.evaluations if all(e[name] in values for name, values in required.items())]
     return min(found, key=lambda e: not e["engine"].startswith("torch"), default=None)
 
 
 def write_table(runs: Sequence[RunSummary], file: Path) -> None:
-    """Write a CSV, a row a run: its name, result, cost, class IoU at the last epoch, and every setting."""
+    """Write a CSV with one row per run: name, scores, cost, class IoU at the last epoch, and every setting.
+
+    Raises:
+        UserError: the file cannot be written.
+
+    Example:
+        ::
+
+            write_table([summarize(folder) for folder in Path("runs").iterdir()], Path("runs.csv"))
+    """
     rows = []
     for run in runs:
         rows.append(
@@ -171,8 +210,7 @@ def write_table(runs: Sequence[RunSummary], file: Path) -> None:
                 "recipe": run.recipe,
                 "best_miou": run.best["miou"],
                 "best_epoch": run.best["epoch"],
-                "last_miou": run.last["miou"],
-                "last_mean_accuracy": run.last["mean_accuracy"],
+                **{f"last_{score.name}": run.last[score.name] for score in OVERALL_SCORES},
                 "epochs_done": run.last["epoch"],
                 "seconds": run.seconds,
                 "parameters": run.run.get("parameters"),
@@ -181,9 +219,4 @@ def write_table(runs: Sequence[RunSummary], file: Path) -> None:
                 **run.settings,
             }
         )
-    text = io.StringIO()
-    names = dict.fromkeys(name for row in rows for name in row)
-    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(file, text.getvalue())
+    write_csv(file, rows)

@@ -1,4 +1,4 @@
-"""The folder of a run: run.toml and metrics.csv, written whole or not at all."""
+"""The files of a run folder: run.toml, metrics.csv and evaluations. Each is written completely or not at all."""
 
 import csv
 import io
@@ -17,39 +17,41 @@ import tomli_w
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from linknet_fastai.config.recipe import MOST_CLASSES
+from linknet_fastai.config.classes import MAX_CLASSES
 from linknet_fastai.config.settings import MOST_EPOCHS, RENAMED, Settings, Text, explain
 from linknet_fastai.core.errors import UsageError, UserError, reason
 from linknet_fastai.core.files import (
-    LARGEST_LIST,
+    MAX_LIST_BYTES,
     parse_json,
-    read_tables,
+    parse_toml,
     read_text,
     write_text,
 )
 from linknet_fastai.core.text import Line, Name
+from linknet_fastai.scoring.scores import OVERALL_SCORES
 
 RUN_FILE, METRICS_FILE = "run.toml", "metrics.csv"
-COLUMNS = ("epoch", "train_loss", "valid_loss", "miou", "mean_accuracy", "pixel_accuracy", "lr", "seconds")
+SCORE_COLUMNS = [score.name for score in OVERALL_SCORES]
+COLUMNS = ("epoch", "train_loss", "valid_loss", *SCORE_COLUMNS, "lr", "seconds")
 LARGEST_METRICS = 1 << 24  # bytes
 PACKAGES = ("linknet-fastai", "fastai", "torch", "torchvision", "timm", "numpy", "pillow")
 
 
 def refuse_used_folder(folder: Path) -> None:
-    """Raise UsageError if a new run would write among what is there already."""
+    """Raise UsageError unless a new run can be written into a folder: missing or empty, and writable."""
     if folder.is_dir() and any(folder.iterdir()):
-        raise UsageError(f"--out: {folder} is in use; name another folder")
+        raise UsageError(f"--out: {folder} is not empty; choose another folder")
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UsageError(f"--out: {folder} cannot be made, {existing} is no folder to write into")
+        raise UsageError(f"--out: {folder} cannot be created, {existing} is not a writable folder")
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make a run folder and keep other trainings out of it.
+    """Create a run folder and lock it against other trainings.
 
     Raises:
-        UserError: another training is in it, or it cannot be written into.
+        UserError: the folder is locked by another training, or cannot be written into.
     """
     lock = folder / ".lock"
     try:
@@ -58,12 +60,12 @@ def locked(folder: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                with suppress(OSError):  # Windows deletes no open file, and FileLock does it itself there
+                with suppress(OSError):  # Windows cannot delete an open file; FileLock deletes it there
                     lock.unlink(missing_ok=True)
-                with suppress(OSError):  # it is empty where a run has not come to be
+                with suppress(OSError):  # it is empty if the run failed before its first file
                     folder.rmdir()
     except Timeout:
-        raise UserError(f"{folder}: another fit trains in this folder right now") from None
+        raise UserError(f"{folder}: locked by another fit that is running in this folder") from None
     except OSError as error:
         if error.filename != str(lock):
             raise
@@ -71,7 +73,17 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def write_run(folder: Path, settings: Settings, origins: Mapping[str, str], run: Mapping[str, Any]) -> None:
-    """Write run.toml: what was run, every setting and where it came from, the versions."""
+    """Write run.toml.
+
+    Args:
+        folder: the run folder.
+        settings: every resolved setting.
+        origins: the source of each setting.
+        run: what was run: recipe, data, command, time.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     tables = {
         "run": dict(run),
         "settings": settings.model_dump(mode="json", exclude_none=True),
@@ -82,14 +94,18 @@ def write_run(folder: Path, settings: Settings, origins: Mapping[str, str], run:
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
-    """Add the table `result` to run.toml, in place of an earlier one; TOML has no None."""
+    """Add the table `result` to run.toml, or replace it. None values are left out: TOML has no null.
+
+    Raises:
+        UserError: there is no run.toml, or it cannot be written.
+    """
     tables = _read_toml(folder / RUN_FILE)
-    known = {name: value for name, value in result.items() if value is not None}
-    write_text(folder / RUN_FILE, tomli_w.dumps(tables | {"result": known}))
+    values = {name: value for name, value in result.items() if value is not None}
+    write_text(folder / RUN_FILE, tomli_w.dumps(tables | {"result": values}))
 
 
 class _Table(BaseModel):
-    """A table of a run's files: what commands read out of it is checked, what else stands there is kept."""
+    """A table in a file of the run folder. The keys that commands read are checked, others are kept."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
@@ -126,7 +142,7 @@ class _ClassScores(_Table):
 
 
 class _Scores(_Table):
-    """What `evaluate` writes; scores that somebody else wrote down may be fewer."""
+    """The scores that `evaluate` writes. Other programs may write fewer: all but split and miou is optional."""
 
     split: Text
     miou: Share | None
@@ -135,19 +151,19 @@ class _Scores(_Table):
     engine: Line = "-"
     tta: bool = False
     frames: Count = 0
-    classes: Annotated[list[_ClassScores], Field(max_length=MOST_CLASSES)] = []
+    classes: Annotated[list[_ClassScores], Field(max_length=MAX_CLASSES)] = []
     confusion: list[list[Count]] = []
     frame_miou: dict[str, Share | None] = {}
 
     @model_validator(mode="after")
     def _check_square(self) -> Self:
         if [len(row) for row in self.confusion] != [len(self.classes)] * len(self.classes):
-            raise ValueError("confusion: not a row and a column for each of the classes")
+            raise ValueError("confusion: needs one row and one column for each class")
         return self
 
 
 class RunFile(NamedTuple):
-    """What run.toml holds; `result` is empty where the run has not come to its end."""
+    """The tables of run.toml; `result` is empty if the run was not finished."""
 
     settings: Settings
     origins: dict[str, str]
@@ -160,7 +176,13 @@ def read_run(folder: Path) -> RunFile:
     """Read run.toml.
 
     Raises:
-        UserError: there is no run in this folder, or its run.toml does not fit.
+        UserError: there is no run in this folder, or its run.toml is damaged or not valid.
+
+    Example:
+        ::
+
+            run = read_run(Path("runs/camvid"))
+            print(run.settings.lr, run.origins["lr"], run.versions["torch"])
     """
     try:
         tables = _RunTables(**_read_toml(folder / RUN_FILE))
@@ -174,20 +196,29 @@ def read_run(folder: Path) -> RunFile:
 
 
 def write_evaluation(folder: Path, scores: Mapping[str, Any]) -> None:
-    """Write the scores of `evaluate` as evaluation-SPLIT.json."""
+    """Write the scores of `evaluate` as evaluation-SPLIT.json.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     write_text(folder / f"evaluation-{Path(scores['split']).stem}.json", json.dumps(scores, indent=2) + "\n")
 
 
 def read_evaluations(folder: Path) -> list[dict[str, Any]]:
-    """Read all that `evaluate` left in the folder, by name; what a file does not say is empty.
+    """Read every evaluation*.json in a run folder, sorted by file name. Missing keys have their defaults.
 
     Raises:
         UserError: a file is damaged.
+
+    Example:
+        ::
+
+            {scores["split"]: scores["miou"] for scores in read_evaluations(Path("runs/camvid"))}
     """
     evaluations = []
     for file in sorted(folder.glob("evaluation*.json")):
         try:
-            evaluations.append(_Scores.model_validate(parse_json(read_text(file, LARGEST_LIST))).model_dump())
+            evaluations.append(_Scores.model_validate(parse_json(read_text(file, MAX_LIST_BYTES))).model_dump())
         except ValidationError as error:
             raise UserError(f"{file}: {explain(error)}") from None
         except (OSError, ValueError) as error:
@@ -196,52 +227,69 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write metrics.csv, a row an epoch."""
+    """Write metrics.csv, one row per epoch; nan becomes an empty cell.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    write_csv(folder / METRICS_FILE, [{name: _format(value) for name, value in row.items()} for row in rows])
+
+
+def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table; its columns are the keys of all rows, a missing key is an empty cell."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _format(value) for name, value in row.items()} for row in rows)
-    write_text(folder / METRICS_FILE, text.getvalue())
+    writer.writerows(rows)
+    write_text(file, text.getvalue())
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """Read metrics.csv, a row an epoch; an empty cell is nan.
+    """Read metrics.csv, one row per epoch; an empty cell is nan, as is a score that an older file does not have.
 
     Raises:
-        UserError: the file is missing, or no such table.
+        UserError: the file is missing, damaged, or lacks a column.
+
+    Example:
+        ::
+
+            rows = read_metrics(Path("runs/camvid"))
+            print(rows[-1]["epoch"], rows[-1]["miou"])
     """
     file = folder / METRICS_FILE
     try:
         reader = csv.DictReader(io.StringIO(read_text(file, LARGEST_METRICS), newline=""), strict=True)
-        if missing := set(COLUMNS) - set(reader.fieldnames or ()):
+        columns = reader.fieldnames or ()
+        if missing := set(COLUMNS) - set(SCORE_COLUMNS[1:]) - set(columns):
             raise ValueError(f"no column {min(missing)!r}")
-        if len(reader.fieldnames) > len(COLUMNS) + MOST_CLASSES:
+        if len(columns) > len(COLUMNS) + MAX_CLASSES:
             raise ValueError("more columns than a recipe can have classes")
-        rows = [_parse_row(row) for row in islice(reader, MOST_EPOCHS)]
+        rows = [dict.fromkeys(SCORE_COLUMNS, math.nan) | _parse_row(row) for row in islice(reader, MOST_EPOCHS)]
         if not rows:
             raise ValueError("no row")
         return rows
     except FileNotFoundError:
-        raise UserError(f"{folder}: no epoch of this run has ended ({METRICS_FILE} is missing)") from None
+        raise UserError(f"{folder}: no epoch of this run is complete ({METRICS_FILE} is missing)") from None
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{file}: damaged ({reason(error)})") from None
 
 
-def _parse_row(row: Mapping[str | None, Any]) -> dict[str, float]:
-    """A row of metrics.csv as numbers; raises ValueError where it has more or fewer cells, or no number in one."""
-    if None in row or None in row.values():
-        raise ValueError(f"another number of cells in the row of epoch {row['epoch']}")
+def _parse_row(row: Mapping[str, Any]) -> dict[str, float]:
+    """Convert a row of metrics.csv to numbers; raises ValueError for too many or few cells and for other text."""
+    if None in row or None in row.values():  # how csv.DictReader marks them
+        raise ValueError(f"too many or too few cells in the row of epoch {row['epoch']}")
     numbers = {name: float(value or "nan") for name, value in row.items()}
     if math.inf in map(abs, numbers.values()):
-        raise ValueError("a number that is infinite")
+        raise ValueError("infinite value")
     if not (1 <= numbers["epoch"] <= MOST_EPOCHS and numbers["seconds"] >= 0):
-        raise ValueError(f"epoch {row['epoch']} of {row['seconds']} seconds cannot be")
+        raise ValueError(f"impossible epoch {row['epoch']} or seconds {row['seconds']}")
     return {**numbers, "epoch": int(numbers["epoch"])}
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return read_tables(file)
+        return parse_toml(read_text(file))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{file.parent}: no run here ({file.name} is missing)") from None
     except (OSError, ValueError) as error:
@@ -251,9 +299,14 @@ def _read_toml(file: Path) -> dict[str, Any]:
 def _format(value: float) -> str:
     if isinstance(value, int):
         return str(value)
-    return f"{value:.6g}" if math.isfinite(value) else ""  # a class that occurs nowhere, a loss beyond all numbers
+    return f"{value:.6g}" if math.isfinite(value) else ""  # such as the IoU of an absent class, a diverged loss
 
 
 def best_row(rows: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
-    """The row of the epoch with the best mIoU, the first of several; one without a score is worse than any."""
+    """The row of the epoch with the best mIoU: the first of equal ones, a row without a score only if all are.
+
+    Example:
+        >>> best_row([{"epoch": 1, "miou": 0.4}, {"epoch": 2, "miou": 0.6}, {"epoch": 3, "miou": float("nan")}])
+        {'epoch': 2, 'miou': 0.6}
+    """
     return max(rows, key=lambda row: -1 if math.isnan(row["miou"]) else row["miou"])

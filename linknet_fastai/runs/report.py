@@ -1,4 +1,4 @@
-"""A run as one page: settings, curves, scores, and the frames that tell most, in a file that needs nothing else."""
+"""The report of a run: settings, curves, scores and example frames in one self-contained HTML file."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -23,30 +23,43 @@ from linknet_fastai.predict.overlay import color_mask
 from linknet_fastai.runs.charts import CURVES, class_bars, confusion_matrix, svg, training_curves
 from linknet_fastai.runs.compare import comparable_evaluation, summarize
 from linknet_fastai.runs.pictures import ShownFrame
+from linknet_fastai.scoring.scores import OVERALL_SCORES
 
 REPORT = "report.html"
-SHOWN_WIDTH = 640  # of the frames on the page
+MAX_WIDTH = 640  # pixels, of frames in the report
 
 
 def representative_frames(
     mious: Mapping[str, float | None], dataset: Dataset, split: str, engine: Engine
 ) -> list[ShownFrame]:
-    """The best, the middle and the worst frame of a split, by their own mIoU, predicted.
+    """Predict the best, the median and the worst frame of a split, ranked by the mIoU of each frame.
 
     Args:
-        mious: the mIoU of each frame, as `Evaluation.frame_mious` has it; None and nan are passed by.
-        dataset: the frames.
-        split: the split that they are of.
-        engine: what predicts them.
+        mious: the mIoU of each frame by its name, as in `Evaluation.frame_mious`; None and nan are skipped.
+        dataset: the data set.
+        split: a split of it.
+        engine: the model.
+
+    Returns:
+        Three frames, fewer if less are scored.
+
+    Raises:
+        UserError: a frame cannot be read or predicted.
+
+    Example:
+        ::
+
+            evaluation = evaluate(engine, dataset, "val")
+            shown = representative_frames(evaluation.frame_mious, dataset, "val", engine)
     """
-    here = {dataset.relative_path(frame): frame for frame in dataset.frames(split)}
-    scored = {name: miou for name, miou in mious.items() if name in here and miou is not None and miou == miou}
+    frames = {dataset.relative_path(frame): frame for frame in dataset.frames(split)}
+    scored = {name: miou for name, miou in mious.items() if name in frames and miou is not None and miou == miou}
     ranked = sorted(scored, key=scored.__getitem__, reverse=True)
     if not ranked:
         return []
     shown = []
     for name, rank in {ranked[0]: "best", ranked[len(ranked) // 2]: "median", ranked[-1]: "worst"}.items():
-        frame = here[name]
+        frame = frames[name]
         image, predicted = predict_file(engine, frame.image)
         labels = dataset.read_label(frame.label)
         shown.append(ShownFrame(frame.stem, rank, scored[name], image, labels, predicted))
@@ -54,23 +67,28 @@ def representative_frames(
 
 
 def report(folder: Path, data: Path | None = None, progress: Progress | None = None) -> tuple[Path, str | None]:
-    """Write the report of a run anew.
+    """Write the report of a run again, with its best weights.
 
     Args:
         folder: the run folder.
-        data: where its data lies now, if it has moved.
-        progress: told how far it is.
+        data: the folder of its data, if it was moved.
+        progress: called with what is done, the number of steps done and the number of all.
 
     Returns:
-        The file, and why it shows no frames, where it does not.
+        The file, and the reason if it shows no frames.
 
     Raises:
-        UserError: there is no run, or not one epoch of it has ended.
+        UserError: there is no run, or none of its epochs is complete.
+
+    Example:
+        ::
+
+            file, why_no_frames = report(Path("runs/camvid"))
     """
     run = summarize(folder)
     model, card = load_model(folder)
     shown: list[ShownFrame] = []
-    why_not = None
+    why_no_frames = None
     try:
         dataset = open_dataset(run.run["recipe"], data or Path(run.run["data"]), progress)
         if scored := comparable_evaluation(run, run.settings["validate_on"]):
@@ -79,20 +97,23 @@ def report(folder: Path, data: Path | None = None, progress: Progress | None = N
     except UserError as error:
         if data is not None:
             raise
-        why_not = f"{error}; --data DIR says where the data lies now"
-    return write_report(folder, shown, card), why_not
+        why_no_frames = f"{error}; if the data was moved, give its folder with --data DIR"
+    return write_report(folder, shown, card), why_no_frames
 
 
 def write_report(folder: Path, shown: Sequence[ShownFrame], card: ModelCard) -> Path:
-    """Write `report.html` into a run folder.
+    """Write `report.html` into a run folder, from its run.toml, metrics.csv and evaluations.
 
     Args:
-        folder: the run folder, with run.toml, metrics.csv and what `evaluate` left.
-        shown: frames to show.
+        folder: the run folder.
+        shown: the frames to show.
         card: the model's card, for names and colors.
 
     Returns:
         The file.
+
+    Raises:
+        UserError: there is no run, none of its epochs is complete, or the file cannot be written.
     """
     run = summarize(folder)
     scored = comparable_evaluation(run, run.settings["validate_on"])
@@ -105,8 +126,9 @@ def write_report(folder: Path, shown: Sequence[ShownFrame], card: ModelCard) -> 
     template = environment.from_string(files("linknet_fastai.runs").joinpath("templates", REPORT).read_text("utf-8"))
     page = template.render(
         run=run,
+        scores=OVERALL_SCORES,
         scored=scored,
-        # Drawn here, not text from elsewhere: matplotlib escapes what it writes.
+        # Not escaped again: matplotlib escapes the text in its SVG.
         charts={
             name: {theme: jinja2.filters.Markup(svg(draw, theme == "dark")) for theme in ("light", "dark")}
             for name, draw in charts.items()
@@ -125,12 +147,12 @@ def write_report(folder: Path, shown: Sequence[ShownFrame], card: ModelCard) -> 
 
 
 def _pictures(frame: ShownFrame, card: ModelCard) -> dict[str, str]:
-    """A frame, its masks and its errors as data URLs."""
+    """A frame, its masks and its errors as data URLs, by their name in the template."""
     red = np.zeros((*frame.truth.shape, 4), np.uint8)
     red[frame.wrong] = (213, 0, 0, 255)
     size = frame.image.size
-    if size[0] > SHOWN_WIDTH:
-        size = (SHOWN_WIDTH, max(round(size[1] * SHOWN_WIDTH / size[0]), 1))
+    if size[0] > MAX_WIDTH:
+        size = (MAX_WIDTH, max(round(size[1] * MAX_WIDTH / size[0]), 1))
     masks = {
         "truth": Image.fromarray(color_mask(frame.truth, card)),
         "predicted": Image.fromarray(color_mask(frame.predicted, card)),

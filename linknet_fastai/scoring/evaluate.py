@@ -1,4 +1,4 @@
-"""The scores of a model over a split, at the label maps' own size, from one confusion matrix."""
+"""Score a model over a split, at the size of the label maps, from one confusion matrix."""
 
 import time
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from linknet_fastai.config.settings import format_size
+from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.parallel import Progress, map_in_threads
 from linknet_fastai.data.dataset import Dataset, Frame, size_mismatch
 from linknet_fastai.engines.engine import Engine, frame_threads, predict_file
 from linknet_fastai.scoring.cityscapes import label_ids_of_channels, read_truth
 from linknet_fastai.scoring.cityscapes_scores import CityscapesScorer, CityscapesScores
-from linknet_fastai.scoring.scores import Scores, count_pixels, frame_dice, number, scores_of
+from linknet_fastai.scoring.scores import Scores, count_pixels, frame_dice, number
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,18 @@ class Evaluation:
     """Scores over a split, how long they took, and what ran the network.
 
     Attributes:
-        recipe: its name; `split` and `size` (what the network saw) are what was scored, and how.
-        counts: the confusion matrix, CxC integers, rows the truth, columns the prediction.
-        frame_mious: the mIoU of each frame for itself, by its image's path below the data folder.
-        official: the scores of the benchmark that the recipe names, where it names one.
-        course_dice: the mean of `frame_dice`, where it was asked for.
-        note: why there are no official scores, where there should be.
+        recipe: the recipe's name.
+        split: the split that was scored.
+        size: what the network saw, "WIDTHxHEIGHT" or "native".
+        class_names: the names of the classes.
+        counts: the confusion matrix, CxC integers, rows are the truth, columns the prediction.
+        frame_mious: the mIoU of each single frame, by its image's path relative to the data folder.
+        seconds: how long the evaluation took.
+        engine: what ran the network.
+        tta: whether it used test-time augmentation.
+        official: the scores of the benchmark that the recipe names, if it names one.
+        course_dice: the mean of `frame_dice` over the frames, if requested.
+        note: why official scores are missing.
     """
 
     recipe: str
@@ -46,8 +52,8 @@ class Evaluation:
 
     @cached_property
     def scores(self) -> Scores:
-        """What the confusion matrix says."""
-        return scores_of(self.counts)
+        """The scores of the confusion matrix."""
+        return Scores(self.counts)
 
     @property
     def frames(self) -> int:
@@ -55,16 +61,15 @@ class Evaluation:
         return len(self.frame_mious)
 
     def as_json(self) -> dict[str, Any]:
-        """The scores as plain values: fractions from 0 to 1, None where there is nothing to score.
+        """The scores as plain values: fractions from 0 to 1, None without pixels to score.
 
-        Official scores stand beside ours, under the keys that the official script gives them.
+        Official scores are included under the keys of the official script.
         """
         scores = self.scores
+        of_classes = {**scores.of_classes(), "pixels": scores.pixels.tolist()}
         return {
             **(self.official.as_official_json() if self.official else {}),
-            "miou": number(scores.miou),
-            "mean_accuracy": number(scores.mean_accuracy),
-            "pixel_accuracy": number(scores.pixel_accuracy),
+            **{name: number(value) for name, value in scores.overall().items()},
             **({} if self.course_dice is None else {"course_dice": self.course_dice}),
             "recipe": self.recipe,
             "split": self.split,
@@ -74,14 +79,8 @@ class Evaluation:
             "frames": self.frames,
             **({"note": self.note} if self.note else {}),
             "classes": [
-                {"name": name, "iou": number(iou), "accuracy": number(accuracy), "pixels": pixels}
-                for name, iou, accuracy, pixels in zip(
-                    self.class_names,
-                    scores.iou.tolist(),
-                    scores.accuracy.tolist(),
-                    scores.pixels.tolist(),
-                    strict=True,
-                )
+                {"name": name, **{key: number(values[channel]) for key, values in of_classes.items()}}
+                for channel, name in enumerate(self.class_names)
             ],
             "confusion": self.counts.tolist(),
             "frame_miou": {name: number(miou) for name, miou in self.frame_mious.items()},
@@ -98,15 +97,20 @@ def evaluate(
     """Predict every frame of a split at its label map's size and score the pixels that are not void.
 
     Args:
-        engine: the model; `predict` with the same one gives the same pixels.
+        engine: the model; `predict` with the same engine gives the same pixels.
         dataset: the recipe's data; its classes must be the model's.
         split: the name of a split, or the path of a list of stems.
-        progress: told how far it is.
-        course: whether to score as the course project does as well, see `frame_dice`.
+        progress: called with the progress.
+        course: whether to compute the course project's score as well, see `frame_dice`.
 
     Raises:
         UsageError: the classes differ, or there is no such split.
         UserError: a file is missing or damaged.
+
+    Example::
+
+        scores = evaluate(Predictor(*load_model("runs/street")), open_dataset("street")).scores
+        print(scores.miou, scores.iou)
     """
     engine.card.check_recipe(dataset.recipe)
     n_classes, read_label = len(dataset.recipe.classes), dataset.read_label
@@ -123,8 +127,8 @@ def evaluate(
                 truth = read_truth(frame.label)
                 with counting:
                     scorer.update(label_ids[predicted], *truth)
-            except (UserError, ValueError) as error:  # costs these scores, and none of the others
-                unscored.append(f"{frame.label}: the official scores cannot be had ({error})")
+            except (UserError, ValueError) as error:  # only the official scores are lost
+                unscored.append(f"{frame.label}: no official scores ({error})")
         dice = frame_dice(predicted, labels, n_classes) if course else 0.0
         return count_pixels(predicted, labels, n_classes), dice
 
@@ -136,7 +140,7 @@ def evaluate(
     for done, (frame, (counted, dice)) in enumerate(counted_frames, 1):
         counts += counted
         dice_sum += dice
-        frame_mious[dataset.relative_path(frame)] = scores_of(counted).miou
+        frame_mious[dataset.relative_path(frame)] = Scores(counted).miou
         if progress:
             progress(f"evaluating {split}", done, len(frames))
     seconds = time.perf_counter() - begin
@@ -158,11 +162,11 @@ def evaluate(
 
 
 def official_label_ids(dataset: Dataset) -> np.ndarray | None:
-    """The official label id of each channel, where the data can be scored as its benchmark does.
+    """The official label id of each channel, if the data can be scored as its benchmark scores.
 
     Returns:
-        C uint8; None where the recipe names no benchmark, or one built on it has other classes or label maps that
-        hold no label ids.
+        C uint8; None if the recipe names no benchmark, or is built on one with other classes or with label maps
+        that hold no label ids.
     """
     recipe = dataset.recipe
     if recipe.official_scores is None or not dataset.layout.labels.endswith("_labelIds.png"):

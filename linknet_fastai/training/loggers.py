@@ -4,11 +4,13 @@ import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from fastai.callback.core import Callback
 
 from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UserError, import_optional
+from linknet_fastai.core.fastai_private import continue_wandb
 
 LOGGERS = ("tensorboard", "wandb")  # the packages' names, and those of the extras that bring them
 
@@ -21,13 +23,13 @@ def require_loggers(names: Collection[str]) -> None:
 
 @contextmanager
 def logging_callbacks(names: Collection[str], folder: Path, settings: Settings) -> Iterator[list[Callback]]:
-    """Give fastai's callbacks for some of `LOGGERS`; what they keep on disk goes into the run folder.
+    """Return fastai's callbacks for some of `LOGGERS`; their files are written into the run folder.
 
-    They log losses, scores and rates. Neither the network's graph nor predictions: fastai's callbacks cannot trace in
-    mixed precision, and they show frames of one size alone.
+    They log losses, scores and learning rates, but neither the network's graph nor predictions: fastai's callbacks
+    cannot trace in mixed precision, and they show frames of one size only.
 
     Raises:
-        UserError: W&B cannot start, for want of a login for instance.
+        UserError: W&B cannot start, for example without a login.
     """
     callbacks: list[Callback] = []
     if "tensorboard" in names:
@@ -37,12 +39,12 @@ def logging_callbacks(names: Collection[str], folder: Path, settings: Settings) 
         return
     import wandb
 
-    # W&B names the folder of a run for its id, which a training that was interrupted goes on with.
+    # W&B names the folder of a run after its id, which a resumed training uses again.
     earlier = next((folder / "wandb").glob("*run-*_*-*"), None)
-    goes_on = {"id": re.split(r"run-\d+_\d+-", earlier.name)[1], "resume": "allow"} if earlier else {}
+    resumed: dict[str, Any] = {"id": re.split(r"run-\d+_\d+-", earlier.name)[1], "resume": "allow"} if earlier else {}
     config = settings.model_dump(mode="json")
     try:
-        run = wandb.init(project="linknet-fastai", name=folder.name, dir=folder, config=config, **goes_on)
+        run = wandb.init(project="linknet-fastai", name=folder.name, dir=folder, config=config, **resumed)
     except wandb.Error as error:
         reason = str(error).rstrip(".")
         raise UserError(f"--wandb: {reason}; or keep the log on disk with WANDB_MODE=offline") from None
@@ -53,15 +55,15 @@ def logging_callbacks(names: Collection[str], folder: Path, settings: Settings) 
 def _tensorboard_callback() -> type[Callback]:
     from fastai.callback.tensorboard import SummaryWriter, TensorBoardCallback
 
-    class OwnTensorBoard(TensorBoardCallback):
-        """fastai's, which cannot write settings of an optimizer that are no numbers, and knows of no resumed run."""
+    class ResumableTensorBoard(TensorBoardCallback):
+        """fastai's, which cannot write an optimizer's settings that are not numbers, and does not resume a run."""
 
-        def _setup_writer(self) -> None:
-            done = self.learn.run_record.batches_before  # what was logged behind is done again
+        def before_fit(self) -> None:
+            done = self.learn.run_record.batches_before  # what was logged after them is logged again
             self.writer = SummaryWriter(self.log_dir, purge_step=done + 1 if done else None)
 
         def after_batch(self) -> None:
-            if self.learn.run_record.is_repeating:
+            if self.learn.run_record.is_skipping:
                 return
             self.writer.add_scalar("train_loss", self.smooth_loss, self.train_iter)
             for group, hypers in enumerate(self.opt.hypers):
@@ -69,23 +71,23 @@ def _tensorboard_callback() -> type[Callback]:
                     if isinstance(value, int | float):
                         self.writer.add_scalar(f"{name}_{group}", value, self.train_iter)
 
-    return OwnTensorBoard
+    return ResumableTensorBoard
 
 
 def _wandb_callback() -> type[Callback]:
     from fastai.callback.wandb import WandbCallback
 
-    class OwnWandb(WandbCallback):
-        """fastai's, which gathers every argument's arguments and fails on some; here the settings are the config."""
+    class ResumableWandb(WandbCallback):
+        """fastai's, which reads every argument's arguments and fails on some; here the settings are the config."""
 
         def before_fit(self) -> None:
             self.learn.gather_args = dict
             super().before_fit()
             done = self.learn.run_record.batches_before
-            self._wandb_step, self._wandb_epoch = done - 1, done / len(self.dls.train)
+            continue_wandb(self, done - 1, done / len(self.dls.train))
 
         def after_batch(self) -> None:
-            if not self.learn.run_record.is_repeating:
+            if not self.learn.run_record.is_skipping:
                 super().after_batch()
 
-    return OwnWandb
+    return ResumableWandb

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,12 +20,12 @@ from linknet_fastai.data.dataset import EmptySplitError, open_dataset
 from linknet_fastai.learner.learner import learner_from_settings
 from linknet_fastai.runs.charts import lr_search_curve, save_figure
 from linknet_fastai.runs.folder import refuse_used_folder
-from linknet_fastai.training.out_of_memory import told_where_memory_ends
+from linknet_fastai.training.out_of_memory import explain_out_of_memory
 
 
 @dataclass(frozen=True)
 class LRSearch:
-    """What the learning rate finder found: suggestions by name, and the points of its curve."""
+    """The result of the learning rate finder: suggestions by name, and the points of its curve."""
 
     suggestions: dict[str, float]
     rates: list[float]
@@ -34,7 +33,17 @@ class LRSearch:
 
 
 def search_lr(learn: Learner, steps: int = 100, progress: Progress | None = None) -> LRSearch:
-    """Run fastai's learning rate finder; the learner's weights are as before when it ends."""
+    """Run fastai's learning rate finder; afterwards the learner has the weights that it had before.
+
+    Args:
+        learn: the learner.
+        steps: how many batches to try.
+        progress: called with the number of batches done.
+
+    Example::
+
+        rate = search_lr(learn).suggestions["valley"]
+    """
 
     def count(callback: Callback) -> None:
         if progress:
@@ -68,13 +77,24 @@ def find_lr(
     """Look for a learning rate: fastai's suggestions, a plot and the points as CSV.
 
     Args:
-        recipe: as for `fit`, as are `data` and `options`.
+        recipe: see `fit`.
+        data: see `fit`.
+        options: see `fit`.
         out: the folder for lr-find.png and lr-find.csv, by default `runs/RECIPE-lr-find-DATE-TIME`.
         steps: how many batches to try.
-        progress: told how far the check of the data and the search are.
+        progress: called with how far the check of the data and the search are.
 
     Returns:
-        What was found, and the folder.
+        The result, and the folder.
+
+    Raises:
+        UsageError: a wrong argument; the folder is not empty.
+        UserError: files are missing or damaged; memory runs out.
+
+    Example::
+
+        found, folder = find_lr("camvid", options={"size": "480x360"})
+        fit("camvid", options={"size": "480x360", "lr": found.suggestions["valley"]})
     """
     dataset = open_dataset(recipe, data, progress)
     settings, _ = settings_for(dataset.recipe, dataset.layout, options or {})
@@ -85,7 +105,8 @@ def find_lr(
     folder = out or Path("runs") / f"{dataset.recipe.name}-lr-find-{datetime.now():%Y%m%d-%H%M%S}"
     refuse_used_folder(folder)
     learn = learner_from_settings(dataset, settings, progress)
-    found = told_where_memory_ends(partial(search_lr, learn, steps, progress), learn, settings)
+    with explain_out_of_memory(learn, settings):
+        found = search_lr(learn, steps, progress)
     save_figure(lr_search_curve(found.rates, found.losses, found.suggestions), folder / "lr-find.png")
     points = "".join(f"{rate:.6g},{loss:.6g}\n" for rate, loss in zip(found.rates, found.losses, strict=True))
     write_text(folder / "lr-find.csv", "lr,loss\n" + points)

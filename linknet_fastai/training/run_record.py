@@ -1,14 +1,10 @@
-"""The callbacks that keep a run while it trains and resume it, and the signals that stop it."""
+"""The callbacks that write a run to its folder while it trains, and that resume it; what an observer receives."""
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -25,14 +21,15 @@ from linknet_fastai.model.save_load import RUN_MODEL, save_model
 from linknet_fastai.runs.checkpoint import plain_numbers, write_checkpoint
 from linknet_fastai.runs.folder import best_row, write_metrics
 from linknet_fastai.scoring.metrics import ForegroundIoU
+from linknet_fastai.training.interrupt import StopRequest
 
 Row = dict[str, float]
 
 
 class Observer(Protocol):
-    """What wants to know how a training goes; the command line implements it."""
+    """Receives the events of a training; the command line's display is one."""
 
-    progress: Progress
+    progress: Progress | None
 
     def started(self, learn: Learner, settings: Settings, origins: Mapping[str, str], run: Mapping) -> None:
         """Everything is resolved and checked; the first epoch follows."""
@@ -46,31 +43,31 @@ class Observer(Protocol):
 
 @dataclass
 class FitResult:
-    """What a training left: its folder, its rows, and whether it ran to the end."""
+    """The result of a training: its folder, its rows, and whether it ran to the end."""
 
     folder: Path
     rows: list[Row] = field(default_factory=list)
     finished: bool = True
 
     @property
-    def best(self) -> Row:
+    def best(self) -> Mapping[str, float]:
         """The row of the epoch whose weights were kept."""
         return best_row(self.rows)
 
 
 class RunRecord(Callback):
-    """Keeps a run: checkpoints, and after each epoch a row and the best weights; tells the observer.
+    """Writes checkpoints, and after each epoch a row of metrics.csv and the best weights; informs the observer.
 
-    Of several processes that train together the first alone writes.
+    Only rank 0 writes.
 
     Args:
         folder: the run folder.
-        checkpoint: where an interrupted run goes on; what was done before is passed by.
-        observer: told of batches and epochs.
+        checkpoint: where an interrupted run resumes; the batches before it are skipped.
+        observer: receives batches and epochs.
         minutes: between two checkpoints within an epoch.
     """
 
-    order = 70  # behind Recorder and ParamScheduler
+    order = 70  # after Recorder and ParamScheduler
 
     def __init__(
         self,
@@ -94,57 +91,57 @@ class RunRecord(Callback):
         return self.start_epoch * len(self.learn.dls.train) + self.start_batch
 
     @property
-    def is_repeating(self) -> bool:
-        """Whether the current batch was done before an interruption and is passed by."""
+    def is_skipping(self) -> bool:
+        """Whether the current batch was done before an interruption and is skipped."""
         learn = self.learn
         return learn.training and (learn.epoch, learn.iter) < (self.start_epoch, self.start_batch)
 
     def before_fit(self) -> None:
-        """Restore what fastai makes anew at the start of every fit."""
-        self.kept = time.perf_counter()
+        """Restore what fastai resets at the start of every fit."""
+        self.written = time.perf_counter()
         self.learn.train_iter = self.start_epoch * len(self.learn.dls.train)
+        self._restore()
         if self.checkpoint:
-            self._restore()
             scaler, state = self.learn.device_precision.scaler, self.checkpoint["scaler"]
-            if scaler and state:  # a run may go on on a device that trains in another precision
+            if scaler and state:  # a run may be resumed on a device that trains in another precision
                 scaler.load_state_dict(state)
 
     def before_epoch(self) -> None:
         """Start the clock."""
         earlier = self.checkpoint["seconds"] if self.checkpoint and self.epoch == self.start_epoch else 0
-        self.begun = time.perf_counter() - earlier
+        self.started = time.perf_counter() - earlier
 
     def after_batch(self) -> None:
-        """Tell the observer; keep a checkpoint where it is time, or where the training shall end here.
+        """Inform the observer; write a checkpoint when one is due, or when the training is to stop here.
 
         Raises:
-            UserError: the loss is no number any more.
+            UserError: the loss is not finite.
         """
         done = self.learn.iter + 1
         if self.epoch < self.start_epoch:
             return
         if self.learn.training:
             self.batches = done
-            if self.is_repeating:
-                self._restore()  # fastai has counted the loss of a batch that was passed by
+            if self.is_skipping:
+                self._restore()  # fastai has counted the loss of a batch that was skipped
                 return
         loss = float(self.learn.smooth_loss) if self.learn.training else float(self.learn.loss)
         if self.learn.training and not math.isfinite(loss):
-            raise UserError(self._no_number(loss))
+            raise UserError(self._not_finite(loss))
         if self.observer:
             lr = float(self.opt.hypers[-1]["lr"])
             self.observer.stepped(self.epoch + 1, done, self.learn.n_iter, loss, lr, self.learn.training)
-        self.stopped = self._shall_stop()
-        due = time.perf_counter() - self.kept > 60 * self.minutes
-        if (self.stopped or (due and self.learn.training)) and not self._gradients_wait():
-            self._keep(self.epoch, self.batches)
+        self.stopped = self._stop_asked()
+        due = time.perf_counter() - self.written > 60 * self.minutes
+        if (self.stopped or (due and self.learn.training)) and not self._gradients_pending():
+            self._write_checkpoint(self.epoch, self.batches)
             if self.stopped:
                 raise CancelFitException
 
     def after_epoch(self) -> None:
-        """Write the best weights first, then the checkpoint, which holds all rows, then metrics.csv.
+        """Write the best weights first, then the checkpoint, which has all rows, then metrics.csv.
 
-        A run killed between two of these goes on from the checkpoint, and no row is lost or doubled.
+        A run killed between two of these resumes from the checkpoint, and no row is lost or doubled.
         """
         if self.epoch < self.start_epoch:
             return
@@ -154,19 +151,20 @@ class RunRecord(Callback):
             return
         if best_row(self.rows) is row:
             save_model(get_model(self.learn.model), self.learn.card, self.folder / RUN_MODEL)
-        self.begun = time.perf_counter()
-        self._keep(self.epoch + 1, 0)
+        self.started = time.perf_counter()
+        self._write_checkpoint(self.epoch + 1, 0)
         write_metrics(self.folder, self.rows)
         if self.observer:
             self.observer.epoch_ended(row)
 
     def _restore(self) -> None:
-        smooth_loss = self.learn.recorder.smooth_loss
-        smooth_loss.count, smooth_loss.val = self.checkpoint["smooth_loss"]
-        torch.set_rng_state(self.checkpoint["torch_rng"])
+        if self.checkpoint:
+            smooth_loss = self.learn.recorder.smooth_loss
+            smooth_loss.count, smooth_loss.val = self.checkpoint["smooth_loss"]
+            torch.set_rng_state(self.checkpoint["torch_rng"])
 
-    def _keep(self, epochs_done: int, batches_done: int) -> None:
-        self.kept = time.perf_counter()
+    def _write_checkpoint(self, epochs_done: int, batches_done: int) -> None:
+        self.written = time.perf_counter()
         if not is_first():
             return
         scaler, smooth_loss = self.learn.device_precision.scaler, self.learn.recorder.smooth_loss
@@ -179,66 +177,67 @@ class RunRecord(Callback):
             "smooth_loss": (smooth_loss.count, smooth_loss.val),
             "scaler": scaler.state_dict() if scaler else None,
             "torch_rng": torch.get_rng_state(),
-            "seconds": time.perf_counter() - self.begun,
+            "seconds": time.perf_counter() - self.started,
         }
         write_checkpoint(self.folder, epochs_done, batches_done, state)
 
-    def _shall_stop(self) -> bool:
-        """Whether an end was asked for; of several processes, in any: they end behind the same batch."""
+    def _stop_asked(self) -> bool:
+        """Whether any rank was asked to stop: all of them stop after the same batch."""
         if process_count() == 1:
             return self.stop.asked
         return on_any_rank(torch.tensor(self.stop.asked, device=self.learn.dls.device))
 
-    def _gradients_wait(self) -> bool:
-        """Whether gradients wait for those of the next batch, which no checkpoint holds."""
+    def _gradients_pending(self) -> bool:
+        """Whether gradients of this batch are added to those of the next, which no checkpoint contains."""
         return self.learn.training and any(
             isinstance(callback, AccumulateGradients) and callback.count for callback in self.learn.cbs
         )
 
-    def _no_number(self, loss: float) -> str:
+    def _not_finite(self, loss: float) -> str:
         loader = self.learn.dl
         batch = loader.order[self.learn.iter * loader.bs : (self.learn.iter + 1) * loader.bs]
         frames = ", ".join(self.learn.dls.train_ds.items[i].stem for i in batch)
         step = self.epoch * self.learn.n_iter + self.batches
-        kept = f"what was best before is in {self.folder}; " if self.rows else ""
+        best = f"the best weights so far are in {self.folder}; " if self.rows else ""
         return (
-            f"the loss is {loss} at step {step} (epoch {self.epoch + 1}, batch {self.batches}: {frames}); {kept}"
-            "train anew with a lower --lr, or look at these frames"
+            f"the loss is {loss} at step {step} (epoch {self.epoch + 1}, batch {self.batches}: {frames}); {best}"
+            "start a new training with a lower --lr, or look at these frames"
         )
 
     def _row(self) -> Row:
-        recorder, scores = self.learn.recorder, _counted(self.learn).scores()
+        recorder, scores = self.learn.recorder, self._confusion().scores()
         names = self.learn.card.class_names
         return {
             "epoch": self.epoch + 1,
             "train_loss": float(recorder.smooth_loss.value),
             "valid_loss": float(recorder.loss.value),
-            "miou": scores.miou,
-            "mean_accuracy": scores.mean_accuracy,
-            "pixel_accuracy": scores.pixel_accuracy,
+            **scores.overall(),
             **{f"iou_{name}": iou for name, iou in zip(names, scores.iou.tolist(), strict=True)},
             "lr": float(self.opt.hypers[-1]["lr"]),
-            "seconds": time.perf_counter() - self.begun,
+            "seconds": time.perf_counter() - self.started,
         }
+
+    def _confusion(self) -> ForegroundIoU:
+        return next(metric for metric in self.learn.metrics if isinstance(metric, ForegroundIoU))
 
 
 def check_same_data(learn: Learner, checkpoint: Mapping[str, Any], folder: Path) -> None:
-    """Refuse data that are not what a run was begun with: its order, schedule and class weights follow from them.
+    """Check the data against those that a run was started with: order, schedule and class weights depend on them.
 
     Raises:
-        UserError: frames or the classes' pixels have another count.
+        UserError: the number of frames, or of the pixels of a class, has changed.
     """
     now = _data_facts(learn)
     for what, before in checkpoint.get("data", {}).items():
         if now[what] != before:
             raise UserError(
-                f"--resume: {what} are {now[what]} now and were {before} when {folder} was begun; for other data "
+                f"--resume: {what} are {now[what]} now and were {before} when {folder} was started; for other data "
                 f"start a new training with --init-from {folder}"
             )
 
 
 def _data_facts(learn: Learner) -> dict[str, Any]:
-    """By what a resumed run is held against the data it was begun with."""
+    """What is compared when a run is resumed."""
     return {
         "the frames to train on": len(learn.dls.train_ds),
         "the frames to validate on": len(learn.dls.valid_ds),
@@ -246,49 +245,15 @@ def _data_facts(learn: Learner) -> dict[str, Any]:
     }
 
 
-def _counted(learn: Learner) -> ForegroundIoU:
-    return next(metric for metric in learn.metrics if isinstance(metric, ForegroundIoU))
+class SkipDoneBatches(Callback):
+    """Skips the batches of an epoch that were done before the training was interrupted.
 
-
-class PassByDone(Callback):
-    """Passes by the first batches of an epoch, which were done before the training was interrupted.
-
-    They are loaded and augmented nevertheless: so the next one comes as it would have.
+    They are loaded and augmented nevertheless, so that the next one is as it would have been.
     """
 
-    order = 5  # in front of all that looks at a batch
+    order = 5  # before all callbacks that look at a batch
 
     def before_batch(self) -> None:
-        """End the batch where it was done, as the run's record says."""
-        if self.learn.run_record.is_repeating:
+        """End the batch before the network runs."""
+        if self.learn.run_record.is_skipping:
             skip_batch(self.learn)
-
-
-class StopRequest:
-    """Whether somebody has asked a training to end."""
-
-    asked = False
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Give a request that the first Ctrl-C or SIGTERM sets; the second raises KeyboardInterrupt.
-
-    Only the main thread hears signals: in another nothing sets the request.
-    """
-    request = StopRequest()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if request.asked:
-            raise KeyboardInterrupt
-        request.asked = True
-
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    earlier = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield request
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Presets: what is shipped, what one of a user's own may say, and what goes before what."""
+"""Presets: what is shipped, what a user's own may contain, and the precedence of settings."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def test_the_papers_rate_is_the_authors() -> None:
     assert load_preset("paper").settings["lr"] == 5e-4
 
 
-def test_what_is_said_goes_before_a_named_preset_and_that_before_the_recipe(
+def test_an_option_takes_precedence_over_a_named_preset_and_that_over_the_recipe(
     street_data: Path, tmp_path: Path
 ) -> None:
     dataset = open_dataset("street", street_data)
@@ -68,16 +68,30 @@ def test_what_is_said_goes_before_a_named_preset_and_that_before_the_recipe(
     assert (origins["lr"], origins["epochs"], origins["preset"]) == ("command line", "preset mine", "command line")
 
 
-def test_the_preset_nobody_names_is_best_and_stands_behind_the_recipe(street_data: Path) -> None:
-    dataset = open_dataset("street", street_data)
-    settings, origins = settings_for(dataset.recipe, dataset.layout, {})
+def test_the_defaults_are_those_of_best() -> None:
     best = load_preset("best").settings
-    assert settings.preset == "best"
+    assert {"optimizer", "lr", "class_weights", "relight", "encoder_lr"} <= best.keys()
+    assert Settings(**best) == Settings()
+
+
+def test_without_a_named_preset_no_preset_file_is_read(
+    street_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    dataset = open_dataset("street", street_data)
+    monkeypatch.setattr("linknet_fastai.config.presets.preset_folder", lambda: tmp_path)
+    settings, origins = settings_for(dataset.recipe, dataset.layout, {"preset": None})
+    assert (settings.preset, settings.optimizer, origins["optimizer"]) == ("best", "muon", "default")
     assert (settings.pretrained, origins["pretrained"]) == (False, "recipe")
-    assert {"optimizer", "lr"} <= best.keys()
-    for name in best.keys() - dataset.recipe.training.keys():
-        assert origins[name] == "preset best"
-        assert settings.model_dump()[name] == Settings(**best).model_dump()[name]
+
+
+def test_a_preset_that_the_recipe_names_ranks_below_the_recipes_own_values(street_data: Path) -> None:
+    dataset = open_dataset("street", street_data)
+    recipe = dataset.recipe.model_copy(update={"training": {"preset": "paper", "lr": 0.25}})
+    settings, origins = settings_for(recipe, dataset.layout, {})
+    assert (settings.preset, settings.lr, settings.optimizer) == ("paper", 0.25, "rmsprop")
+    assert (origins["preset"], origins["lr"], origins["optimizer"]) == ("recipe", "recipe", "preset paper")
+    settings, origins = settings_for(recipe, dataset.layout, {"preset": "best"})
+    assert (settings.lr, origins["lr"]) == (5e-3, "preset best")
 
 
 def test_naming_best_on_camvid_changes_nothing(segnet_tree: Path) -> None:
@@ -87,7 +101,7 @@ def test_naming_best_on_camvid_changes_nothing(segnet_tree: Path) -> None:
     assert named == unnamed
 
 
-def test_a_preset_of_ones_own_may_stand_on_a_shipped_one(tmp_path: Path) -> None:
+def test_a_preset_of_ones_own_may_build_on_a_shipped_one(tmp_path: Path) -> None:
     preset = load_preset(write(tmp_path, 'base = "course"\nlr = 0.125\n'))
     assert preset.settings == load_preset("course").settings | {"lr": 0.125}
     assert preset.title == "mine"
@@ -102,12 +116,12 @@ def test_a_preset_of_ones_own_may_stand_on_a_shipped_one(tmp_path: Path) -> None
         ("lr = -1", "lr"),
         ("scale = [2.0, 0.5]", "begin with the smaller"),
         ("scale = [0.0, 1.0]", "scale"),
-        ('base = "mine"', "base: 'mine' is no shipped preset"),
+        ('base = "mine"', "base: 'mine' is not a shipped preset"),
         ("lr = ", "cannot read this preset"),
         ('preset = "best"', "unknown key 'preset'"),
     ],
 )
-def test_a_preset_that_does_not_fit_is_refused_by_file_and_key(text: str, message: str, tmp_path: Path) -> None:
+def test_an_invalid_preset_is_reported_by_file_and_key(text: str, message: str, tmp_path: Path) -> None:
     file = write(tmp_path, text)
     with pytest.raises(UsageError) as caught:
         load_preset(file)
@@ -116,7 +130,7 @@ def test_a_preset_that_does_not_fit_is_refused_by_file_and_key(text: str, messag
     assert "\n" not in str(caught.value)
 
 
-def test_a_preset_that_is_not_there_is_said_with_what_there_is(tmp_path: Path) -> None:
+def test_an_unknown_preset_is_reported_with_those_that_exist(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'course'"):
         load_preset("cours")
     with pytest.raises(UsageError, match="shipped are best, course, course-modified, paper"):

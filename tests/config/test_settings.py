@@ -1,11 +1,14 @@
-"""Settings: how they are read, what is refused, and which layer wins."""
+"""Settings: how they are read, which values are errors, which layer wins, and what describes them."""
 
+import typing
+import warnings
 from pathlib import Path
 
 import pytest
 
 from linknet_fastai.config.presets import settings_for
-from linknet_fastai.config.settings import Settings, check_training_table, format_size, parse_size, resolve_settings
+from linknet_fastai.config.settings import Group, Settings, check_training_table, resolve_settings
+from linknet_fastai.config.size import format_size, parse_size
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.data.dataset import open_dataset
 
@@ -25,8 +28,14 @@ def test_a_size_is_width_by_height(text: object, size: tuple[int, int]) -> None:
         *("32x480", "480x32", "16385x480", "0x0"),
     ],
 )
-def test_what_is_no_size_is_refused(text: object) -> None:
+def test_what_is_not_a_size_is_an_error(text: object) -> None:
     with pytest.raises(ValueError, match=r"WIDTHxHEIGHT|between 33 and 16384"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(("text", "example"), [("640", "640x480"), (512, "512x384"), ("wide", "480x360")])
+def test_a_side_alone_is_answered_by_a_size(text: object, example: str) -> None:
+    with pytest.raises(ValueError, match=f"write WIDTHxHEIGHT, as in {example}$"):
         parse_size(text)
 
 
@@ -35,7 +44,7 @@ def test_a_size_is_written_as_it_is_read() -> None:
     assert Settings(size="480x360").model_dump()["size"] == "480x360"
 
 
-def test_a_stronger_layer_wins_and_every_value_says_where_it_comes_from() -> None:
+def test_a_later_layer_wins_and_every_value_has_its_origin() -> None:
     settings, origins = resolve_settings(
         ("recipe", {"lr": 0.1, "bs": 4, "epochs": 7}),
         ("preset", {"lr": 0.2, "bs": 6}),
@@ -47,7 +56,7 @@ def test_a_stronger_layer_wins_and_every_value_says_where_it_comes_from() -> Non
     assert set(origins) == set(Settings.model_fields)
 
 
-def test_none_says_nothing_but_false_and_zero_do() -> None:
+def test_none_means_not_given_but_false_and_zero_are_values() -> None:
     settings, origins = resolve_settings(
         ("recipe", {"pretrained": True, "lr": 0.1, "workers": 4}),
         ("command line", {"pretrained": False, "lr": None, "workers": 0}),
@@ -56,7 +65,7 @@ def test_none_says_nothing_but_false_and_zero_do() -> None:
     assert (origins["pretrained"], origins["lr"], origins["workers"]) == ("command line", "recipe", "command line")
 
 
-def test_the_size_of_the_layout_found_goes_before_the_recipes(segnet_tree: Path, fastai_tree: Path) -> None:
+def test_the_size_of_the_layout_takes_precedence_over_the_recipes(segnet_tree: Path, fastai_tree: Path) -> None:
     sizes = {}
     for tree in (segnet_tree, fastai_tree):
         dataset = open_dataset("camvid", tree)
@@ -89,7 +98,7 @@ def test_the_size_of_the_layout_found_goes_before_the_recipes(segnet_tree: Path,
         ("workers", -1, "--workers"),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused_by_option_and_origin(name: str, value: object, option: str) -> None:
+def test_an_invalid_value_is_reported_by_option_and_origin(name: str, value: object, option: str) -> None:
     with pytest.raises(UsageError) as caught:
         resolve_settings(("recipe", {"bs": 4}), ("command line", {name: value}))
     message = str(caught.value)
@@ -97,14 +106,14 @@ def test_a_value_that_does_not_fit_is_refused_by_option_and_origin(name: str, va
     assert "\n" not in message
 
 
-def test_a_refused_learning_rate_says_what_would_fit() -> None:
+def test_the_error_of_a_learning_rate_names_valid_ones() -> None:
     with pytest.raises(UsageError) as caught:
         resolve_settings(("command line", {"lr": "fast"}))
     assert "constrained" not in str(caught.value)  # pydantic's name for the branch of the union, not the user's
     assert "auto" in str(caught.value)
 
 
-def test_the_origin_of_a_refused_value_is_the_layer_that_said_it() -> None:
+def test_the_origin_of_an_invalid_value_is_the_layer_that_has_it() -> None:
     with pytest.raises(UsageError, match="from the recipe"):
         resolve_settings(("recipe", {"bs": 1}), ("command line", {"lr": 0.1}))
 
@@ -115,7 +124,7 @@ def test_the_learning_rate_is_a_number_or_auto(lr: object) -> None:
     assert settings.lr == ("auto" if lr == "auto" else 0.01)
 
 
-def test_an_unknown_setting_in_a_recipe_is_refused() -> None:
+def test_an_unknown_setting_in_a_recipe_is_an_error() -> None:
     with pytest.raises(ValueError, match="unknown key 'learning_rate'"):
         check_training_table({"learning_rate": 0.1})
 
@@ -123,3 +132,34 @@ def test_an_unknown_setting_in_a_recipe_is_refused() -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().lr = 1.0
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_described_in_one_line_that_names_its_choices(name: str) -> None:
+    field = Settings.model_fields[name]
+    assert field.description
+    assert "\n" not in field.description
+    assert len(field.description) < 130
+    assert field.json_schema_extra["group"] in typing.get_args(Group)
+    if typing.get_origin(field.annotation) is typing.Literal:
+        assert all(choice in field.description for choice in typing.get_args(field.annotation))
+
+
+def test_the_settings_are_sorted_by_group() -> None:
+    groups = [field.json_schema_extra["group"] for field in Settings.model_fields.values()]
+    assert groups == sorted(groups, key=typing.get_args(Group).index)
+
+
+@pytest.mark.parametrize(("given", "device"), [("0", "cuda:0"), (1, "cuda:1"), ("cuda:1", "cuda:1"), ("cpu", "cpu")])
+def test_a_device_may_be_the_number_of_a_gpu(given: object, device: str) -> None:
+    assert Settings(device=given).device == device
+
+
+def test_the_old_name_of_a_setting_is_read_with_a_warning() -> None:
+    with pytest.warns(FutureWarning, match="'colour' is now called 'color'"):
+        settings, origins = resolve_settings(("recipe", {"colour": 0.125}))
+    assert (settings.color, origins["color"]) == (0.125, "recipe")
+    with pytest.warns(FutureWarning, match="'colour' is now called 'color'"):
+        check_training_table({"colour": 0.125})
+    with warnings.catch_warnings(action="error"):
+        assert Settings(colour=0.125).color == 0.125  # as in the run.toml of an older version

@@ -18,7 +18,7 @@ from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.parallel import map_in_threads
 from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.data.street import draw_scene
-from linknet_fastai.engines import open_engine as engines
+from linknet_fastai.engines import formats
 from linknet_fastai.engines.engine import NATIVE, Engine
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.engines.torch_engine import Predictor
@@ -121,7 +121,7 @@ def test_auto_takes_the_fastest_engine_that_is_installed(
 ) -> None:
     assert open_engine(run, device="cpu").name == "torch"
     assert open_engine(files["onnx"]).name == "openvino"
-    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "openvino" else object())
+    monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "openvino" else object())
     assert open_engine(files["onnx"]).name == "onnxruntime"
 
 
@@ -133,7 +133,7 @@ def test_auto_takes_the_fastest_engine_that_is_installed(
         ("openvino", {"engine": "onnxruntime"}, r"--engine: onnxruntime does not run \.xml"),
         ("onnx", {"engine": "torch"}, r"--engine: torch does not run \.onnx"),
         ("onnx", {"device": "cuda"}, "--device: openvino runs on the CPU"),
-        ("onnx", {"engine": "onnxruntime", "precision": "bf16"}, "--precision: onnxruntime computes in fp32 alone"),
+        ("onnx", {"engine": "onnxruntime", "precision": "bf16"}, "--precision: onnxruntime computes in fp32 only"),
         ("openvino", {"precision": "fp16"}, "--precision: openvino computes in fp32 or bf16"),
     ],
 )
@@ -170,7 +170,7 @@ def test_a_package_that_export_lacks_is_one_line_with_its_mend(
 @pytest.mark.parametrize("content", [b"", b"no graph", b"<net/>"])
 def test_a_damaged_file_is_refused_by_name(tmp_path: Path, suffix: str, content: bytes) -> None:
     (file := tmp_path / f"model{suffix}").write_bytes(content)
-    for name in engines.ENGINES_OF[suffix]:
+    for name in formats.format_of(suffix).engines:
         with pytest.raises(UserError) as caught:
             open_engine(file, name)
         assert str(file) in str(caught.value)
@@ -257,8 +257,8 @@ def test_int8_is_written_checked_and_said(run: Path, street_data: Path, tmp_path
     ("file_format", "options", "said"),
     [
         ("onnx", {"int8": True, "calibrate": Path()}, "--int8: goes with --format openvino"),
-        ("openvino", {"int8": True}, "--int8 and --calibrate DIR go together"),
-        ("openvino", {"calibrate": Path()}, "--int8 and --calibrate DIR go together"),
+        ("openvino", {"int8": True}, "--int8 and --calibrate DIR need each other"),
+        ("openvino", {"calibrate": Path()}, "--int8 and --calibrate DIR need each other"),
         ("pkl", {"check": Path()}, "--check: compares"),
         ("onnx", {"check": Path("gone")}, "gone: no such folder of images"),
     ],
@@ -282,7 +282,7 @@ def test_a_file_that_does_not_give_what_torch_gives_is_an_error(
 
     model, card = load_model(run)
     monkeypatch.setattr(graph_export, "open_engine", lambda *arguments, **options: Wrong(card, "fp32"))
-    with pytest.raises(UserError, match=r"wrong\.onnx: not written; the graph gives torch's class on .* only"):
+    with pytest.raises(UserError, match=r"wrong\.onnx: not written; the graph agrees with torch on only "):
         graph_export.check_graph(model, card, tmp_path / "wrong.onnx", street_data / "val")
     (earlier := tmp_path / "earlier.onnx").write_bytes(b"a good one")
     with pytest.raises(UserError, match=r"earlier\.onnx: not written"):

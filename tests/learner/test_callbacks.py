@@ -1,201 +1,175 @@
-"""Precision on any device, label sizes, batches that are all void, seeds."""
+"""Loss scaling, label sizes, batches that are all void, accumulated gradients, seeds, memory: in real trainings."""
 
 import os
 import platform
-from contextlib import suppress
-from types import SimpleNamespace
 
 import pytest
 import torch
-from fastai.callback.core import CancelBatchException, CancelStepException
+from fastai.callback.core import Callback
+from fastai.data.core import DataLoaders
 from torch import nn
 
+from linknet_fastai import linknet_learner, segmentation_dls
 from linknet_fastai.core import device
-from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.images import VOID
-from linknet_fastai.learner.callbacks import (
-    AccumulateGradients,
-    DevicePrecision,
-    EpochSeed,
-    ScoreAtLabelSize,
-    SkipVoidBatches,
-)
-from linknet_fastai.learner.loss import SegmentationLoss
+from linknet_fastai.learner.callbacks import AccumulateGradients, DevicePrecision, SkipVoidBatches
+from linknet_fastai.learner.learner import LinkNetLearner
 from linknet_fastai.model.linknet import resample_logits
 
 
-@pytest.mark.parametrize(
-    ("amx", "avx512", "expected"), [(True, False, "bf16"), (False, True, "bf16"), (False, False, "fp32")]
-)
-def test_auto_is_bf16_only_where_the_cpu_has_it(monkeypatch, amx, avx512, expected):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    assert device.resolve_precision("auto", torch.device("cpu")) == expected
+@pytest.fixture
+def dls(street_data) -> DataLoaders:
+    return segmentation_dls("street", street_data, size="64x48", bs=4, workers=0, device="cpu")
 
 
-@pytest.mark.parametrize(("capability", "expected"), [((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
-def test_auto_is_fp16_on_gpus_without_bf16(monkeypatch, capability, expected):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    assert device.resolve_precision("auto", torch.device("cuda")) == expected
+def head_weight(learn: LinkNetLearner) -> torch.Tensor:
+    return learn.model.head[-1].weight.detach().clone()
 
 
-def test_fp16_is_refused_on_a_cpu():
-    with pytest.raises(UsageError, match="--precision"):
-        device.resolve_precision("fp16", torch.device("cpu"))
+class ScaleOnCpu(Callback):
+    """Puts a real loss scaler into a training on a CPU, where fp16 and its scaler are not offered."""
+
+    order = DevicePrecision.order + 1
+
+    def before_fit(self) -> None:
+        self.learn.device_precision.scaler = torch.amp.GradScaler("cpu", init_scale=1024)
 
 
-def test_a_device_that_is_not_there_is_refused():
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    with pytest.raises(UsageError, match=r"--device: cuda"):
-        device.resolve_device("cuda")
+@pytest.mark.parametrize(("optimizer", "lr"), [("adamw", 1e-3), ("sgd", 0.1), ("muon", 1e-3)])
+def test_a_scaled_loss_trains_as_an_unscaled_one(dls, optimizer, lr):
+    def trained(*callbacks: Callback) -> torch.Tensor:
+        torch.manual_seed(0)
+        learn = linknet_learner(dls, pretrained=False, precision="fp32", optimizer=optimizer)
+        before = head_weight(learn)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1, lr, cbs=callbacks)
+        return head_weight(learn) - before
+
+    plain, scaled = trained(), trained(ScaleOnCpu())
+    assert plain.abs().max() > 1e-4
+    torch.testing.assert_close(scaled, plain, rtol=1e-2, atol=1e-6)
 
 
-def run_batch(
-    callback: DevicePrecision, model: nn.Module, image: torch.Tensor, training: bool = False, loss: object = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the network gives, and what the loss gets."""
-    dls = SimpleNamespace(train=SimpleNamespace(fake_l=SimpleNamespace(num_workers=0)))
-    learn = SimpleNamespace(model=model, xb=(image,), yb=(), training=training, loss_func=loss, dls=dls)
-    callback.learn = learn
-    callback.before_fit()
-    callback.before_batch()
-    raw = learn.pred = learn.model(*learn.xb)
-    callback.after_pred()
-    return raw, learn.pred
+def test_a_step_whose_gradients_overflow_is_skipped_and_the_scale_falls(dls):
+    learn, scales = linknet_learner(dls, pretrained=False, precision="fp32"), []
+    before = head_weight(learn)
+
+    def overflow(callback: Callback) -> None:
+        callback.learn.model.head[-1].weight.grad.fill_(torch.inf)
+
+    def note(callback: Callback) -> None:
+        scales.append(callback.learn.device_precision.scaler.get_scale())
+
+    overflows = Callback(after_backward=overflow, after_batch=lambda cb: note(cb) if cb.training else None)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-3, cbs=[ScaleOnCpu(), overflows])
+    assert scales == [512, 256]
+    assert torch.equal(head_weight(learn), before)
 
 
-@pytest.mark.parametrize(
-    ("training", "loss", "handed_on_as"),
-    [
-        (False, SegmentationLoss(), torch.float32),
-        (True, nn.CrossEntropyLoss(), torch.float32),
-        (True, SegmentationLoss(), torch.bfloat16),  # which makes fp32 of them itself
-    ],
-)
-def test_bf16_really_computes_in_bf16_on_a_cpu_and_hands_fp32_on(training, loss, handed_on_as):
-    image = torch.randn(1, 3, 4, 4)
-    raw, handed_on = run_batch(DevicePrecision("bf16"), nn.Conv2d(3, 2, 1), image, training, loss)
-    assert raw.dtype == torch.bfloat16
-    assert handed_on.dtype == handed_on_as
-    assert not torch.is_autocast_enabled("cpu")
+def test_weights_are_channels_last_in_a_training(dls):
+    learn = linknet_learner(dls, pretrained=False)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-3)
+    assert learn.model.encoder.conv1.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_fp32_computes_in_fp32_and_weights_are_channels_last():
-    model = nn.Conv2d(3, 2, 3)
-    raw, _ = run_batch(DevicePrecision("fp32"), model, torch.randn(1, 3, 4, 4))
-    assert raw.dtype == torch.float32
-    assert model.weight.is_contiguous(memory_format=torch.channels_last)
+def test_logits_are_resized_to_the_label_maps_size_bilinearly(dls):
+    learn, sizes = linknet_learner(dls, pretrained=False, precision="fp32"), []
+
+    def note(callback: Callback) -> None:
+        logits = callback.learn.model(callback.learn.x)
+        torch.testing.assert_close(callback.learn.pred, resample_logits(logits, (72, 96)))
+        sizes.append(tuple(logits.shape[-2:]))
+
+    with learn.no_bar():
+        learn.validate(cbs=Callback(after_loss=note))
+    assert set(sizes) == {(48, 64)}
+    assert resample_logits(logits := torch.zeros(1, 2, 4, 6), (4, 6)) is logits
 
 
-def test_logits_are_brought_to_the_label_maps_size_bilinearly():
-    callback = ScoreAtLabelSize()
-    logits = torch.randn(1, 3, 4, 6)
-    callback.learn = SimpleNamespace(pred=logits, yb=(torch.zeros(1, 8, 12),), y=torch.zeros(1, 8, 12))
-    callback.after_pred()
-    assert callback.learn.pred.shape == (1, 3, 8, 12)
-    torch.testing.assert_close(callback.learn.pred, resample_logits(logits, (8, 12)))
-    assert resample_logits(logits, (4, 6)) is logits
+def test_a_batch_that_is_all_void_changes_no_weight(dls):
+    learn = linknet_learner(dls, pretrained=False)
+    learn.create_opt()
+    before = head_weight(learn)
+
+    def make_void(callback: Callback) -> None:
+        callback.learn.yb = (torch.full_like(callback.learn.y, VOID),)
+
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-2, cbs=Callback(before_batch=make_void))
+        assert torch.equal(before, head_weight(learn))
+        learn.remove_cb(SkipVoidBatches)
+        learn.fit(1, 1e-2, cbs=Callback(before_batch=make_void))
+    assert not torch.equal(before, head_weight(learn)), "without the callback weight decay must change them"
 
 
-@pytest.mark.parametrize("void", [True, False])
-def test_only_a_batch_that_is_all_void_is_skipped(void):
-    callback, labels = SkipVoidBatches(), torch.full((1, 2, 2), VOID)
-    if not void:
+def test_a_batch_with_one_labeled_pixel_is_not_skipped(dls):
+    learn = linknet_learner(dls, pretrained=False)
+    before = head_weight(learn)
+
+    def label_one(callback: Callback) -> None:
+        labels = torch.full_like(callback.learn.y, VOID)
         labels[0, 0, 0] = 1
-    callback.learn = SimpleNamespace(training=True, yb=(labels,), y=labels)
-    if void:
-        with pytest.raises(CancelBatchException):
-            callback.before_batch()
-    else:
-        callback.before_batch()
+        callback.learn.yb = (labels,)
+
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-2, cbs=Callback(before_batch=label_one))
+    assert not torch.equal(before, head_weight(learn))
 
 
-@pytest.mark.parametrize(("cores", "loaders", "threads"), [(8, 2, 6), (2, 2, 1), (1, 4, 1)])
-def test_loader_processes_and_threads_that_compute_have_cores_of_their_own(monkeypatch, cores, loaders, threads):
-    told = []
-    monkeypatch.setattr(torch, "set_num_threads", told.append)
-    monkeypatch.setattr(device, "usable_cores", lambda: cores)
-    device.tune(torch.device("cpu"))
-    assert told == []
-    device.tune(torch.device("cpu"), loaders)
-    assert told == [threads]
+def test_accumulated_batches_make_one_step_like_one_large_batch(street_data):
+    """Without batch norm's batch statistics two batches of 4 must move the weights as one of 8 does."""
+
+    def trained(bs: int, batches: int) -> torch.Tensor:
+        dls = segmentation_dls("street", street_data, size="64x48", bs=bs, workers=0, device="cpu")
+        torch.manual_seed(0)
+        learn = linknet_learner(dls, pretrained=False, precision="fp32", optimizer="sgd", class_weights="none")
+        learn.add_cb(AccumulateGradients(batches, bs))
+        learn.add_cb(Callback(before_batch=lambda callback: callback.learn.model.eval()))
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1, 0.1)
+        return head_weight(learn).flatten()
+
+    one_step = trained(8, 1)
+    assert (trained(4, 2) - one_step).abs().max() < 1e-4
+    assert (trained(4, 1) - one_step).abs().max() > 4e-4, "two steps must end elsewhere"
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others keep no memory")
-def test_gaps_between_what_stays_go_back_to_the_system_at_the_end_of_an_epoch():
+@pytest.mark.parametrize(("batches", "steps"), [(1, 4), (2, 2), (3, 2), (8, 1)])
+def test_accumulated_steps_never_span_the_end_of_an_epoch(street_data, batches, steps):
+    dls = segmentation_dls("street", street_data, size="64x48", bs=2, workers=0, device="cpu")
+    learn, taken = linknet_learner(dls, pretrained=False, accumulate=batches), []
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(2, 1e-3, cbs=Callback(after_step=lambda callback: taken.append(callback.epoch)))
+    assert taken == [0] * steps + [1] * steps
+
+
+def test_a_second_fit_continues_to_count_epochs_and_the_lr_finder_does_not(dls, tmp_path):
+    learn, epochs = linknet_learner(dls, pretrained=False, path=tmp_path), []
+    note = Callback(before_batch=lambda callback: epochs.append(callback.dls.train.epoch))
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(2, 1e-3, cbs=note)
+        learn.lr_find(num_it=6, show_plot=False, suggest_funcs=None)
+        learn.fit(1, 1e-3, cbs=note)
+    assert sorted(set(epochs)) == [0, 1, 2]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep no memory")
+def test_freed_memory_between_what_is_kept_is_returned_at_the_end_of_an_epoch():
     def resident() -> int:
         line = next(line for line in device.STATUS.read_text().splitlines() if line.startswith("VmRSS"))
         return int(line.split()[1]) >> 10  # MiB
 
-    callback = DevicePrecision("fp32")
-    callback.learn = SimpleNamespace(model=nn.Linear(1, 1))
+    callback = DevicePrecision()
+    callback.learn = type("Learn", (), {"model": nn.Linear(1, 1)})()
     device.tune(torch.device("cpu"))
-    # The second of each pair keeps the first one's gap from the next.
+    # The small block of each pair separates the gap that its large one leaves from the next gap.
     pairs = [(bytearray(os.urandom(1 << 20)), bytearray(os.urandom(1 << 12))) for _ in range(200)]
-    stay = [small for _, small in pairs]
+    kept = [small for _, small in pairs]
     full = resident()
     del pairs
     assert resident() > full - 50, "kept for the next batch"
     callback.after_epoch()
     assert resident() < full - 150
-    assert len(stay) == 200
-
-
-@pytest.mark.parametrize(("batches", "steps"), [(1, 4), (2, 2), (3, 2), (8, 1)])
-def test_accumulated_steps_never_reach_over_the_end_of_an_epoch(batches, steps):
-    callback, taken = AccumulateGradients(batches, bs=2), 0
-    callback.before_fit()
-    for i in range(4):
-        callback.learn = SimpleNamespace(iter=i, n_iter=4, yb=(torch.zeros(2, 3, 3),), loss_grad=torch.tensor(1.0))
-        callback.after_loss()
-        assert callback.learn.loss_grad == pytest.approx(1 / batches)
-        with suppress(CancelBatchException):
-            callback.before_step()
-            taken += 1
-    assert taken == steps
-    assert callback.count == 0
-
-
-def test_a_second_fit_goes_on_counting_epochs_and_the_lr_finder_does_not():
-    callback, train = EpochSeed(), SimpleNamespace(epoch=None)
-    learn = callback.learn = SimpleNamespace(epoch=2, n_epoch=3, dls=SimpleNamespace(train=train))
-    callback.before_train()
-    assert train.epoch == 2
-    callback.after_fit()
-    learn.epoch = 0
-    callback.before_train()
-    assert train.epoch == 3
-    learn.lr_finder = object()
-    callback.after_fit()
-    assert callback.epochs_before == 3
-
-
-class CountingScaler:
-    """Stands for GradScaler on a machine without a GPU: notes what it is asked to do."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def scale(self, loss: torch.Tensor) -> torch.Tensor:
-        self.calls.append("scale")
-        return loss * 8
-
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        self.calls.append("step")
-
-    def update(self) -> None:
-        self.calls.append("update")
-
-
-def test_fp16_scales_the_loss_and_lets_the_scaler_take_the_only_step():
-    callback = DevicePrecision("fp16")
-    callback.scaler = CountingScaler()
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
-    callback.learn = SimpleNamespace(loss_grad=torch.tensor(1.0), opt=SimpleNamespace(opt=optimizer))
-    callback.before_backward()
-    assert callback.learn.loss_grad == 8
-    with pytest.raises(CancelStepException):
-        callback.before_step()
-    assert callback.scaler.calls == ["scale", "step", "update"]
+    assert len(kept) == 200

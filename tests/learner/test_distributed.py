@@ -1,4 +1,4 @@
-"""A training in several processes: who gets which frames, scores as of one process, one error that ends all."""
+"""A training in several processes: the frames of each, the scores of one process, one error that ends all."""
 
 import json
 import os
@@ -30,13 +30,12 @@ def dls(street_data: Path) -> DataLoaders:
 
 
 @pytest.fixture
-def share(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[SharedDL]]:
-    """Gives the loaders of all processes, in this one: they agree on the order without sending it."""
-    monkeypatch.setattr(SharedDL, "_broadcast", lambda self, idxs, rank: idxs)
+def share() -> Callable[..., list[SharedDL]]:
+    """Gives the loaders of all ranks, in this process: each takes the order from its own loader."""
     return lambda dl, count: [SharedDL(dl, rank=rank, world_size=count) for rank in range(count)]
 
 
-# Who gets which frames
+# The frames of each rank
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -124,7 +123,7 @@ def test_processes_share_the_cores_of_their_machine(monkeypatch):
     assert usable_cores() == 1
 
 
-def test_what_processes_cannot_share_is_refused(monkeypatch):
+def test_a_device_that_processes_cannot_share_is_an_error(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     processes.check_shareable(torch.device("cpu"))
@@ -187,7 +186,7 @@ def test_the_scores_are_those_of_one_process(run):
     assert tables["result"]["best_miou"] == pytest.approx(scores["miou"], abs=1e-3)
 
 
-def test_the_first_process_alone_speaks_and_writes(run):
+def test_rank_0_alone_prints_and_writes(run):
     folder, done = run
     assert done.stdout.count("run folder") == 1
     assert [line.split()[0] for line in done.stdout.splitlines() if "/2 " in line] == ["1/2", "2/2"]
@@ -196,12 +195,25 @@ def test_the_first_process_alone_speaks_and_writes(run):
     assert not list(folder.rglob(".*"))  # what was being written
 
 
-def test_an_error_in_one_process_ends_all_in_one_line_and_resume_goes_on_as_if_nothing_had_been(
-    run, street_data, tmp_path
-):
+def test_an_error_on_one_rank_ends_all_with_one_line(street_data, tmp_path):
     done = launch(f"fit street --data {street_data} {FIT} --out {tmp_path / 'run'}", tmp_path, FAILING="1")
     assert done.returncode != 0
     assert errors_of(done) == ["error: rank 1: the disk is gone"]
+
+
+def test_an_error_on_all_ranks_is_reported_by_rank_0(street_data, tmp_path):
+    done = launch(f"fit street --data {street_data} {FIT} --crop 640x480 --out {tmp_path / 'run'}", tmp_path)
+    assert done.returncode != 0
+    (line,) = errors_of(done)
+    assert line.startswith("error: --crop: 640x480 is larger than the frames")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_to_one_rank_stops_all_after_the_same_batch_and_the_run_is_resumed(run, street_data, tmp_path):
+    done = launch(f"fit street --data {street_data} {FIT} --out {tmp_path / 'run'}", tmp_path, STOPPED="1")
+    assert done.returncode != 0
+    assert errors_of(done) == []
+    assert done.stdout.count("stopped after epoch 1") == 1
     done = launch(f"fit --resume {tmp_path / 'run'}", tmp_path)
     assert done.returncode == 0, done.stderr
     assert [row["epoch"] for row in read_metrics(tmp_path / "run")] == [1, 2]

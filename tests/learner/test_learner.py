@@ -1,14 +1,14 @@
 """The library from a notebook: a Learner that behaves as fastai users expect."""
 
+import shutil
 from pathlib import Path
-from unittest.mock import Mock
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
@@ -21,14 +21,14 @@ from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.images import VOID
 from linknet_fastai.data.dataset import open_dataset
-from linknet_fastai.learner.callbacks import AccumulateGradients, SkipVoidBatches
-from linknet_fastai.learner.learner import compile_network, learner_from_settings
+from linknet_fastai.learner.learner import OF_LOADERS, LinkNetLearner, learner_from_settings
 from linknet_fastai.learner.optimizers import OPTIMIZERS, Muon
 from linknet_fastai.learner.schedules import fit_schedule
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.save_load import save_model
 
 mpl.use("Agg")
+TINY_ENCODER = "test_resnet.r160_in1k"
 
 
 @pytest.fixture
@@ -75,16 +75,16 @@ def test_a_notebook_session_works_from_data_to_export(dls, street_data, tmp_path
     assert set(np.unique(np.asarray(channels))) <= set(range(11))
 
 
-def test_an_export_from_a_notebook_holds_no_path_of_the_data(dls, street_data, tmp_path):
+def test_an_export_from_a_notebook_contains_no_path_of_the_data(dls, street_data, tmp_path):
     learn = linknet_learner(dls, pretrained=False, path=".")
     learn.export((tmp_path / "a.pkl").absolute())
     content = (tmp_path / "a.pkl").read_bytes()
     assert str(street_data).encode() not in content
-    assert b"pathlib" not in content, "another system or Python could not load it"
+    assert b"pathlib" not in content, "a path could not be loaded on another system or in another Python"
     assert load_learner(tmp_path / "a.pkl").path == Path()
 
 
-def test_what_a_user_gives_the_learner_goes_before_what_is_chosen_for_him(dls):
+def test_what_a_user_gives_replaces_what_is_chosen(dls):
     loss = CrossEntropyLossFlat(axis=1, ignore_index=VOID)
     given = {"loss_func": loss, "opt_func": SGD, "moms": (0.9, 0.8, 0.9), "splitter": trainable_params, "lr": 0.5}
     learn = linknet_learner(dls, pretrained=False, **given)
@@ -93,7 +93,7 @@ def test_what_a_user_gives_the_learner_goes_before_what_is_chosen_for_him(dls):
         learn.fit(1)
 
 
-def test_loaders_bring_their_accumulation(street_data, tmp_path):
+def test_accumulation_follows_the_preset_of_the_loaders(street_data, tmp_path):
     (preset := tmp_path / "slow.toml").write_text("accumulate = 3\n")
     dls = segmentation_dls("street", street_data, size="64x48", bs=2, workers=0, device="cpu", preset=preset)
     assert linknet_learner(dls, pretrained=False).accumulate_gradients.n_acc == 6
@@ -145,25 +145,30 @@ def test_each_optimizer_is_what_its_name_says(dls, name, kind, decay):
 
 def test_freezing_leaves_decoder_and_head_to_train(dls):
     learn = linknet_learner(dls, pretrained=False)
+    encoder, head = learn.model.encoder.conv1.weight.detach().clone(), learn.model.head[-1].weight.detach().clone()
     learn.freeze()
-    assert not any(weight.requires_grad for weight in learn.model.encoder.conv1.parameters())
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-3)
+    assert torch.equal(learn.model.encoder.conv1.weight, encoder)
+    assert not torch.equal(learn.model.head[-1].weight, head)
     assert all(weight.requires_grad for weight in learn.model.head.parameters())
 
 
-def test_a_batch_that_is_all_void_changes_no_weight(dls):
-    learn = linknet_learner(dls, pretrained=False)
-    learn.create_opt()
-    before = learn.model.head[-1].weight.clone()
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_fine_tune_trains_the_encoder_last_and_more_slowly(dls, optimizer):
+    learn, noted = linknet_learner(dls, pretrained=False, optimizer=optimizer), []
 
-    def make_void(callback: Callback) -> None:
-        callback.learn.yb = (torch.full_like(callback.learn.y, VOID),)
+    def note(callback: Callback) -> None:
+        if callback.training:
+            noted.append(
+                (learn.model.encoder.conv1.weight.requires_grad, [group["lr"] for group in learn.opt.hypers])
+            )
 
     with learn.no_bar(), learn.no_logging():
-        learn.fit(1, 1e-2, cbs=Callback(before_batch=make_void))
-        assert torch.equal(before, learn.model.head[-1].weight)
-        learn.remove_cb(SkipVoidBatches)
-        learn.fit(1, 1e-2, cbs=Callback(before_batch=make_void))
-    assert not torch.equal(before, learn.model.head[-1].weight), "weight decay alone moves them: the test is alive"
+        learn.fine_tune(1, 5e-3, lr_mult=10, cbs=Callback(after_batch=note))
+    assert [trains for trains, _ in noted] == [False] * len(dls.train) + [True] * len(dls.train)
+    encoder, rest = np.array([rates for trains, rates in noted if trains]).T
+    assert np.allclose(encoder, rest / 10)
 
 
 def test_init_from_takes_everything_or_all_but_the_head(dls, tmp_path):
@@ -179,47 +184,67 @@ def test_init_from_takes_everything_or_all_but_the_head(dls, tmp_path):
     assert not torch.equal(first.model.head[-1].weight, third.model.head[-1].weight)
 
 
-def test_validation_and_predictions_run_in_inference_mode_and_training_does_not(dls):
-    learn, modes = linknet_learner(dls, pretrained=False), set()
+class NotePrecision(Callback):
+    """Notes the types of the network's output, of what the loss and the scores get, and where autocast is on."""
 
-    def note(callback: Callback) -> None:
-        modes.add((callback.learn.training, torch.is_inference_mode_enabled()))
+    def __init__(self) -> None:
+        self.computed, self.passed_on, self.losses, self.autocast = set(), set(), set(), set()
 
+    def after_create(self) -> None:
+        self.learn.model.head[-1].register_forward_hook(lambda _, __, logits: self.computed.add(logits.dtype))
+
+    def after_pred(self) -> None:
+        self.passed_on.add((self.training, self.pred.dtype))
+        self._note_autocast()
+
+    def after_loss(self) -> None:
+        self.losses.add(self.loss.dtype)
+
+    def _note_autocast(self) -> None:
+        self.autocast.add(torch.is_autocast_enabled("cpu"))
+
+    before_step = after_batch = _note_autocast
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_network_alone_computes_in_the_precision_that_was_chosen(dls, precision, dtype):
+    note = NotePrecision()
+    learn = linknet_learner(dls, pretrained=False, precision=precision, cbs=[note])
     with learn.no_bar(), learn.no_logging():
-        learn.fit(1, 1e-3, cbs=Callback(after_pred=note))
-        learn.get_preds(dl=dls.valid)
-        learn.fit(1, 1e-3)  # what inference mode has left behind hinders no further training
-    assert modes == {(True, False), (False, True)}
-    assert not torch.is_inference_mode_enabled()
+        learn.fit(1, 1e-3)
+    assert note.computed == {dtype}
+    assert note.passed_on == {(True, dtype), (False, torch.float32)}  # SegmentationLoss converts logits itself
+    assert note.losses == {torch.float32}
+    assert note.autocast == {False}
+    assert all(weight.grad is None or weight.grad.dtype == torch.float32 for weight in learn.model.parameters())
 
 
-def test_accumulated_batches_make_one_step_like_one_large_batch(street_data):
-    """Without batch norm's batch statistics two batches of 4 must move the weights as one of 8 does."""
-
-    def trained(bs: int, batches: int) -> torch.Tensor:
-        dls = segmentation_dls("street", street_data, size="64x48", bs=bs, workers=0, device="cpu")
-        torch.manual_seed(0)
-        learn = linknet_learner(dls, pretrained=False, precision="fp32", optimizer="sgd", class_weights="none")
-        learn.add_cb(AccumulateGradients(batches, bs))
-        learn.add_cb(Callback(before_batch=lambda callback: callback.learn.model.eval()))
-        with learn.no_bar(), learn.no_logging():
-            learn.fit(1, 0.1)
-        return learn.model.head[-1].weight.detach().flatten()
-
-    one_step = trained(8, 1)
-    assert (trained(4, 2) - one_step).abs().max() < 1e-4
-    assert (trained(4, 1) - one_step).abs().max() > 4e-4, "two steps end elsewhere: the test is alive"
+def test_another_loss_gets_logits_in_fp32(dls):
+    note, loss = NotePrecision(), CrossEntropyLossFlat(axis=1, ignore_index=VOID)
+    learn = linknet_learner(dls, pretrained=False, precision="bf16", loss_func=loss, cbs=[note])
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 1e-3)
+    assert note.computed == {torch.bfloat16}
+    assert note.passed_on == {(True, torch.float32), (False, torch.float32)}
 
 
-def test_what_get_preds_gives_may_be_changed_in_place(dls):
-    learn = linknet_learner(dls, pretrained=False)
+@pytest.mark.parametrize("use", ["get_preds", "predict", "validate", "show_results"])
+def test_precision_holds_outside_of_fit(dls, street_data, use):
+    note = NotePrecision()
+    learn = linknet_learner(dls, pretrained=False, precision="bf16", cbs=[note])
+    arguments = [next((street_data / "val" / "images").glob("*.png"))] if use == "predict" else []
     with learn.no_bar():
-        predictions, targets = learn.get_preds(dl=dls.valid)
-    targets[targets == VOID] = 0
-    predictions += 1
+        result = getattr(learn, use)(*arguments)
+    plt.close("all")
+    assert note.computed == {torch.bfloat16}
+    assert note.passed_on == {(False, torch.float32)}
+    assert not torch.is_autocast_enabled("cpu")
+    if use == "get_preds":
+        result[1][result[1] == VOID] = 0  # may be changed in place
+        assert result[0].dtype == torch.float32
 
 
-def test_an_interrupted_batch_leaves_no_autocast_behind(dls):
+def test_an_interrupted_batch_does_not_leave_autocast_on(dls):
     learn = linknet_learner(dls, pretrained=False, precision="bf16")
 
     def interrupt(*_: object) -> None:
@@ -232,44 +257,74 @@ def test_an_interrupted_batch_leaves_no_autocast_behind(dls):
     assert not torch.is_autocast_enabled("cpu")
 
 
-@pytest.fixture
-def compiled_settings() -> Settings:
-    return Settings(size="64x48", bs=4, pretrained=False, compile=True, device="cpu", lr=1e-3, workers=0)
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++"))), reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_network_trains_as_a_plain_one(street_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    losses = []
+
+    def end_after_two_batches(callback: Callback) -> None:  # validation would be compiled too, which takes long
+        losses.append(callback.loss.item())
+        if callback.iter == 1:
+            raise CancelFitException
+
+    def train(**options: object) -> LinkNetLearner:
+        settings = Settings(
+            size="64x48", bs=4, pretrained=False, encoder=TINY_ENCODER, device="cpu", workers=0, precision="fp32"
+        )
+        learn = learner_from_settings(open_dataset("street", street_data), settings.model_copy(update=options))
+        with learn.no_bar():
+            learn.fit(1, 1e-3, cbs=Callback(after_batch=end_after_two_batches))
+        return learn
+
+    plain = train()
+    assert not any(tmp_path.rglob("*.so"))
+    compiled = train(compile=True)
+    assert any(tmp_path.rglob("*.so")), "nothing was compiled"
+    assert losses[2:] == pytest.approx(losses[:2], rel=1e-3)
+    assert losses[0] != losses[1]
+    assert compiled.model.state_dict().keys() == plain.model.state_dict().keys()
 
 
-def test_compile_keeps_the_weights_their_names_and_statistics(street_data, compiled_settings, monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
-    learn = learner_from_settings(open_dataset("street", street_data), compiled_settings)
-    plain = compiled_settings.model_copy(update={"compile": False})
-    reference = learner_from_settings(open_dataset("street", street_data), plain)
-    assert compiled == ["LinkNet"]
-    assert learn.notes == []
-    for name, value in reference.model.state_dict().items():
-        assert torch.equal(value, learn.model.state_dict()[name]), name
-    assert all(parameter.grad is None or not parameter.grad.any() for parameter in learn.model.parameters())
+def test_every_setting_can_be_given_by_name(dls, street_data):
+    same = {name: getattr(dls.settings, name) for name in OF_LOADERS}
+    others = {
+        "encoder": TINY_ENCODER,
+        "decoder": "pixelshuffle",
+        "pretrained": False,
+        "class_weights": "sqrt",
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "weight_decay": 0.2,
+        "accumulate": 2,
+        "precision": "fp32",
+        "schedule": "cosine",
+        "epochs": 3,
+        "encoder_lr": 0.5,
+        "compile": False,
+        "deterministic": False,
+        "checkpoint_minutes": 1,
+        "encoder_weights": None,
+        "init_from": None,
+    }
+    assert same.keys() | others.keys() == Settings.model_fields.keys()
+    learn = linknet_learner(dls, **same, **others)
+    assert learn.lr == 0.01
+    assert learn.precision == "fp32"
+    assert learn.card.decoder == "pixelshuffle"
+    assert learn.accumulate_gradients.n_acc == 8
+    given = {name: value for name, value in others.items() if value is not None}
+    assert learn.settings == dls.settings.model_copy(update=given)
 
 
-def test_a_network_is_compiled_on_the_device_that_it_trains_on(street_data, compiled_settings, monkeypatch):
-    learn = learner_from_settings(
-        open_dataset("street", street_data), compiled_settings.model_copy(update={"compile": False})
-    )
-    learn.dls.device = torch.device("meta")
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: None)
-    moved = Mock(side_effect=RuntimeError("enough"))
-    monkeypatch.setattr(type(learn.model), "to", moved)
-    with pytest.raises(RuntimeError, match="enough"):
-        compile_network(learn, (64, 48))
-    assert moved.call_args.args == (torch.device("meta"),)
+def test_a_setting_of_the_loaders_is_refused_where_it_comes_too_late(dls):
+    for name, value in {"size": "96x72", "bs": 2, "color": 0.0, "preset": "paper"}.items():
+        with pytest.raises(UsageError, match=rf"^{name}: .* segmentation_dls"):
+            linknet_learner(dls, pretrained=False, **{name: value})
 
 
-def test_compile_that_fails_leaves_the_network_as_it_is_and_says_why(street_data, compiled_settings, monkeypatch):
-    def fail(module: torch.nn.Module) -> None:
-        module._compiled_call_impl = Mock(side_effect=RuntimeError("no compiler here\nand more"))
-
-    monkeypatch.setattr(torch.nn.Module, "compile", fail)
-    learn = learner_from_settings(open_dataset("street", street_data), compiled_settings)
-    assert learn.notes == ["--compile: trains without, torch.compile does not work here (no compiler here)"]
-    assert learn.model._compiled_call_impl is None
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(1, 1e-3)
+@pytest.mark.parametrize(("name", "hint"), [("optimiser", "optimizer"), ("loss_fun", "loss_func"), ("zzz", None)])
+def test_a_name_that_is_no_setting_and_no_argument_is_refused(dls, name, hint):
+    with pytest.raises(UsageError, match=rf"^{name}: .*" + (f"did you mean '{hint}'" if hint else "Learner$")):
+        linknet_learner(dls, **{name: 1})
+    with pytest.raises(UsageError, match="optimizer"):
+        linknet_learner(dls, optimizer="adamax")

@@ -1,4 +1,4 @@
-"""The learning rate's course is what its name says, for every parameter group."""
+"""Each learning rate schedule is what its name says, for every parameter group."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 
 from linknet_fastai import linknet_learner, segmentation_dls
+from linknet_fastai.core.errors import UsageError
 from linknet_fastai.learner.schedules import fit_schedule
 
 
@@ -35,7 +36,7 @@ def test_other_schedules_start_at_the_given_rate_and_end_where_their_name_says(d
 
 
 class GroupRates(Callback):
-    """Notes the learning rates of encoder and decoder at every batch."""
+    """Records the learning rates of encoder and decoder at every batch."""
 
     def before_fit(self) -> None:
         self.rates = []
@@ -55,3 +56,17 @@ def test_a_trained_encoder_has_its_share_of_the_rate_at_every_step(dls, schedule
     assert len(rest) == 2 * len(dls.train)
     assert np.allclose(encoder, share * rest)
     assert rest.max() <= 1e-3 * 1.001
+
+
+def test_what_is_not_given_follows_the_settings_of_the_learner(dls):
+    learn = linknet_learner(dls, pretrained=False, schedule="constant", epochs=2, lr=3e-4, encoder_lr=0.5)
+    learn.settings = learn.settings.model_copy(update={"pretrained": True})  # without its download
+    noted = GroupRates()
+    with learn.no_bar():
+        fit_schedule(learn, cbs=[noted])
+    assert np.allclose(noted.rates, [[1.5e-4, 3e-4]] * 2 * len(dls.train))
+
+
+def test_an_automatic_rate_is_refused_with_what_to_do(dls):
+    with pytest.raises(UsageError, match="lr_find"):
+        fit_schedule(linknet_learner(dls, pretrained=False, lr="auto"))

@@ -1,5 +1,7 @@
 """LinkNet is the paper's network, at any size, with any fitting timm encoder."""
 
+from typing import get_args
+
 import pytest
 import timm
 import torch
@@ -7,12 +9,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
+from linknet_fastai.config.settings import Decoder
 from linknet_fastai.core.errors import UsageError, UserError
-from linknet_fastai.model.linknet import LinkNet
+from linknet_fastai.model.linknet import DECODERS, LinkNet
 
 
 class PlainLinkNet(nn.Module):
-    """LinkNet with resnet18 and deconvolutions written down a second time, without timm and without ours."""
+    """LinkNet with resnet18 and transposed convolutions, written a second time without timm or this package."""
 
     def __init__(self, n_classes: int) -> None:
         super().__init__()
@@ -88,7 +91,7 @@ class BasicBlock(nn.Module):
         return F.relu(y + (x if self.down is None else self.down(x)))
 
 
-def randomised(model: nn.Module) -> nn.Module:
+def randomized(model: nn.Module) -> nn.Module:
     """All weights and statistics random, so that no zero hides a wrong connection."""
     generator = torch.Generator().manual_seed(3)
     for module in model.modules():
@@ -103,11 +106,20 @@ def randomised(model: nn.Module) -> nn.Module:
 @pytest.fixture(scope="module")
 def linknet() -> LinkNet:
     torch.manual_seed(0)
-    return randomised(LinkNet(11, pretrained=False)).eval()
+    return randomized(LinkNet(11, pretrained=False)).eval()
 
 
 def parameters(model: nn.Module) -> int:
     return sum(weight.numel() for weight in model.parameters())
+
+
+def test_the_table_has_a_line_for_every_decoder_of_the_settings():
+    assert tuple(DECODERS) == get_args(Decoder)
+
+
+def test_an_unknown_decoder_is_an_error_that_lists_the_decoders():
+    with pytest.raises(UsageError, match="--decoder: 'unpool' is not one of deconv, pixelshuffle"):
+        LinkNet(3, decoder="unpool", pretrained=False)
 
 
 def test_has_the_papers_number_of_parameters(linknet):
@@ -118,7 +130,7 @@ def test_has_the_papers_number_of_parameters(linknet):
 def test_deconv_equals_an_independent_transcription_with_the_same_weights(linknet, size):
     plain = PlainLinkNet(11).eval()
     assert parameters(plain) == parameters(linknet)
-    # Both list their layers in the order they stand in the paper, blocks from 1 to 4: weights go over one by one.
+    # Both list their layers in the order of the paper, blocks from 1 to 4, so weights are copied one by one.
     ours = [value for name, value in linknet.state_dict().items() if "num_batches" not in name]
     names = [name for name in plain.state_dict() if "num_batches" not in name]
     plain.load_state_dict(dict(zip(names, ours, strict=True)), strict=False)
@@ -162,24 +174,24 @@ def test_shapes_inside_match_the_papers_table(linknet):
     }
 
 
-@pytest.mark.parametrize("decoder", ["deconv", "pixelshuffle"])
+@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("size", [(33, 33), (360, 480), (65, 97), (127, 34)])
-def test_any_size_comes_back_at_its_own_size(decoder, size):
+def test_logits_have_the_size_of_any_input(decoder, size):
     model = LinkNet(5, decoder=decoder, pretrained=False).eval()
     with torch.no_grad():
         assert model(torch.zeros(1, 3, *size)).shape == (1, 5, *size)
 
 
-@pytest.mark.parametrize("decoder", ["deconv", "pixelshuffle"])
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_gradients_reach_every_parameter(decoder):
     torch.manual_seed(0)
-    model = randomised(LinkNet(4, decoder=decoder, pretrained=False)).train()
+    model = randomized(LinkNet(4, decoder=decoder, pretrained=False)).train()
     model(torch.randn(2, 3, 64, 64)).square().mean().backward()
     without = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert without == []
 
 
-@pytest.mark.parametrize("decoder", ["deconv", "pixelshuffle"])
+@pytest.mark.parametrize("decoder", DECODERS)
 def test_logits_take_both_signs(decoder):
     torch.manual_seed(0)
     model = LinkNet(11, decoder=decoder, pretrained=False).train()
@@ -219,7 +231,7 @@ def test_probing_the_encoder_leaves_its_statistics_alone():
     assert not model.encoder.bn1.running_mean.any()
 
 
-def test_pretrained_weights_that_cannot_be_had_stop_with_the_mend(monkeypatch):
+def test_missing_pretrained_weights_are_reported_with_the_alternatives(monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("no route to the hub")
 
@@ -249,7 +261,7 @@ def test_encoder_weights_of_another_network_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "resnet50"])
-def test_from_scratch_every_residual_branch_is_open(encoder: str) -> None:
+def test_from_scratch_every_residual_branch_is_active(encoder: str) -> None:
     model = LinkNet(3, encoder, pretrained=False)
     assert all((module.weight == 1).all() for module in model.modules() if isinstance(module, nn.BatchNorm2d))
 
@@ -257,4 +269,4 @@ def test_from_scratch_every_residual_branch_is_open(encoder: str) -> None:
 def test_a_checkpoints_batch_norms_stay_as_they_are(tmp_path) -> None:
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "resnet18.pth")
     model = LinkNet(3, pretrained=False, encoder_weights=tmp_path / "resnet18.pth")
-    assert not model.encoder.state_dict()["layer1.0.bn2.weight"].any()  # as timm starts it
+    assert not model.encoder.state_dict()["layer1.0.bn2.weight"].any()  # as timm initializes it

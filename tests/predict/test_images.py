@@ -1,4 +1,4 @@
-"""Prediction: masks have the frame's size and the recipe's ids; model files are checked before they are believed."""
+"""Prediction: masks have the size of the frame and the recipe's ids; model files are checked when they are read."""
 
 import errno
 import json
@@ -25,7 +25,6 @@ from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import load_model, save_model
 from linknet_fastai.predict.images import predict_images
 from linknet_fastai.predict.inputs import Job, collect_clips, collect_jobs
-from linknet_fastai.predict.overlay import id_mask
 
 IDS = (7, 40, 200)
 SaveArray = Callable[[np.ndarray, Path], Path]
@@ -106,7 +105,7 @@ def test_a_mask_has_the_frames_own_size_one_channel_and_the_recipes_ids(
         assert (drawn.mode, drawn.size) == ("RGB", size)
 
 
-def test_a_mask_says_what_the_network_says_of_each_pixel(
+def test_a_mask_has_the_predicted_class_of_each_pixel(
     predictor: Predictor, save_array: SaveArray, tmp_path: Path
 ) -> None:
     source = save_array(striped(64, 48), tmp_path / "frame.png")
@@ -125,7 +124,7 @@ def test_the_network_sees_the_training_size_and_its_logits_are_resampled(predict
 
 
 @pytest.mark.parametrize(("size", "seen"), [(NATIVE, (1, 3, 21, 37)), ((40, 50), (1, 3, 50, 40))])
-def test_another_size_may_be_asked_for(card: ModelCard, size: object, seen: tuple) -> None:
+def test_another_size_may_be_given(card: ModelCard, size: object, seen: tuple) -> None:
     predictor = Predictor(StrongestColor(), card, "cpu", "fp32", size)
     assert predictor(Image.fromarray(striped(37, 21))).shape == (21, 37)
     assert predictor.model.seen == [seen]
@@ -133,7 +132,7 @@ def test_another_size_may_be_asked_for(card: ModelCard, size: object, seen: tupl
 
 def test_a_network_gives_masks_of_ids_at_any_size(network: LinkNet, card: ModelCard) -> None:
     predictor = Predictor(network, card, "cpu", "fp32", NATIVE)
-    ids = id_mask(predictor(Image.fromarray(striped(70, 41))), card)
+    ids = predictor(Image.fromarray(striped(70, 41)))
     assert ids.shape == (41, 70)
     assert set(np.unique(ids)) <= set(IDS)
 
@@ -166,7 +165,7 @@ def test_images_of_other_modes_are_read_as_rgb(tmp_path: Path, mode: str) -> Non
 
 def test_a_frame_turned_by_exif_is_predicted_upright(predictor: Predictor, tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees clockwise
+    exif[0x0112] = 6  # the camera was upright: turn by 90 degrees clockwise
     turned = Image.fromarray(striped(48, 64)).transpose(Image.Transpose.ROTATE_90)
     turned.save(tmp_path / "frame.jpg", quality=100, subsampling=0, exif=exif)
     predictor.size = NATIVE
@@ -177,7 +176,7 @@ def test_a_frame_turned_by_exif_is_predicted_upright(predictor: Predictor, tmp_p
 # Inputs
 
 
-def test_sub_folders_are_mirrored_and_other_files_are_passed_by(
+def test_subfolders_are_mirrored_and_other_files_are_skipped(
     predictor: Predictor, save_array: SaveArray, tmp_path: Path
 ) -> None:
     folder = tmp_path / "in"
@@ -191,7 +190,7 @@ def test_sub_folders_are_mirrored_and_other_files_are_passed_by(
     assert not list((tmp_path / "out").rglob(".*"))
 
 
-def test_a_file_is_written_under_its_own_name_wherever_it_lies(save_array: SaveArray, tmp_path: Path) -> None:
+def test_a_file_is_written_under_its_own_name_wherever_it_is_stored(save_array: SaveArray, tmp_path: Path) -> None:
     source = save_array(striped(64, 48), tmp_path / "x/y/frame.v2.jpg")
     assert collect_jobs([source], tmp_path / "out") == [Job(source, Path("frame.v2.png"))]
 
@@ -235,7 +234,7 @@ def test_a_label_map_that_was_drawn_by_hand_is_not_overwritten(
     drawn = save_array(np.ones((48, 64), np.uint8), tmp_path / "yard" / "masks" / "a.png")
     before = drawn.read_bytes()
     assert command("predict", model_file, tmp_path / "yard" / "images", "--out", tmp_path / "yard") == 2
-    assert f"{drawn}: is there already" in capsys.readouterr().err
+    assert f"{drawn}: already exists" in capsys.readouterr().err
     assert drawn.read_bytes() == before
     assert not (tmp_path / "yard" / "overlays").exists()
 
@@ -251,7 +250,7 @@ def test_links_to_folders_are_followed_once(save_array: SaveArray, tmp_path: Pat
     assert [job.target.as_posix() for job in jobs] == ["a.png", "link/b.png"]
 
 
-def test_a_folder_that_cannot_be_looked_into_is_named(
+def test_a_folder_that_cannot_be_read_is_named(
     save_array: SaveArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_array(striped(8, 8), tmp_path / "in" / "a.png")
@@ -265,11 +264,11 @@ def test_a_folder_that_cannot_be_looked_into_is_named(
 
     monkeypatch.setattr(os, "scandir", refused)
     for collect in (collect_jobs, collect_clips):
-        with pytest.raises(UserError, match="closed: cannot be looked into"):
+        with pytest.raises(UserError, match="closed: this folder cannot be read"):
             collect([tmp_path / "in"], tmp_path / "out")
 
 
-def test_a_mask_that_something_holds_open_is_one_failure(
+def test_a_mask_that_is_open_elsewhere_is_one_failure(
     predictor: Predictor, save_array: SaveArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in "ab":
@@ -315,16 +314,16 @@ def test_an_image_that_cannot_be_read_is_reported_and_the_others_are_done(
         file = save_array(striped(64, 48), folder / f"{number}.png")
         if number in (0, 3, 7):
             file.write_bytes(file.read_bytes()[:-60] if number == 3 else b"")
-    told: list[tuple] = []
+    steps: list[tuple] = []
     failures = predict_images(
         predictor,
         collect_jobs([folder], tmp_path / "out"),
         tmp_path / "out",
-        progress=lambda *said: told.append(said),
+        progress=lambda *step: steps.append(step),
     )
     assert [Path(line.split(":")[0]).name for line in failures] == ["0.png", "3.png", "7.png"]
     assert sorted(path.stem for path in (tmp_path / "out/masks").iterdir()) == ["1", "2", "4", "5", "6"]
-    assert told[-1] == ("predicting", 8, 8)
+    assert steps[-1] == ("predicting", 8, 8)
 
 
 def test_a_place_that_cannot_be_written_is_a_one_line_error(
@@ -364,7 +363,7 @@ def test_a_run_folder_is_a_model(model_file: Path, card: ModelCard) -> None:
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no model\.safetensors here") as caught:
+    with pytest.raises(UserError, match=r"no model\.safetensors in this folder") as caught:
         load_model(tmp_path)
     assert str(tmp_path) in str(caught.value)
 
@@ -384,7 +383,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_model_is_refused_by_name(model_file: Path, tmp_path: Path, share: float) -> None:
     data = model_file.read_bytes()
     (file := tmp_path / "model.safetensors").write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(UserError, match="damaged, or no safetensors file") as caught:
+    with pytest.raises(UserError, match="damaged, or not a safetensors file") as caught:
         load_model(file)
     assert str(file) in str(caught.value)
 
@@ -451,7 +450,7 @@ class Trap:
 
 def test_a_pickle_is_not_opened_without_trust(tmp_path: Path) -> None:
     (file := tmp_path / "export.pkl").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    with pytest.raises(UsageError, match=r"runs whatever code.*--trust-pickle"):
+    with pytest.raises(UsageError, match=r"runs any code.*--trust-pickle"):
         load_model(file)
     assert not (tmp_path / "sprung").exists()
 
@@ -459,5 +458,5 @@ def test_a_pickle_is_not_opened_without_trust(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps({"model": 1})])
 def test_a_trusted_pickle_that_is_no_learner_of_ours_is_refused(tmp_path: Path, content: bytes) -> None:
     (file := tmp_path / "export.pkl").write_bytes(content)
-    with pytest.raises(UserError, match=r"export\.pkl: no learner exported by linknet-fastai"):
+    with pytest.raises(UserError, match=r"export\.pkl: not a learner exported by linknet-fastai"):
         load_model(file, trust_pickle=True)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from linknet_fastai.model.card import ModelCard
-from linknet_fastai.predict.overlay import color_mask, id_mask, legend, overlay
+from linknet_fastai.predict.overlay import color_mask, legend, overlay
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +18,8 @@ def card() -> ModelCard:
     return ModelCard(recipe="colors", classes=classes, void={"id": 9}, size=(64, 48))
 
 
-def test_void_has_its_own_id(card: ModelCard) -> None:
+def test_a_class_has_its_own_color(card: ModelCard) -> None:
     channels = np.array([[0, 1], [2, 255]], np.uint8)
-    assert id_mask(channels, card).tolist() == [[7, 40], [200, 9]]
     assert color_mask(channels, card)[0, 1].tolist() == [0, 250, 0]
 
 

@@ -139,7 +139,7 @@ def test_a_dropped_image_shows_overlay_class_map_legend_and_shares(looked_at: Pa
         assert color == f"rgb{entry.color}"
 
 
-def test_the_slider_draws_anew_and_predicts_nothing(looked_at: Page, frame: Path, engine: Quarters) -> None:
+def test_the_slider_draws_again_and_predicts_nothing(looked_at: Page, frame: Path, engine: Quarters) -> None:
     calls, original = engine.calls, np.asarray(Image.open(frame)).astype(int)
     slider = looked_at.get_by_role("slider")
     opaque = changed(looked_at, lambda: slider.fill("1"))
@@ -198,7 +198,7 @@ def test_a_dropped_clip_plays_and_an_image_takes_its_place(looked_at: Page, fram
 
 
 def check_readable(page: Page, scheme: str, *texts: str) -> None:
-    """No sideways scrolling; each text stands out from what is behind it as WCAG asks; dark is dark."""
+    """No sideways scrolling; each text has the contrast that WCAG requires; a dark page is dark."""
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     for text in texts:
         ink, paper = page.locator(text).first.evaluate(

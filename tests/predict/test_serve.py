@@ -1,4 +1,4 @@
-"""The page that `serve` shows, without a browser: its limits, what its answers tell, and that nothing stays."""
+"""The page of `serve`, without a browser: its limits, its answers, and that no upload is kept."""
 
 import base64
 import io
@@ -116,7 +116,7 @@ def test_an_image_becomes_overlay_class_map_shares_and_milliseconds(client: Clie
     assert len(np.unique(pixels[:, 20:].reshape(-1, 3), axis=0)) == 1
 
 
-def test_drawing_anew_shows_the_classes_asked_for_and_predicts_nothing(
+def test_drawing_again_shows_the_selected_classes_and_predicts_nothing(
     client: Client, engine: Quarters, tmp_path: Path
 ) -> None:
     original = np.asarray(Image.open(photo(tmp_path / "frame.png")).convert("RGB")).astype(int)
@@ -148,19 +148,20 @@ def test_a_clip_becomes_a_video_and_the_shares_of_all_its_frames(
 
 
 def test_a_second_clip_waits_for_its_visitor_not_in_a_queue(temporary: Path, tmp_path: Path) -> None:
-    begun, go_on = Event(), Event()
+    started, resume = Event(), Event()
     engine = Quarters()
     with temporary_folder(temporary), served(engine, "127.0.0.1", free_port(), LIMITS) as address:
-        engine.work = lambda: begun.set() or go_on.wait(60)
+        engine.work = lambda: started.set() or resume.wait(60)
         client = Client(address, verbose=False, download_files=False)
         try:
             first = client.submit(handle_file(clip(tmp_path / "one.mp4")), 0.5, [], api_name="/show")
-            assert begun.wait(60)
+            assert started.wait(60)
             assert (
-                "error: two.mp4: another clip is in work" in drop(client, handle_file(clip(tmp_path / "two.mp4")))[1]
+                "error: two.mp4: another clip is being predicted"
+                in drop(client, handle_file(clip(tmp_path / "two.mp4")))[1]
             )
         finally:
-            go_on.set()
+            resume.set()
         assert "one.mp4, 5 frames" in first.result(60)[1]
         client.close()
 
@@ -213,8 +214,8 @@ def test_only_what_was_dropped_is_read(address: str, tmp_path: Path, path: str) 
     path = path.format(secret=photo(tmp_path / "secret.png"))
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
     call = f"{address}gradio_api/call/show"
-    begun = httpx.post(call, json={"data": [file, 0.5, []]}).json()
-    answer = httpx.get(f"{call}/{begun['event_id']}").text
+    posted = httpx.post(call, json={"data": [file, 0.5, []]}).json()
+    answer = httpx.get(f"{call}/{posted['event_id']}").text
     assert answer.startswith("event: error")
     assert ("drop it again" in answer) == path.startswith("http")  # it was not even asked for
     assert str(tmp_path) not in answer
@@ -227,13 +228,13 @@ def test_no_other_way_to_send_files_is_open(address: str) -> None:
 
 
 def test_the_page_names_no_path_and_nothing_elsewhere(address: str, temporary: Path) -> None:
-    told = httpx.get(address).text + httpx.get(f"{address}config").text
+    served_text = httpx.get(address).text + httpx.get(f"{address}config").text
     for path in (temporary, Path.cwd(), Path(sys.prefix), Path.home()):
-        assert f"{path}/" not in told
-    assert not re.search(r"""<(script|link)[^>]*(src|href)=["'](https?:)?//""", told)
+        assert f"{path}/" not in served_text
+    assert not re.search(r"""<(script|link)[^>]*(src|href)=["'](https?:)?//""", served_text)
 
 
-def test_serving_speaks_to_this_machine_alone(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serving_connects_to_no_other_machine(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, real = set(), socket.getaddrinfo
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda host, *more, **options: asked.add(host) or real(host, *more, **options)
@@ -247,7 +248,7 @@ def test_serving_speaks_to_this_machine_alone(temporary: Path, monkeypatch: pyte
         httpx.get(address)
 
 
-def test_the_command_serves_until_it_is_told_to_end_and_leaves_no_folder(model: Path, tmp_path: Path) -> None:
+def test_the_command_serves_until_sigterm_and_leaves_no_folder(model: Path, tmp_path: Path) -> None:
     (temporary := tmp_path / "temporary").mkdir()
     command = [sys.executable, "-m", "linknet_fastai", "serve", str(model), "--port", str(free_port())]
     environment = {name: value for name, value in os.environ.items() if name != "GRADIO_TEMP_DIR"}  # another page's
@@ -277,11 +278,11 @@ def test_a_taken_port_is_one_line(command: Command, model: Path, capsys: pytest.
         port = taken.getsockname()[1]
         assert command("serve", model, "--port", port) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: --port: nothing can listen on port {port} of 127.0.0.1")
+    assert error.startswith(f"error: --port: cannot listen on port {port} of 127.0.0.1")
     assert error.count("\n") == 1
 
 
-def test_without_gradio_the_line_says_what_brings_it(
+def test_without_gradio_the_error_names_the_extra(
     command: Command, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.delitem(sys.modules, "linknet_fastai.predict.serve")

@@ -1,4 +1,4 @@
-"""What is dropped on the page: limits, counts of pixels and time, what a session remembers."""
+"""Predictions of uploads: limits, counts of pixels and time, the image that a session keeps."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +14,7 @@ from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.engines.engine import Engine
 from linknet_fastai.model.card import ModelCard
-from linknet_fastai.predict.uploads import SHOWN_SIDE, Limits, Tally, predict_clip, predict_image
+from linknet_fastai.predict.uploads import SHOWN_SIDE, CountingEngine, Limits, predict_clip, predict_image
 
 CARD = ModelCard.of(load_recipe("street"), (64, 48))
 ROAD = 3
@@ -41,16 +41,16 @@ class Quarters(Engine):
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    """Half a second of grey, 64x48."""
+    """Half a second of gray, 64x48."""
     return write_clip(tmp_path / "clip.mp4", [np.full((48, 64, 3), 100, np.uint8)] * 5)
 
 
 def test_shares_are_of_all_pixels_of_all_frames() -> None:
-    tally = Tally(Quarters(), Event())
-    tally(Image.new("RGB", (80, 60)))
-    tally(Image.new("RGB", (40, 20)))
-    assert tally.frames == 2
-    assert tally.shares.tolist() == [0.25, 0, 0, 0.75] + [0] * 7
+    counting = CountingEngine(Quarters(), Event())
+    counting(Image.new("RGB", (80, 60)))
+    counting(Image.new("RGB", (40, 20)))
+    assert counting.frames == 2
+    assert counting.shares.tolist() == [0.25, 0, 0, 0.75] + [0] * 7
 
 
 def test_milliseconds_are_those_of_the_network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,21 +60,21 @@ def test_milliseconds_are_those_of_the_network_alone(monkeypatch: pytest.MonkeyP
         clock[0] += seconds
 
     monkeypatch.setattr("linknet_fastai.predict.uploads.time.perf_counter", lambda: clock[0])
-    tally = Tally(Quarters(work=lambda: tick(0.25)), Event())
+    counting = CountingEngine(Quarters(work=lambda: tick(0.25)), Event())
     resize = Image.Image.resize
     monkeypatch.setattr(Image.Image, "resize", lambda *given: tick(100) or resize(*given))
     for _ in range(2):
-        tally(Image.new("RGB", (80, 60)))
+        counting(Image.new("RGB", (80, 60)))
     assert clock[0] > 200
-    assert tally.milliseconds == 250
+    assert counting.milliseconds == 250
 
 
-def test_tallies_share_the_places_in_their_engine() -> None:
+def test_engines_share_the_places_in_their_engine() -> None:
     engine = Quarters(frames_at_once=2)
-    tallies = [Tally(engine, Event()) for _ in range(2)]
-    for tally in tallies:
-        assert tally._free.acquire(blocking=False)
-    assert not Tally(engine, Event())._free.acquire(blocking=False)
+    engines = [CountingEngine(engine, Event()) for _ in range(2)]
+    for counting in engines:
+        assert counting.free_slots.acquire(blocking=False)
+    assert not CountingEngine(engine, Event()).free_slots.acquire(blocking=False)
 
 
 def test_no_frame_is_predicted_once_the_page_is_closed() -> None:
@@ -82,7 +82,7 @@ def test_no_frame_is_predicted_once_the_page_is_closed() -> None:
     ended.set()
     engine = Quarters()
     with pytest.raises(UserError, match="closed"):
-        Tally(engine, ended)(Image.new("RGB", (80, 60)))
+        CountingEngine(engine, ended)(Image.new("RGB", (80, 60)))
     assert engine.calls == 0
 
 
@@ -91,11 +91,13 @@ def test_an_error_of_the_engine_names_no_file_of_the_model(kind: type[Exception]
     def fail() -> None:
         raise kind("/home/me/model.onnx: fails")
 
-    with pytest.raises(UserError, match=r"^the network fails on this frame: linknet-fastai predict says why$"):
-        Tally(Quarters(work=fail), Event())(Image.new("RGB", (80, 60)))
+    with pytest.raises(
+        UserError, match=r"^the network fails on this frame: linknet-fastai predict shows the reason$"
+    ):
+        CountingEngine(Quarters(work=fail), Event())(Image.new("RGB", (80, 60)))
 
 
-def test_a_session_remembers_no_more_than_the_page_shows(tmp_path: Path) -> None:
+def test_a_session_keeps_an_image_no_larger_than_the_page_shows(tmp_path: Path) -> None:
     Image.new("RGB", (4000, 10)).save(tmp_path / "wide.png")
     seen, size = predict_image(Quarters(), tmp_path / "wide.png", LIMITS)
     assert size == (4000, 10)
@@ -114,14 +116,14 @@ def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:
         predict_image(Quarters(), tmp_path / "a.png", replace(LIMITS, megapixels=0.005))
 
 
-def test_a_clip_is_drawn_with_the_classes_asked_for(clip: Path, tmp_path: Path) -> None:
-    tally = Tally(Quarters(), Event())
-    told = []
+def test_a_clip_is_drawn_with_the_selected_classes(clip: Path, tmp_path: Path) -> None:
+    counting = CountingEngine(Quarters(), Event())
+    steps = []
     result = predict_clip(
-        tally, clip, tmp_path / "out.mp4", LIMITS, 1, [ROAD], lambda *progress: told.append(progress)
+        counting, clip, tmp_path / "out.mp4", LIMITS, 1, [ROAD], lambda *progress: steps.append(progress)
     )
-    assert (result.frames, tally.frames, told[-1][1:]) == (5, 5, (5, 5))
-    assert tally.shares[[0, ROAD]].tolist() == [0.25, 0.75]
+    assert (result.frames, counting.frames, steps[-1][1:]) == (5, 5, (5, 5))
+    assert counting.shares[[0, ROAD]].tolist() == [0.25, 0.75]
     frame = read_clip(tmp_path / "out.mp4")[0][0].astype(int)
     assert np.abs(frame[8:40, 24:56] - CARD.classes[ROAD].color).max() < 12
     assert np.abs(frame[8:40, 2:12] - 100).max() < 12
@@ -143,9 +145,9 @@ def test_a_clip_too_long_or_too_large_is_refused_unseen(
     assert engine.calls == 0
 
 
-def test_a_clip_that_does_not_tell_its_length_ends_at_the_most_frames(clip: Path, tmp_path: Path) -> None:
+def test_a_clip_of_unknown_length_ends_at_the_maximum_of_frames(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="more than 3 frames"):
-        predict_clip(Tally(Quarters(), Event(), 3), clip, tmp_path / "out.mp4", LIMITS, 0.5, [ROAD])
+        predict_clip(CountingEngine(Quarters(), Event(), 3), clip, tmp_path / "out.mp4", LIMITS, 0.5, [ROAD])
     assert not (tmp_path / "out.mp4").exists()
 
 

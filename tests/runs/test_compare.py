@@ -1,4 +1,4 @@
-"""`compare`: what runs differ in, what is alike, and published figures beside measured ones."""
+"""`compare`: how runs differ, groups of seeds, and published figures next to measured ones."""
 
 import csv
 import json
@@ -47,7 +47,7 @@ def test_a_summary_is_what_the_run_folder_holds(runs: list[Path]) -> None:
     assert 11.5e6 < run.run["parameters"] < 11.6e6
 
 
-def test_settings_that_differ_and_no_others_are_told(runs: list[Path]) -> None:
+def test_only_settings_that_differ_are_reported(runs: list[Path]) -> None:
     a, b, c = map(summarize, runs)
     assert differing_settings([a, b]) == {"seed": [1, 2]}
     assert differing_settings([a, c]) == {"decoder": ["deconv", "pixelshuffle"]}
@@ -83,14 +83,14 @@ def test_published_figures_carry_split_and_source_and_each_measure_its_name() ->
     assert published_figures("street") == []
 
 
-def test_the_readme_has_every_published_figure() -> None:
-    lines = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").splitlines()
+def test_the_page_of_scores_has_every_published_figure() -> None:
+    lines = (Path(__file__).parents[2] / "docs" / "scores.md").read_text(encoding="utf-8").splitlines()
     for figure in published_figures("camvid"):
         scores = [f"{100 * score:.1f}" for score in (figure.mean_accuracy, figure.miou) if score is not None]
         assert any(figure.network in line and all(f" {score} " in line for score in scores) for line in lines)
 
 
-def test_only_scores_on_the_same_split_without_tta_stand_beside_published_ones(
+def test_only_scores_on_the_same_split_without_tta_are_compared_with_published_ones(
     runs: list[Path], tmp_path: Path
 ) -> None:
     folder = shutil.copytree(runs[0], tmp_path / "run")
@@ -112,13 +112,13 @@ def test_the_command_shows_differences_and_writes_table_and_picture(
 ) -> None:
     assert command("compare", *runs, "--csv", "runs.csv", "--picture", "runs.png") == 0
     shown = capsys.readouterr().out
-    for word in ("pixelshuffle", "Bicyclist", "alike but for the seed", "a, b"):
+    for word in ("pixelshuffle", "Bicyclist", "same but for the seed", "a, b"):
         assert word in shown
     assert len(Path("runs.csv").read_text().splitlines()) == 4
     assert Image.open("runs.png").size[0] > 1000
 
 
-def test_published_figures_stand_below_runs_of_their_recipe(
+def test_published_figures_are_shown_below_runs_of_their_recipe(
     command: Command, runs: list[Path], tmp_path: Path, here: Path, capsys: pytest.CaptureFixture
 ) -> None:
     folder = shutil.copytree(runs[0], tmp_path / "camvid-run")
@@ -154,10 +154,10 @@ def test_a_damaged_run_is_named_by_its_file(file: str, content: str, runs: list[
     assert str(folder / file) in str(caught.value)
 
 
-def test_a_folder_without_a_run_or_an_epoch_is_said(runs: list[Path], tmp_path: Path) -> None:
+def test_a_folder_without_a_run_or_an_epoch_is_reported(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run here"):
         summarize(tmp_path)
     folder = shutil.copytree(runs[0], tmp_path / "run")
     (folder / "metrics.csv").unlink()
-    with pytest.raises(UserError, match="no epoch of this run has ended"):
+    with pytest.raises(UserError, match="no epoch of this run is complete"):
         summarize(folder)

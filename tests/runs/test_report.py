@@ -1,4 +1,4 @@
-"""The report of a run: one page that holds everything, says what the run folder says, and runs nothing of others."""
+"""The report of a run: one self-contained page, equal to the files of the run, that runs no foreign code."""
 
 import json
 import re
@@ -65,16 +65,16 @@ def test_every_fit_writes_a_page_that_needs_nothing_else(run: Path) -> None:
     assert len([tag for tag, _ in page.tags if tag == "img"]) == 3 * 3 * 2  # three frames, three masks over each
 
 
-def test_the_page_says_what_the_run_folder_says(run: Path) -> None:
-    page, told = Page((run / "report.html").read_text(encoding="utf-8")), summarize(run)
+def test_the_page_shows_the_content_of_the_run_folder(run: Path) -> None:
+    page, summary = Page((run / "report.html").read_text(encoding="utf-8")), summarize(run)
     scores = json.loads((run / "evaluation-val.json").read_text())
-    for value in (told.best["miou"], told.last["miou"], told.best["pixel_accuracy"]):
+    for value in (summary.best["miou"], summary.last["miou"], summary.best["pixel_accuracy"]):
         assert f"{value:.4f}" in page.text
     assert "my run" in page.text
     for name, miou in scores["frame_miou"].items():
         if miou in (max(scores["frame_miou"].values()), min(scores["frame_miou"].values())):
             assert f"{Path(name).stem}, mIoU {miou:.3f}" in page.text
-    changed = page.text[page.text.index("What was changed") : page.text.index("All settings")]
+    changed = page.text[page.text.index("Changed settings") : page.text.index("All settings")]
     assert "64x48" in changed
     assert "recipe" in changed
     assert "weight_decay" not in changed
@@ -95,8 +95,10 @@ def test_the_frames_shown_are_the_best_the_middle_and_the_worst(street_data: Pat
     names = [dataset.relative_path(frame) for frame in dataset.frames("val")]
     mious = dict(zip(names, (0.2, float("nan"), 0.9), strict=True)) | {"gone.png": 1.0}
 
-    def engine(image) -> np.ndarray:
-        return np.zeros(image.size[::-1], np.uint8)
+    class engine:  # noqa: N801
+        @staticmethod
+        def predict_channels(image) -> np.ndarray:
+            return np.zeros(image.size[::-1], np.uint8)
 
     shown = representative_frames(mious, dataset, "val", engine)
     assert [(frame.rank, frame.stem) for frame in shown] == [("best", stems[2]), ("worst", stems[0])]
@@ -116,7 +118,7 @@ def test_names_from_a_recipe_are_text_and_never_markup(run: Path, street_data: P
     Page(text)
 
 
-def test_the_command_writes_it_anew_and_says_where_frames_are_missing(
+def test_the_command_writes_it_again_and_reports_missing_frames(
     command: Command, run: Path, street_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     folder = shutil.copytree(run, tmp_path / "run")
@@ -133,6 +135,6 @@ def test_the_command_writes_it_anew_and_says_where_frames_are_missing(
     assert command("report", folder, "--data", tmp_path / "gone") == 1
 
 
-def test_a_folder_that_is_no_run_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run here"):
         report(tmp_path)

@@ -61,7 +61,7 @@ def test_evaluate_prints_class_and_category_scores(
 ) -> None:
     assert command("evaluate", run, run.name, "--data", tree) == 0
     lines = capsys.readouterr().out.splitlines()
-    start = lines.index("as the official Cityscapes script scores")
+    start = lines.index("scores of the official Cityscapes script")
     assert lines[start + 1].split() == ["class", "IoU", "iIoU"]
     assert {"road", "bicycle", "construction", "vehicle", "mean"} <= {
         line.split()[0] for line in lines[start:] if line.strip()
@@ -80,7 +80,7 @@ def test_instances_for_a_part_of_the_frames_cost_the_official_scores_alone(
     assert "official Cityscapes script" not in out
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert "averageScoreClasses" not in scores
-    assert "official scores cannot be had" in scores["note"]
+    assert "no official scores" in scores["note"]
     assert scores["frames"] == 4
 
 
@@ -114,7 +114,7 @@ def test_masks_of_another_data_set_are_no_cityscapes_masks(
 ) -> None:
     images = tree / "leftImg8bit" / "val"
     assert command("predict", model, images, "--out", tmp_path / "out", "--format", "cityscapes") == 2
-    assert "is no label of Cityscapes" in capsys.readouterr().err
+    assert "is not a Cityscapes label" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,5 +1,6 @@
 """Scores come from one confusion matrix over the whole split, void left out."""
 
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -92,3 +93,9 @@ def test_fastai_metrics_share_one_count_and_reset():
     assert metrics[0].matrix.counts.sum() == 2
     metrics[0].reset()
     assert metrics[0].matrix.counts.sum() == 0
+
+
+def test_metrics_survive_a_pickle_together():
+    metrics = pickle.loads(pickle.dumps(segmentation_metrics(2)))
+    metrics[0].accumulate(SimpleNamespace(pred=torch.tensor([[[[2.0, 0.0]], [[0.0, 2.0]]]]), y=torch.zeros(1, 1, 2)))
+    assert [metric.value for metric in metrics] == [0.25, 0.5, 0.5]

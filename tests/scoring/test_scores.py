@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from linknet_fastai.scoring.metrics import ConfusionMatrix
-from linknet_fastai.scoring.scores import count_pixels, frame_dice, scores_of
+from linknet_fastai.scoring.scores import Scores, count_pixels, frame_dice
 
 
 @pytest.mark.parametrize("n_classes", [2, 11, 34, 254])
@@ -19,7 +19,7 @@ def test_counts_are_those_of_the_metrics_matrix(n_classes: int) -> None:
     counts = count_pixels(predicted, labels, n_classes)
     assert counts.shape == (n_classes, n_classes)
     assert np.array_equal(counts, matrix.counts.numpy())
-    assert scores_of(counts).miou == matrix.scores().miou
+    assert Scores(counts).miou == matrix.scores().miou
 
 
 def test_the_course_projects_dice_scores_void_frame_by_frame() -> None:

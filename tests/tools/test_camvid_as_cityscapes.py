@@ -1,4 +1,4 @@
-"""The script that lays CamVid out as Cityscapes: names, label ids, instances from connected components."""
+"""The script that writes CamVid in the layout of Cityscapes: names, label ids, instances from components."""
 
 import importlib.util
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from linknet_fastai.scoring.cityscapes import read_truth
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    """The script as a module; `benchmarks` is no package."""
-    file = Path(__file__).parents[2] / "benchmarks" / "camvid_as_cityscapes.py"
+    """The script as a module; `tools` is not a package."""
+    file = Path(__file__).parents[2] / "tools" / "camvid_as_cityscapes.py"
     spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -56,10 +56,10 @@ def test_a_camvid_tree_becomes_one_that_the_recipe_reads(
     assert ((dataset.read_label(frame.label) == VOID) == (label_ids == 0)).all()
     assert dataset.frames("val")[0].stem == "0016E5_000000_007959"
     with pytest.raises(SystemExit):
-        script.main([str(camvid), str(out)])  # what lies there stays as it is
+        script.main([str(camvid), str(out)])  # an existing folder is left as it is
 
 
 def test_a_frame_of_another_data_set_is_refused(script: ModuleType) -> None:
     assert script.cityscapes_stem("Seq05VD_f05100") == "Seq05VD_000000_005100"
-    with pytest.raises(UserError, match="no name of a CamVid frame"):
+    with pytest.raises(UserError, match="not the name of a CamVid frame"):
         script.cityscapes_stem("aachen_000000_000019")

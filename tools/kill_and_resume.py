@@ -1,9 +1,9 @@
 """Kills a short training with SIGKILL at random moments, resumes it, and compares the weights it ends with.
 
-    python benchmarks/kills.py [KILLS]
+    python tools/kill_and_resume.py [KILLS]
 
-Each of the KILLS (20) runs is killed once, at a moment between its start and the end of an undisturbed one, and then
-resumed to its end. It prints what the checkpoint said at the kill, and whether all weights are the same bits.
+Each of the KILLS (20) runs is killed once, at a moment between its start and the end of an uninterrupted one, and
+then resumed to its end. It prints how far the checkpoint was at the kill, and whether all weights are the same bits.
 """
 
 import os
@@ -22,7 +22,7 @@ from linknet_fastai.data.street import write_scenes
 from linknet_fastai.runs.checkpoint import read_checkpoint
 
 OPTIONS = ["--size", "64x48", "--bs", "4", "--epochs", "4", "--seed", "1", "--device", "cpu", "--deterministic"]
-# A checkpoint every other batch or so: most kills then fall into the middle of an epoch.
+# A checkpoint about every other batch: most kills then happen in the middle of an epoch.
 OPTIONS += ["--no-pretrained", "--set", "checkpoint_minutes=0.01"]
 
 
@@ -31,14 +31,14 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "linknet_fastai", "fit", "--quiet", *arguments]
 
 
-def ended_with(run: Path) -> list[dict[str, torch.Tensor]]:
+def final_weights(run: Path) -> list[dict[str, torch.Tensor]]:
     """The last and the best weights of a run."""
     state, _ = read_checkpoint(run)
     return [state["model"], load_file(run / "model.safetensors")]
 
 
 def main() -> None:
-    """Run all, print a line each, and fail if one differs."""
+    """Run all, print a line each, and exit with 1 if one differs."""
     kills = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     moments = random.Random(7)
     with tempfile.TemporaryDirectory() as folder:
@@ -47,12 +47,12 @@ def main() -> None:
         start = [*command("street", "--data", str(data)), *OPTIONS, "--cache-dir", f"{folder}/cache", "--out"]
         begin = time.monotonic()
         subprocess.run([*start, f"{folder}/whole"], check=True)
-        seconds, whole = time.monotonic() - begin, ended_with(Path(folder) / "whole")
+        seconds, whole = time.monotonic() - begin, final_weights(Path(folder) / "whole")
         differing = 0
         for number in range(1, kills + 1):
             run = Path(folder) / str(number)
             process = subprocess.Popen([*start, str(run)])
-            while not (run / "run.toml").is_file():  # before that there is nothing to resume
+            while not (run / "run.toml").is_file():  # before it is written there is nothing to resume
                 if process.poll() is not None:
                     sys.exit(f"run {number} ended by itself with {process.returncode}")
                 time.sleep(0.01)
@@ -65,7 +65,7 @@ def main() -> None:
             complete = "is complete" in resumed.stderr
             same = all(
                 ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-                for ours, theirs in zip(whole, ended_with(run), strict=True)
+                for ours, theirs in zip(whole, final_weights(run), strict=True)
             )
             differing += not same
             print(
@@ -73,7 +73,7 @@ def main() -> None:
                 f"{state['batches_done']}{', complete' if complete else ''}: {'same bits' if same else 'DIFFERS'}",
                 flush=True,
             )
-    print(f"{kills - differing} of {kills} ended with the weights of the undisturbed run")
+    print(f"{kills - differing} of {kills} ended with the weights of the uninterrupted run")
     sys.exit(differing > 0)
 
 

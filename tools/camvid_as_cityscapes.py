@@ -1,10 +1,10 @@
-"""Lays CamVid out as Cityscapes, so that its training and its official evaluation run on real frames.
+"""Writes CamVid in the layout of Cityscapes, to run Cityscapes' training and official evaluation on real frames.
 
-    python benchmarks/camvid_as_cityscapes.py CAMVID OUT
+    python tools/camvid_as_cityscapes.py CAMVID OUT
     linknet-fastai fit cityscapes --data OUT --size 480x360
 
-The 11 classes become label ids; each connected component of a class with instances is one, and those of a few pixels
-are groups. Scores on such a tree are neither Cityscapes' nor CamVid's. Needs SciPy, which fastai brings.
+The 11 classes become label ids; each connected component of a class with instances is an instance, and components of
+a few pixels are groups. Scores on such a tree are neither Cityscapes' nor CamVid's. Needs SciPy, which fastai brings.
 """
 
 import argparse
@@ -33,15 +33,15 @@ LABEL_OF_CLASS = {
     "Fence": "fence",
     "Car": "car",
     "Pedestrian": "person",
-    "Bicyclist": "rider",  # CamVid does not tell the bicycle from who rides it
+    "Bicyclist": "rider",  # CamVid has one class for bicycle and rider
 }
-SMALLEST_INSTANCE = 20  # pixels; smaller components are crumbs of a covered object
+SMALLEST_INSTANCE = 20  # pixels; smaller components are remains of an occluded object
 MOST_INSTANCES = 1000  # label id * 1000 + n has no room for more
 TOUCHING = np.ones((3, 3), int)  # pixels that meet at a corner belong together
 
 
 def label_and_instance_ids(channels: np.ndarray, class_names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Turn CamVid's classes into what Cityscapes has of a frame.
+    """Turn CamVid's classes into Cityscapes' two label maps of a frame.
 
     Args:
         channels: HxW uint8, indices into `class_names`, 255 for void.
@@ -68,14 +68,14 @@ def label_and_instance_ids(channels: np.ndarray, class_names: list[str]) -> tupl
 
 
 def cityscapes_stem(camvid_stem: str) -> str:
-    """The frame's name as Cityscapes forms it, CITY_SEQUENCE_FRAME: the drive stands for the city.
+    """The frame's name in Cityscapes' form, CITY_SEQUENCE_FRAME, with the drive as the city.
 
     Raises:
-        UserError: it is no name of a CamVid frame, such as 0001TP_006690 or Seq05VD_f00000.
+        UserError: the name is not that of a CamVid frame, such as 0001TP_006690 or Seq05VD_f00000.
     """
     match = re.fullmatch(r"([^_]+)_f?(\d{1,6})", camvid_stem)
     if match is None:
-        raise UserError(f"{camvid_stem}: no name of a CamVid frame (DRIVE_NUMBER)")
+        raise UserError(f"{camvid_stem}: not the name of a CamVid frame (DRIVE_NUMBER)")
     return f"{match[1]}_000000_{int(match[2]):06}"
 
 
@@ -96,7 +96,7 @@ def write_frame(dataset: Dataset, frame: Frame, split: str, out: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and write the tree."""
-    parser = argparse.ArgumentParser(description="Lay CamVid out as Cityscapes.")
+    parser = argparse.ArgumentParser(description="Write CamVid in the layout of Cityscapes.")
     parser.add_argument("camvid", type=Path, help="a CamVid folder, in any layout that the recipe camvid reads")
     parser.add_argument("out", type=Path, help="where the tree goes: a new or empty folder")
     parser.add_argument(

@@ -1,8 +1,8 @@
-"""The tables of accuracy in README.md and results/README.md, from the runs kept in results/runs.
+"""Prints the tables of accuracy of README.md, docs/results.md and results/README.md from the runs in results/runs.
 
-    python benchmarks/accuracy_table.py
+    python tools/accuracy_tables.py
 
-A test holds both pages to what this prints.
+A page's name comes first, then its tables. A test checks that each page contains its tables.
 """
 
 import csv
@@ -13,14 +13,14 @@ from statistics import fmean
 from typing import Any
 
 from linknet_fastai.config.presets import load_preset
-from linknet_fastai.config.settings import WITHOUT_OPTION, Settings
+from linknet_fastai.config.settings import RENAMED, WITHOUT_OPTION, Settings
 from linknet_fastai.runs.compare import RunSummary, summarize
 
 RESULTS = Path(__file__).parents[1] / "results"
 DRIVES = ("0001TP", "0006R0", "0016E5")
 PRESETS = ("best", "course-modified", "course", "paper")
-FOLDERS = {"--data", "--cache-dir", "--out"}  # of the machine that a run was made on
-# What `best` sets, and the experiments with and without it that differ in nothing else.
+FOLDERS = {"--data", "--cache-dir", "--out"}  # they belong to the machine that a run was made on
+# What `best` sets, with the experiments that differ in this setting alone: with it, without it.
 ABLATIONS = (
     ("Muon instead of AdamW", "S05", "S02"),
     ("rate of 5e-3 instead of 2e-3", "S06", "S05"),
@@ -37,7 +37,7 @@ ABLATIONS = (
     ("scales 0.75-1.75 instead of 0.5-2", "A05", "D06"),
     ("relight 0.7 and scales 0.5-2 instead of none and 0.75-1.75", "L02", "L01"),
 )
-SAID_ELSEWHERE = {"preset", "pretrained", "epochs", "size", "seed", "train_on", "validate_on", "cache_dir"}
+NOT_IN_VARIANT = {"preset", "pretrained", "epochs", "size", "seed", "train_on", "validate_on", "cache_dir"}
 
 
 def kept_runs() -> list[RunSummary]:
@@ -51,10 +51,38 @@ def left_out(run: RunSummary) -> str | None:
     return name.removeprefix("without-") if name.startswith("without-") else None
 
 
-def readme_tables(runs: Sequence[RunSummary]) -> list[str]:
-    """The tables of README.md as Markdown."""
+def readme_table(runs: Sequence[RunSummary]) -> str:
+    """The table of README.md: the preset `best` on val, and on drives that the training did not see."""
+    (full,) = _full_size(runs)
+    drives = [run for run in runs if left_out(run) and _variant(run) == "best"]
+    return _table(
+        ("CamVid, 11 classes, from scratch", "class IoU", "class accuracy"),
+        [
+            ("val, 480x360, last of 100 epochs", _score(full.last["miou"]), _score(full.last["mean_accuracy"])),
+            (
+                f"val, 480x360, best epoch ({full.best['epoch']})",
+                _score(full.best["miou"]),
+                _score(full.best["mean_accuracy"]),
+            ),
+            (
+                "a drive never seen, 240x180, mean of three",
+                _mean(drives, lambda run: run.last["miou"]),
+                _mean(drives, lambda run: run.last["mean_accuracy"]),
+            ),
+        ],
+    )
+
+
+def _full_size(runs: Iterable[RunSummary]) -> list[RunSummary]:
+    """The runs of `best` on the published split at 480x360."""
+    return [
+        run for run in runs if not left_out(run) and run.settings["size"] == "480x360" and _variant(run) == "best"
+    ]
+
+
+def results_tables(runs: Sequence[RunSummary]) -> list[str]:
+    """The tables of docs/results.md as Markdown."""
     on_split = [run for run in runs if left_out(run) is None]
-    full = [run for run in on_split if run.settings["size"] == "480x360" and _variant(run) == "best"]
     small = [run for run in on_split if run.settings["size"] == "240x180"]
     return [
         _table(
@@ -67,7 +95,7 @@ def readme_tables(runs: Sequence[RunSummary]) -> list[str]:
                     f"{_score(run.best['miou'])} ({run.best['epoch']})",
                     _score(run.last["mean_accuracy"]),
                 )
-                for run in sorted(full, key=lambda run: run.last["epoch"])
+                for run in sorted(_full_size(runs), key=lambda run: run.last["epoch"])
             ],
         ),
         _table(
@@ -96,7 +124,7 @@ def readme_tables(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _by_variant(runs: Iterable[RunSummary]) -> list[tuple[str, list[RunSummary]]]:
-    """Runs that were trained alike: presets in the order of `PRESETS`, each in front of what varies it."""
+    """Runs with equal settings: presets in the order of `PRESETS`, each followed by its variations."""
     groups: dict[str, list[RunSummary]] = {}
     for run in runs:
         groups.setdefault(_variant(run), []).append(run)
@@ -104,13 +132,13 @@ def _by_variant(runs: Iterable[RunSummary]) -> list[tuple[str, list[RunSummary]]
 
 
 def _variant(run: RunSummary) -> str:
-    """A run's preset, and what it was told or given that the preset does not say today."""
-    told = {name for name, origin in run.origins.items() if origin == "command line"} - SAID_ELSEWHERE
-    return shlex.join([run.settings["preset"], *_options(run, told | _of_preset(run))])
+    """A run's preset, and the options that it takes today to get the run's other settings."""
+    given = {name for name, origin in run.origins.items() if origin == "command line"} - NOT_IN_VARIANT
+    return shlex.join([run.settings["preset"], *_options(run, given | _of_preset(run))])
 
 
 def _options(run: RunSummary, names: Iterable[str]) -> list[str]:
-    """The options that give those of a run's settings that today's preset has otherwise."""
+    """The options for those of a run's settings whose value differs from today's preset."""
     now = Settings(**load_preset(run.settings["preset"]).settings).model_dump(mode="json")
     changed = {name: run.settings[name] for name in sorted(names) if run.settings.get(name) != now[name]}
     return [word for name, value in changed.items() for word in _option(name, value)]
@@ -141,7 +169,7 @@ def runs_table(runs: Sequence[RunSummary]) -> str:
 
 
 def ablation_table() -> str:
-    """The table of results/README.md of what each setting of `best` does, from experiments.csv."""
+    """The table of results/README.md about the effect of each setting of `best`, from experiments.csv."""
     with (RESULTS / "experiments.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["experiment"]: row for row in csv.DictReader(file)}
     columns = ("setting", "rows", "size", "epochs", "left out", "on it: with", "without", "val: with", "without")
@@ -155,14 +183,15 @@ def ablation_table() -> str:
 
 
 def _command(run: RunSummary) -> str:
-    """The command line that gives a run today, without what belongs to one machine; its lists lie in `results`."""
+    """The command line that gives a run today, without the folders of one machine; run it in `results`."""
     words = iter(shlex.split(run.run["command"])[1:])
     kept = []
     for word in words:
         if word in FOLDERS:
             next(words)
         else:
-            kept.append(word)
+            name, equals, value = word.partition("=")
+            kept.append(f"{RENAMED.get(name, name)}{equals}{value}")
     return shlex.join([*kept, *_options(run, _of_preset(run))])
 
 
@@ -181,4 +210,10 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 if __name__ == "__main__":
-    print("\n\n".join([*readme_tables(found := kept_runs()), runs_table(found), ablation_table()]))
+    found = kept_runs()
+    for page, tables in {
+        "README.md": [readme_table(found)],
+        "docs/results.md": results_tables(found),
+        "results/README.md": [runs_table(found), ablation_table()],
+    }.items():
+        print(page, *tables, sep="\n\n", end="\n\n")

@@ -1,0 +1,9 @@
+"""Everything in this package that uses a private name of torch. A test reports when torch changes one of them."""
+
+import torch
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU computes bfloat16 natively, with AMX or AVX512-BF16. Without it bf16 is slower than fp32."""
+    amx = torch.cpu._is_amx_tile_supported()  # noqa: SLF001 - torch has no public name for it
+    return amx or torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - likewise

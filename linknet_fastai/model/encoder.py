@@ -1,0 +1,94 @@
+"""The encoder of LinkNet: a timm network that returns its features, with weights from timm or a local file."""
+
+import os
+from pathlib import Path
+
+import timm
+from timm.models import load_state_dict
+from torch import nn
+
+from linknet_fastai.core.errors import UsageError, UserError, reason
+
+STRIDES = (4, 8, 16, 32)
+
+
+def create_encoder(name: str, pretrained: bool, weights: str | Path | None = None) -> nn.Module:
+    """Create a timm encoder that returns its features.
+
+    Args:
+        name: the timm model.
+        pretrained: whether to load timm's ImageNet weights, downloaded once into timm's cache.
+        weights: a local checkpoint of the same timm model (.pth, .safetensors) to load instead.
+
+    Returns:
+        A network that takes Bx3xHxW floats and returns a list of features, BxCxhxw.
+
+    Raises:
+        UsageError: timm has no such model, or the model cannot return features.
+        UserError: the weights are not available, or do not fit the encoder.
+
+    Example:
+        >>> create_encoder("resnet18", pretrained=False).feature_info.channels()
+        [64, 64, 128, 256, 512]
+    """
+    if not timm.is_model(name.split(".")[0]):
+        similar = timm.list_models(f"*{name[:6]}*")[:3]
+        hint = f"; similar names: {', '.join(similar)}" if similar else ""
+        raise UsageError(f"--encoder: timm has no model {name!r}{hint}")
+    overlay = None
+    if weights is not None:
+        _check_encoder_weights(name, Path(weights))
+        pretrained, overlay = True, {"file": str(weights)}
+    try:
+        encoder = timm.create_model(name, features_only=True, pretrained=pretrained, pretrained_cfg_overlay=overlay)
+    except Exception as error:  # the hub, the network and timm raise a dozen kinds of errors
+        if not pretrained or overlay:
+            raise unsuitable_encoder(name, error) from error
+        raise UserError(
+            f"--pretrained: the ImageNet weights of {name} are not available ({type(error).__name__}); go online, "
+            "name a local checkpoint with --encoder-weights FILE, or train from scratch with --no-pretrained"
+        ) from error
+    if not pretrained:
+        _activate_residual_branches(encoder)
+    return encoder
+
+
+def unsuitable_encoder(name: str, why: object) -> UsageError:
+    """The error for an encoder that LinkNet cannot use.
+
+    Args:
+        name: the timm model.
+        why: what it does instead, or the error that it raises, of which the first line is quoted.
+    """
+    why = str(why).split("\n")[0]
+    return UsageError(f"--encoder: {name!r} does not return NCHW features at strides 4, 8, 16, 32 ({why})")
+
+
+def _activate_residual_branches(encoder: nn.Module) -> None:
+    """Set the weights of batch norms that timm initializes to 0, the last one of each residual branch, to 1.
+
+    Branches that start at 0 keep very deep networks stable. A shallow network with few training frames only loses
+    steps until they contribute.
+    """
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+            nn.init.ones_(module.weight)
+
+
+def _check_encoder_weights(name: str, weights: Path) -> None:
+    """Raise UserError for a checkpoint of which timm would silently load only a part."""
+    if not os.path.isfile(weights):
+        raise UserError(f"--encoder-weights: {weights}: no such file")
+    try:
+        state = load_state_dict(str(weights), use_ema=False, weights_only=True)
+    except Exception as error:  # torch, pickle and safetensors raise half a dozen kinds of errors
+        raise UserError(
+            f"--encoder-weights: {weights} has no weights that can be read without running code ({reason(error)})"
+        ) from error
+    expected = timm.create_model(name, num_classes=0).state_dict()
+    missing = [key for key, value in expected.items() if getattr(state.get(key), "shape", None) != value.shape]
+    if missing:
+        raise UserError(
+            f"--encoder-weights: {weights} lacks {len(missing)} of {len(expected)} tensors of {name} "
+            f"(first {missing[0]!r}); it must be a checkpoint of that timm model"
+        )

@@ -1,0 +1,55 @@
+"""The end of a run: what is made of its best weights, and the result in run.toml."""
+
+import torch
+
+from linknet_fastai.config.settings import Settings
+from linknet_fastai.core.device import peak_memory_mib
+from linknet_fastai.core.parallel import Progress
+from linknet_fastai.data.dataset import Dataset
+from linknet_fastai.engines.torch_engine import Predictor
+from linknet_fastai.export.export import export_model
+from linknet_fastai.model.save_load import load_model
+from linknet_fastai.runs.charts import confusion_matrix, save_figure, training_curves
+from linknet_fastai.runs.folder import write_evaluation, write_metrics, write_result
+from linknet_fastai.runs.pictures import save_predictions
+from linknet_fastai.runs.report import representative_frames, write_report
+from linknet_fastai.scoring.evaluate import evaluate
+from linknet_fastai.training.run_record import FitResult
+
+
+def finish_run(
+    dataset: Dataset, settings: Settings, result: FitResult, progress: Progress | None = None
+) -> FitResult:
+    """Write scores, pictures, the exported learner, the result and the report of a run's best weights."""
+    folder = result.folder
+    write_metrics(folder, result.rows)  # the run may have been killed between its last checkpoint and this file
+    model, card = load_model(folder)
+    export_model(model, card, folder / "export.pkl")  # first: it needs no data
+    save_figure(training_curves(result.rows), folder / "curves.png")
+    predictor = Predictor(model, card, settings.device, settings.precision)
+    scored = evaluate(predictor, dataset, settings.validate_on, progress)
+    write_evaluation(folder, scored.as_json())
+    save_figure(confusion_matrix(scored.counts, scored.class_names), folder / "confusion.png")
+    shown = representative_frames(scored.frame_mious, dataset, settings.validate_on, predictor)
+    if shown:
+        save_predictions(shown, card, folder / "predictions.png")
+    record_result(result, predictor.device)
+    write_report(folder, shown, card)
+    return result
+
+
+def record_result(result: FitResult, device: torch.device) -> None:
+    """Write the table `result` of run.toml."""
+    last = result.rows[-1]
+    write_result(
+        result.folder,
+        {
+            "epochs_done": last["epoch"],
+            "finished": result.finished,
+            "best_epoch": result.best["epoch"],
+            "best_miou": result.best["miou"],
+            "last_miou": last["miou"],
+            "seconds": sum(row["seconds"] for row in result.rows),
+            "peak_memory_mib": peak_memory_mib(device),
+        },
+    )

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Tries the lower bounds of pyproject.toml: an environment with the oldest versions that they allow, and the tests that
+# need no extra.
+#
+#     tools/oldest_versions.sh [--resolve-only] [PYTEST ARGUMENTS]
+#
+# Needs `uv` (pip install uv; installed into the environment if it is missing), about 6 GB of disk, and Python 3.11.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+environment=${OLDEST_ENVIRONMENT:-/tmp/linknet-fastai-oldest}
+python3 -m venv --clear "$environment"
+"$environment/bin/pip" install --quiet uv
+uv=("$environment/bin/uv" pip)
+# The direct dependencies at their lower bounds; what these depend on at its newest.
+"${uv[@]}" compile --quiet --resolution lowest-direct --python "$environment/bin/python" \
+    --output-file "$environment/oldest.txt" pyproject.toml
+grep -E "^(fastai|fastcore|numpy|pydantic|timm|torch|typer)==" "$environment/oldest.txt"
+[ "${1-}" = --resolve-only ] && exit
+"${uv[@]}" install --python "$environment/bin/python" -r "$environment/oldest.txt" pytest hypothesis hatchling editables
+"${uv[@]}" install --python "$environment/bin/python" --no-deps --no-build-isolation --editable .
+if [ $# = 0 ]; then
+    # The rooms whose tests import no optional package. Fewer epochs, not fewer rooms, would miss what breaks.
+    set -- tests/config tests/core tests/model tests/data tests/scoring/test_scores.py tests/scoring/test_metrics.py \
+        tests/learner tests/runs --ignore=tests/learner/test_distributed.py
+fi
+"$environment/bin/python" -m pytest -p no:doctest --override-ini addopts=-q "$@"
