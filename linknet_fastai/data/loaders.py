@@ -1,4 +1,4 @@
-"""From a recipe to fastai DataLoaders; the order of an epoch is decided in `reproducible_dl`."""
+"""From a recipe to fastai DataLoaders; the order of an epoch is in `reproducible_dl`, resizing in `augmentation`."""
 
 import math
 import operator
@@ -37,9 +37,9 @@ Transforms: TypeAlias = Callable | Sequence[Callable]  # fastai's, or functions;
 
 
 class FrameImage(Transform):
-    """Opens the image of a frame for a `DataBlock`; a path, an array or a tensor is an image itself.
+    """Opens the image of a frame for a `DataBlock`, or a path, an array or a tensor.
 
-    So `learn.predict` and `dls.test_dl` accept what they accept in fastai.
+    The latter are what `learn.predict` and `dls.test_dl` get from users of fastai.
 
     Args:
         as_pil: whether the image of a cached frame becomes a PILImage too, as item transforms expect.
