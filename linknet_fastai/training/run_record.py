@@ -29,7 +29,9 @@ Row = dict[str, float]
 class Observer(Protocol):
     """Receives the events of a training; the command line's display is one."""
 
-    progress: Progress | None
+    @property
+    def progress(self) -> Progress | None:
+        """Called with how far the preparation of data and the evaluation are."""
 
     def started(self, learn: Learner, settings: Settings, origins: Mapping[str, str], run: Mapping) -> None:
         """Everything is resolved and checked; the first epoch follows."""
