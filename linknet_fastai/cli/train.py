@@ -43,7 +43,7 @@ def fit(
         if resume is not None:
             result = training.resume(resume, recipe, data, options, display, log_to)
         else:
-            result = training.fit(recipe, data, options, out, display, log_to)
+            result = training.fit(str(recipe), data, options, out, display, log_to)
     if not is_first():
         return
     resume_command = shlex.join(["linknet-fastai", "fit", "--resume", str(result.folder)])

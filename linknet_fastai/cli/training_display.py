@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # --help does not import torch and fastai
     from fastai.learner import Learner
 
     from linknet_fastai.config.settings import Settings
+    from linknet_fastai.core.parallel import Progress
 
 COLUMNS = (
     ("epoch", "epoch", 9, ""),
@@ -31,6 +32,7 @@ class TrainingDisplay:
     def __init__(self) -> None:
         self._bar = progress_columns(console, TextColumn("{task.fields[state]}"))
         self._task: TaskID | None = None
+        self.progress: Progress | None = self._show_progress
         self._checks: dict[str, TaskID] = {}
         self._phase_start = time.perf_counter()
 
@@ -43,7 +45,7 @@ class TrainingDisplay:
         if console.is_terminal:
             self._bar.stop()
 
-    def progress(self, what: str, done: int, total: int) -> None:
+    def _show_progress(self, what: str, done: int, total: int) -> None:
         """Show the progress of what happens before the training."""
         if what not in self._checks:
             self._checks[what] = self._bar.add_task(what, total=total, state="")

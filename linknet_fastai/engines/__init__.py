@@ -1,1 +1,1 @@
-"""What runs a network: torch, ONNX Runtime, OpenVINO. Imports no torch, except torch_engine."""
+"""What runs a network: torch, ONNX Runtime, OpenVINO. Only torch_engine imports torch."""

@@ -246,7 +246,7 @@ def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """Read metrics.csv, one row per epoch; an empty cell becomes nan, as does a score that the file is too old to have.
+    """Read metrics.csv, one row per epoch; an empty cell is nan, as is a score that an older file does not have.
 
     Raises:
         UserError: the file is missing, damaged, or lacks a column.

@@ -1,6 +1,6 @@
-"""Cityscapes on disk as its official scripts have it: the table of labels, the truth, the names of predictions.
+"""The files of Cityscapes as its official scripts define them: table of labels, truth, names of predictions.
 
-No scores and no recipes here.
+Scores are in `cityscapes_scores`.
 """
 
 import os
@@ -18,7 +18,7 @@ from linknet_fastai.core.images import opened_image
 class Label(NamedTuple):
     """A row of the official table of labels (cityscapesscripts/helpers/labels.py)."""
 
-    id: int  # the value in `*_labelIds.png`; -1 is never drawn there, some tools store it as 255
+    id: int  # the value in `*_labelIds.png`; -1 does not occur there, some tools store it as 255
     name: str
     train_id: int
     category: str
@@ -66,7 +66,7 @@ LABELS = (
     Label(-1, "license plate", -1, "vehicle", 7, False, True, (0, 0, 142)),
 )
 
-DRAWN_LABELS = LABELS[:34]  # those with an id that label maps hold: label `id` is DRAWN_LABELS[id]
+DRAWN_LABELS = LABELS[:34]  # those that label maps contain; label `id` is DRAWN_LABELS[id]
 
 _FILE_NAME = re.compile(r"(?P<frame>[^_]+_\d{6}_\d{6})(_.*)?")
 
@@ -82,46 +82,56 @@ def label_ids_of_channels(class_names: Sequence[str]) -> np.ndarray:
         C uint8 from 0 to 33; `ids[channels]` turns an HxW map of channels into one of label ids.
 
     Raises:
-        UsageError: a class is no label of the official table, or one that is never drawn.
+        UsageError: a class is not in the official table, or does not occur in label maps.
+
+    Example:
+        >>> label_ids_of_channels(["road", "car"]).tolist()
+        [7, 26]
     """
     ids = {label.name: label.id for label in DRAWN_LABELS}
     if foreign := [name for name in class_names if name not in ids]:
-        raise UsageError(f"class {foreign[0]!r} is no label of Cityscapes: this model cannot write its label ids")
+        raise UsageError(f"class {foreign[0]!r} is not a Cityscapes label: this model cannot write label ids")
     return np.array([ids[name] for name in class_names], np.uint8)
 
 
 def official_file_name(image: Path) -> str:
-    """The name under which the official script and server find the prediction of a frame.
+    """The file name by which the official script and server find the prediction of a frame.
 
-    The script looks, anywhere below its results folder, for exactly one `CITY_123456_123456*.png`: one channel of
-    8 bits, label ids (not train ids), the size of the frame, 2048x1024 for all of Cityscapes. `_pred_` also makes
-    it tell predictions from truth where both are listed on its command line.
+    The script searches its results folder and all subfolders for exactly one `CITY_123456_123456*.png`: one channel
+    of 8 bits with label ids (not train ids) at the size of the frame, 2048x1024 for all of Cityscapes. With `_pred_`
+    in the name it also distinguishes predictions from truth if both are listed on its command line.
 
     Args:
         image: a frame, such as `aachen_000000_000019_leftImg8bit.png`.
 
     Raises:
-        UserError: the name does not begin with city, sequence and frame number; a city has no underscore.
+        UserError: the name does not start with city, sequence and frame number; a city has no underscore.
+
+    Example:
+        >>> official_file_name(Path("aachen_000000_000019_leftImg8bit.png"))
+        'aachen_000000_000019_pred_labelIds.png'
     """
     match = _FILE_NAME.fullmatch(image.stem)
     if match is None:
-        raise UserError(f"{image}: no Cityscapes name, CITY_SEQUENCE_FRAME_leftImg8bit.png with six digits each")
+        raise UserError(
+            f"{image}: not a Cityscapes name; expected CITY_SEQUENCE_FRAME_leftImg8bit.png, six digits each"
+        )
     return f"{match['frame']}_pred_labelIds.png"
 
 
 def read_truth(label_file: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read what a frame is scored against.
+    """Read the ground truth of a frame.
 
     Args:
-        label_file: a `*_gtFine_labelIds.png`; the `*_gtFine_instanceIds.png` is looked for beside it.
+        label_file: a `*_gtFine_labelIds.png`; the `*_gtFine_instanceIds.png` is expected in the same folder.
 
     Returns:
-        HxW uint8 label ids, and HxW int32 instance ids, None where there is no such file.
+        HxW uint8 label ids, and HxW int32 instance ids, None if there is no such file.
 
     Raises:
-        UserError: a file cannot be read or has no single channel of ids (of 8 bits for label ids).
+        UserError: a file cannot be read or is not a single channel of ids (of 8 bits for label ids).
     """
-    # In the name alone: the official script replaces it in the folders' names too.
+    # Only in the file's name: the official script also replaces it in the names of folders.
     instance_file = label_file.with_name(label_file.name.replace("labelIds", "instanceIds"))
     labels = _read_ids(label_file, ("L", "P"))
     if instance_file == label_file or not os.path.isfile(instance_file):

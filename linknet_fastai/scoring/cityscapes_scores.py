@@ -1,6 +1,6 @@
-"""The scores of the official Cityscapes evaluation, IoU and iIoU of classes and categories, from label ids.
+"""The scores of the official Cityscapes evaluation from label ids: IoU and iIoU of classes and categories.
 
-Needs NumPy alone. Which frames are scored, and where they lie, is not decided here.
+NumPy only; no files are read here.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 from linknet_fastai.scoring.cityscapes import DRAWN_LABELS, LABELS
 from linknet_fastai.scoring.scores import number
 
-# Pixels of an average instance, `args.avgClassSize` of the official script; a test holds them equal.
+# Pixels of an average instance, `args.avgClassSize` of the official script; a test compares the two.
 AVERAGE_INSTANCE_SIZE = {
     "person": 3462.4756337644,
     "rider": 3930.4788056518,
@@ -26,8 +26,8 @@ AVERAGE_INSTANCE_SIZE = {
 }
 
 _N_IDS = len(DRAWN_LABELS)
-_PLATE = 255  # -1, the license plate, in eight bits
-_SINGLE = 1000  # larger instance ids are single instances, label id * 1000 + n: the official script's own bound
+_PLATE = 255  # -1, the license plate, in 8 bits
+_SINGLE = 1000  # larger instance ids are single instances, label id * 1000 + n, as in the official script
 _TILE_ROWS = 256
 
 _EVALUATED = [label for label in LABELS if not label.ignore_in_eval]
@@ -36,7 +36,7 @@ _CATEGORIES = list(dict.fromkeys(label.category for label in LABELS))
 _CATEGORY_IDS = {
     category: ids for category in _CATEGORIES if (ids := [lab.id for lab in _EVALUATED if lab.category == category])
 }
-# The categories all of whose labels have instances, with the label ids that are right on them: ignored ones too.
+# Categories in which all labels have instances, with the label ids that are correct there, ignored ones included.
 _INSTANCE_CATEGORY_IDS = {
     category: [label.id for label in DRAWN_LABELS if label.category == category]
     for category in _CATEGORIES
@@ -52,20 +52,20 @@ _MAY_BE_SINGLE = np.array([label.has_instances or label.ignore_in_eval for label
 class CityscapesScores:
     """The scores of the official `evalPixelLevelSemanticLabeling`; fractions from 0 to 1, nan without pixels.
 
-    IoU is TP / (TP + FP + FN) over all frames. FN are the truth's pixels predicted as anything else, ignored labels
-    included; FP are predictions on pixels of other evaluated labels, so a prediction on an ignored pixel counts
-    nowhere. In a category a prediction of an ignored label is wrong too: parking on road is FN of flat.
+    IoU is TP / (TP + FP + FN) over all frames. FN are pixels of the truth predicted as anything else, ignored labels
+    included; FP are predictions on pixels of other evaluated labels, so a prediction on an ignored pixel is not
+    counted. In a category the prediction of an ignored label is wrong too: parking on road is FN of flat.
 
-    iIoU is iTP / (iTP + FP + iFN): the TP and FN of each single instance are weighted by the average size of its
-    class over its own size. Groups have none, and FP stay pixels.
+    iIoU is iTP / (iTP + FP + iFN): TP and FN of each single instance are weighted by the average size of its class
+    divided by the instance's own size. Groups are not weighted in, and FP remain pixels.
 
     Attributes:
         class_iou: IoU of the 19 evaluated classes.
         class_iiou: iIoU of the 8 evaluated classes with instances.
         category_iou: IoU of the 7 categories.
-        category_iiou: iIoU of human and vehicle. Here, as in the official script, caravan and trailer are right
+        category_iiou: iIoU of human and vehicle. Here, as in the official script, caravan and trailer are correct
             on any vehicle's instance, and a false positive on pixels of other categories.
-        confusion: pixels, 34x34 int64: rows are the truth's label ids, columns the predicted ones.
+        confusion: pixels, 34x34 int64: rows are label ids of the truth, columns the predicted ones.
     """
 
     class_iou: dict[str, float]
@@ -76,7 +76,7 @@ class CityscapesScores:
 
     @property
     def mean_class_iou(self) -> float:
-        """Mean of the class IoU that are not nan; the benchmark's main figure."""
+        """Mean of the class IoU that are not nan, the benchmark's main figure."""
         return _mean(self.class_iou.values())
 
     @property
@@ -95,9 +95,9 @@ class CityscapesScores:
         return _mean(self.category_iiou.values())
 
     def as_official_json(self) -> dict[str, Any]:
-        """What the official script writes, under its own keys; None where it writes NaN, which JSON does not have.
+        """What the official script writes, under its own keys, with None for its NaN, which JSON does not have.
 
-        As there, the scores of classes list all 34 ids and those of categories void too: ignored ones have none.
+        As there, class scores list all 34 ids and category scores include void; ignored ones have no score.
         """
         names = [label.name for label in DRAWN_LABELS]
         pixels = max(int(self.confusion.sum()), 1)
@@ -120,7 +120,13 @@ class CityscapesScores:
 class CityscapesScorer:
     """Counts frames as the official `evalPixelLevelSemanticLabeling` does.
 
-    Instances are weighed frame by frame, so every frame has to be given whole, and once.
+    Instances are weighted by their size within a frame, so each frame is counted whole, and once.
+
+    Example:
+        >>> scorer = CityscapesScorer()
+        >>> scorer.update(np.array([[7, 26]], np.uint8), np.array([[7, 7]], np.uint8))
+        >>> scorer.scores().class_iou["road"]
+        0.5
     """
 
     def __init__(self) -> None:
@@ -138,23 +144,23 @@ class CityscapesScorer:
         Args:
             predicted_ids: HxW uint8, label ids from 0 to 33.
             truth_ids: HxW uint8, label ids from 0 to 33; 255 (license plate, -1) counts as an ignored label. The
-                official script refuses it, so such pixels are in no row of `confusion`.
-            instance_ids: HxW integers: a single instance has label id * 1000 + n, everything else its label id.
-                None for all frames leaves every iIoU nan.
+                official script rejects it, so such pixels are in no row of `confusion`.
+            instance_ids: HxW integers: label id * 1000 + n for a single instance, the label id everywhere else.
+                Without them every iIoU is nan.
 
         Raises:
-            ValueError: sizes, types or values are others, or some frames have instances and others none. The
-                frame is not counted then.
+            ValueError: wrong sizes, types or values, or only some of the frames have instances. The frame is then
+                not counted.
         """
         for name, ids in (("predicted", predicted_ids), ("true", truth_ids)):
             if ids.dtype != np.uint8 or ids.ndim != 2:
                 raise ValueError(f"{name} label ids must be HxW uint8, not {ids.shape} {ids.dtype}")
-        for name, ids in (("true label ids", truth_ids), ("instance ids", instance_ids)):
-            if ids is not None and ids.shape != predicted_ids.shape:
-                raise ValueError(f"{name} are {ids.shape}, the predicted ones {predicted_ids.shape}")
+        for name, other in (("true label ids", truth_ids), ("instance ids", instance_ids)):
+            if other is not None and other.shape != predicted_ids.shape:
+                raise ValueError(f"{name} are {other.shape}, the predicted ones {predicted_ids.shape}")
         with_instances = instance_ids is not None
         if self._with_instances not in (None, with_instances):
-            raise ValueError("some frames have instance ids and others none")
+            raise ValueError("only some of the frames have instance ids")
         confusion = _count_pairs(predicted_ids, truth_ids)
         if instance_ids is not None:
             self._count_instances(predicted_ids, instance_ids)
@@ -170,13 +176,13 @@ class CityscapesScorer:
         sizes = np.bincount(ids)
         present = np.flatnonzero(sizes)
         weights = _AVERAGE_SIZE[present // 1000] / sizes[present]
-        right_as_class = predicted == labels
-        right_as_category = _CATEGORY_OF[predicted] == _CATEGORY_OF[labels]
-        for table, right in (
-            (self._class_instances, right_as_class),
-            (self._category_instances, right_as_category),
+        correct_as_class = predicted == labels
+        correct_as_category = _CATEGORY_OF[predicted] == _CATEGORY_OF[labels]
+        for table, correct in (
+            (self._class_instances, correct_as_class),
+            (self._category_instances, correct_as_category),
         ):
-            hits = np.bincount(ids[right], minlength=len(sizes))
+            hits = np.bincount(ids[correct], minlength=len(sizes))
             hits_and_misses = np.stack([hits, sizes - hits], axis=1)[present]
             np.add.at(table, present // 1000, hits_and_misses * weights[:, None])
 
@@ -209,7 +215,7 @@ class CityscapesScorer:
         return _score(right, self._false_positives(ids, predicted_as), wrong)
 
     def _false_positives(self, ids: list[int], predicted_as: list[int]) -> int:
-        """Pixels of evaluated labels that are not in `ids`, predicted as one of `predicted_as`."""
+        """Pixels of evaluated labels other than `ids` that were predicted as one of `predicted_as`."""
         others = [label.id for label in _EVALUATED if label.id not in ids]
         return int(self._confusion[np.ix_(others, predicted_as)].sum())
 
@@ -217,7 +223,7 @@ class CityscapesScorer:
 def _count_pairs(predicted_ids: np.ndarray, truth_ids: np.ndarray) -> np.ndarray:
     """Pixels by true and predicted label id, 34x34 int64."""
     counts = np.zeros(1 << 16, np.int64)
-    for top in range(0, len(truth_ids), _TILE_ROWS):  # bincount widens its input to 64 bits: a tile at a time
+    for top in range(0, len(truth_ids), _TILE_ROWS):  # in tiles, because bincount converts its input to 64 bits
         rows = slice(top, top + _TILE_ROWS)
         pairs = truth_ids[rows].astype(np.uint16) << 8 | predicted_ids[rows]
         counts += np.bincount(pairs.ravel(), minlength=1 << 16)

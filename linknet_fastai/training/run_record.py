@@ -58,7 +58,7 @@ class FitResult:
 class RunRecord(Callback):
     """Writes checkpoints, and after each epoch a row of metrics.csv and the best weights; informs the observer.
 
-    Of several ranks rank 0 alone writes.
+    Only rank 0 writes.
 
     Args:
         folder: the run folder.

@@ -50,7 +50,7 @@ def test_folded_networks_give_the_same_logits(encoder: str, left: int, decoder: 
     torch.manual_seed(0)
     network = seen_frames(LinkNet(5, encoder, decoder, pretrained=False))
     folded = fold_batch_norms(network)
-    after_shuffles = 5 if decoder == "pixelshuffle" else 0  # a batch norm behind a shuffle follows no convolution
+    after_shuffles = 5 if decoder == "pixelshuffle" else 0  # a batch norm after a shuffle follows no convolution
     assert batch_norms(folded) <= left + after_shuffles < batch_norms(network)
     images = torch.randn(1, 3, 70, 101)
     with torch.no_grad():

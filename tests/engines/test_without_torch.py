@@ -1,4 +1,4 @@
-"""The rooms that exported models need, `engines` (but for torch_engine) and `predict`, import no torch and no fastai."""
+"""What exported models need, `engines` (but for torch_engine) and `predict`, imports no torch and no fastai."""
 
 import json
 import pkgutil

@@ -1,4 +1,4 @@
-"""`benchmark` measures every installed engine at every size, and counts what it says it counts."""
+"""`benchmark` measures every installed engine at every size, and counts multiply-adds correctly."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +16,7 @@ from linknet_fastai.model.save_load import save_model
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading torch anew for each engine takes seconds; here nobody minds whose threads they are."""
+    """No process for each engine, which takes seconds to import torch."""
     monkeypatch.setattr(linknet_fastai.export.benchmark, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
     monkeypatch.setattr(linknet_fastai.export.benchmark, "MAX_REPEATS", 2)
 
@@ -34,8 +34,10 @@ def test_every_engine_is_measured_at_every_size(tmp_path: Path, monkeypatch: pyt
     model = LinkNet(11, decoder="pixelshuffle", pretrained=False).eval()
     card = ModelCard.of(load_recipe("camvid"), (64, 48), decoder="pixelshuffle")
     save_model(model, card, tmp_path / "model.safetensors")
-    told: list[tuple] = []
-    speeds = benchmark(tmp_path / "model.safetensors", [(64, 48), (50, 33)], "cpu", lambda *said: told.append(said))
+    calls: list[tuple] = []
+    speeds = benchmark(
+        tmp_path / "model.safetensors", [(64, 48), (50, 33)], "cpu", lambda *given: calls.append(given)
+    )
     assert {(speed.engine, speed.size) for speed in speeds} == {
         (engine, size) for engine in ("torch", "onnxruntime", "openvino") for size in ("64x48", "50x33")
     }
@@ -46,7 +48,7 @@ def test_every_engine_is_measured_at_every_size(tmp_path: Path, monkeypatch: pyt
     assert all(speed.peak_memory_mib > 50 for speed in speeds)
     work = {speed.size: speed.multiply_adds for speed in speeds}
     assert 0.5 < work["50x33"] / work["64x48"] < 0.9
-    assert told[-1][1] == told[-1][2] == len(told)
+    assert calls[-1][1] == calls[-1][2] == len(calls)
 
 
 def test_multiply_adds_are_those_of_the_convolutions() -> None:

@@ -61,9 +61,9 @@ def test_the_recipe_has_the_official_colors() -> None:
 
 
 def test_classes_of_another_data_set_have_no_label_ids() -> None:
-    with pytest.raises(UsageError, match="'Sky' is no label of Cityscapes"):
+    with pytest.raises(UsageError, match="'Sky' is not a Cityscapes label"):
         label_ids_of_channels(load_recipe("camvid").class_names)
-    with pytest.raises(UsageError, match="'license plate' is no label"):
+    with pytest.raises(UsageError, match="'license plate' is not a Cityscapes label"):
         label_ids_of_channels(["road", "license plate"])
 
 
@@ -75,7 +75,7 @@ def test_a_prediction_is_named_after_its_frame() -> None:
 
 @pytest.mark.parametrize("name", ["0001TP_006690.png", "bad_honnef_000000_000019.png", "ulm_1_19_leftImg8bit.png"])
 def test_a_frame_without_a_cityscapes_name_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=f"{name}: no Cityscapes name"):
+    with pytest.raises(UserError, match=f"{name}: not a Cityscapes name"):
         official_file_name(Path(name))
 
 

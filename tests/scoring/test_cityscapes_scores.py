@@ -244,7 +244,7 @@ def test_maps_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"HxW uint8, not .* int64"):
         scorer.update(ids.astype(np.int64), ids)
     scorer.update(ids, ids)
-    with pytest.raises(ValueError, match="some frames have instance ids and others none"):
+    with pytest.raises(ValueError, match="only some of the frames have instance ids"):
         scorer.update(ids, ids, ids)
 
 

@@ -114,7 +114,7 @@ def test_masks_of_another_data_set_are_no_cityscapes_masks(
 ) -> None:
     images = tree / "leftImg8bit" / "val"
     assert command("predict", model, images, "--out", tmp_path / "out", "--format", "cityscapes") == 2
-    assert "is no label of Cityscapes" in capsys.readouterr().err
+    assert "is not a Cityscapes label" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
