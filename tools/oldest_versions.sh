@@ -19,8 +19,8 @@ grep -E "^(fastai|fastcore|numpy|pydantic|timm|torch|typer)==" "$environment/old
 "${uv[@]}" install --python "$environment/bin/python" -r "$environment/oldest.txt" pytest hypothesis hatchling editables
 "${uv[@]}" install --python "$environment/bin/python" --no-deps --no-build-isolation --editable .
 if [ $# = 0 ]; then
-    # The rooms whose tests import no optional package. Fewer epochs, not fewer rooms, would miss what breaks.
-    set -- tests/config tests/core tests/model tests/data tests/scoring/test_scores.py tests/scoring/test_metrics.py \
-        tests/learner tests/runs --ignore=tests/learner/test_distributed.py
+    # What imports no optional package, and does not start `fit` in several processes.
+    set -- tests/config tests/core tests/data tests/learner tests/model tests/runs tests/scoring/test_metrics.py \
+        tests/scoring/test_scores.py --ignore tests/core/test_fastai_private.py --ignore tests/learner/test_distributed.py
 fi
 "$environment/bin/python" -m pytest -p no:doctest --override-ini addopts=-q "$@"
