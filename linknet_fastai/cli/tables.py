@@ -122,10 +122,10 @@ def show_formats() -> None:
         shown.add_row(entry.name, entry.suffix, entry.purpose)
     show_table(shown)
     console.print("\nexport with: linknet-fastai export RUN --format NAME")
-    missing = [(entry.name, extra) for entry in FORMATS.values() if (extra := entry.missing_extra)]
+    missing = {str(entry.name): extra for entry in FORMATS.values() if (extra := entry.missing_extra)}
     if not find_spec("nncf"):
-        missing.append(("--int8", "int8"))
-    for name, extra in missing:
+        missing["--int8"] = "int8"
+    for name, extra in missing.items():
         show_note(f"{name} needs: pip install 'linknet-fastai[{extra}]'")
 
 
