@@ -86,7 +86,7 @@ def test_the_size_of_the_layout_takes_precedence_over_the_recipes(segnet_tree: P
         ("lr", "fast", "--lr"),
         ("lr", float("nan"), "--lr"),
         ("lr", float("inf"), "--lr"),
-        ("decoder", "bilinear", "--decoder"),
+        ("decoder", "nosuch", "--decoder"),
         ("class_weights", "all", "--class-weights"),
         ("optimizer", "lion", "--optimizer"),
         ("schedule", "linear", "--schedule"),

@@ -399,7 +399,7 @@ def test_a_safetensors_of_others_is_refused(tmp_path: Path) -> None:
     [
         {"classes": []},
         {"size": "wide"},
-        {"decoder": "bilinear"},
+        {"decoder": "nosuch"},
         {"licence": "MIT"},
         {"mean": [0.5]},
     ],
