@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from linknet_fastai.config.settings import RENAMED, WITHOUT_OPTION, Precision, Settings, option_of
+from linknet_fastai.config.settings import RENAMED, WITHOUT_OPTION, Precision, Settings, current_names, option_of
 from linknet_fastai.config.size import parse_size
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.engines.formats import ENGINES, EngineName
@@ -226,4 +226,4 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
             given[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             given[name] = value.strip()  # a word without quotes
-    return given
+    return current_names(given)
