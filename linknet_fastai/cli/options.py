@@ -17,6 +17,7 @@ from linknet_fastai.config.settings import (
     WITHOUT_OPTION,
     Precision,
     Settings,
+    current_names,
     group_of,
     option_of,
 )
@@ -245,4 +246,4 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
             given[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             given[name] = value.strip()  # a word without quotes
-    return given
+    return current_names(given)
