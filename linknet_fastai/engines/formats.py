@@ -73,37 +73,20 @@ class Format:
         return None if all(map(find_spec, self.packages)) else self.extra
 
 
-ENGINES: dict[str, EngineInfo] = {
-    engine.name: engine
-    for engine in (
-        EngineInfo("torch", "torch_engine:Predictor", "torch", "safetensors", ("fp32", "auto")),
-        EngineInfo("onnxruntime", "onnx_engine:OnnxPredictor", "onnxruntime", "onnx"),
-        EngineInfo("openvino", "openvino_engine:OpenVinoPredictor", "openvino", "openvino", ("fp32", "auto")),
-    )
-}
-FORMATS: dict[str, Format] = {
-    file_format.name: file_format
-    for file_format in (
-        Format("pkl", ".pkl", "a fastai Learner for load_learner", ("torch",)),
-        Format("safetensors", ".safetensors", "weights that can run no code", ("torch",)),
-        Format(
-            "onnx",
-            ".onnx",
-            "from the frame to the class map, without torch",
-            ("openvino", "onnxruntime"),
-            ("onnx", "onnxscript"),
-            "onnx",
-        ),
-        Format(
-            "openvino",
-            ".xml",
-            "the same as .xml and .bin, the fastest on a CPU",
-            ("openvino",),
-            ("onnx", "onnxscript", "openvino"),
-            "openvino",
-        ),
-    )
-}
+_ENGINES = (
+    EngineInfo("torch", "torch_engine:Predictor", "torch", "safetensors", ("fp32", "auto")),
+    EngineInfo("onnxruntime", "onnx_engine:OnnxPredictor", "onnxruntime", "onnx"),
+    EngineInfo("openvino", "openvino_engine:OpenVinoPredictor", "openvino", "openvino", ("fp32", "auto")),
+)
+_ONNX, _OPENVINO = ("onnx", "onnxscript"), ("onnx", "onnxscript", "openvino")  # packages that write these
+_FORMATS = (
+    Format("pkl", ".pkl", "a fastai Learner for load_learner", ("torch",)),
+    Format("safetensors", ".safetensors", "weights that can run no code", ("torch",)),
+    Format("onnx", ".onnx", "the whole prediction without torch", ("openvino", "onnxruntime"), _ONNX, "onnx"),
+    Format("openvino", ".xml", "the same, .xml and .bin, fastest on a CPU", ("openvino",), _OPENVINO, "openvino"),
+)
+ENGINES: dict[str, EngineInfo] = {entry.name: entry for entry in _ENGINES}
+FORMATS: dict[str, Format] = {entry.name: entry for entry in _FORMATS}
 
 
 def format_of(suffix: str) -> Format | None:

@@ -49,7 +49,17 @@ def open_engine(
     at_once = max(1, min(usable_cores(), MOST_AT_ONCE, frames or MOST_AT_ONCE))
     name = _engine_name(model, engine)
     if name == "torch":
-        return _open_torch(model, precision, device, size, trust_pickle, at_once, tta)
+        import torch
+
+        from linknet_fastai.core.device import resolve_device
+        from linknet_fastai.model.save_load import load_model
+
+        if resolve_device(device or "auto").type != "cpu":
+            at_once = 1
+        else:
+            torch.set_num_threads(max(1, usable_cores() // at_once))
+        predictor = ENGINES[name].load()
+        return predictor(*load_model(model, trust_pickle), device or "auto", precision, size, at_once, tta)
     if tta:
         raise UsageError(f"--tta: {model.name} returns classes only; give the run folder or .safetensors")
     if device not in (None, "auto", "cpu"):
@@ -75,25 +85,3 @@ def _engine_name(model: Path, engine: str) -> str:
             f"--format {ENGINES[engine].format}"
         )
     raise UsageError(f"--engine: {engine} does not run {model.suffix} files; use {' or '.join(able)}")
-
-
-def _open_torch(
-    model: Path,
-    precision: str,
-    device: str | None,
-    size: tuple[int, int] | str | None,
-    trust_pickle: bool,
-    at_once: int,
-    tta: bool,
-) -> Engine:
-    import torch
-
-    from linknet_fastai.core.device import resolve_device
-    from linknet_fastai.model.save_load import load_model
-
-    if resolve_device(device or "auto").type != "cpu":
-        at_once = 1
-    else:
-        torch.set_num_threads(max(1, usable_cores() // at_once))
-    predictor = ENGINES["torch"].load()
-    return predictor(*load_model(model, trust_pickle), device or "auto", precision, size, at_once, tta)

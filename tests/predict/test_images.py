@@ -114,7 +114,7 @@ def test_a_mask_has_the_predicted_class_of_each_pixel(
 
 
 def test_the_network_sees_the_training_size_and_its_logits_are_resampled(predictor: Predictor) -> None:
-    channels = predictor(Image.fromarray(striped(128, 192)))
+    channels = predictor.predict_channels(Image.fromarray(striped(128, 192)))
     assert predictor.model.seen == [(1, 3, 48, 64)]
     assert channels.shape == (192, 128)
     wrong = channels != striped(128, 192).argmax(-1)
