@@ -22,7 +22,7 @@ def recipes(
     ] = None,
 ) -> None:
     """List the shipped recipes and presets, print one, or copy a recipe to edit."""
-    from linknet_fastai.cli.terminal import console, show_table, table
+    from linknet_fastai.cli.terminal import console, show_table
     from linknet_fastai.config.presets import load_preset, preset_folder, preset_names
     from linknet_fastai.config.recipe import copy_recipe, load_recipe, recipe_names
     from linknet_fastai.config.toml_files import find_shipped, read_source, recipe_folder
@@ -36,18 +36,16 @@ def recipes(
         check = shlex.join(["linknet-fastai", "data", str(copy[1]), "--data", "DIR"])
         console.print(f"{', '.join(map(str, written))}; check it with: {check}")
     else:
-        shown = table("recipe", "classes", "trains at", "data")
+        rows = []
         for recipe in map(load_recipe, recipe_names()):
             default = Settings(**recipe.training).size
             sizes = dict.fromkeys(format_size(layout.size or default) for layout in recipe.layouts)
             origin = {None: "--data DIR", "street": "drawn"}.get(recipe.fetch, "downloaded, or --data DIR")
-            shown.add_row(recipe.name, str(len(recipe.classes)), ", ".join(sizes), origin)
-        show_table(shown)
+            rows.append((recipe.name, len(recipe.classes), ", ".join(sizes), origin))
+        show_table(("recipe", "classes", "trains at", "data"), rows)
         console.print()
-        shown = table("preset", "what it is", words=2)
-        for preset in map(load_preset, preset_names()):
-            shown.add_row(preset.name, preset.title)
-        show_table(shown)
+        presets = [(preset.name, preset.title) for preset in map(load_preset, preset_names())]
+        show_table(("preset", "what it is"), presets, words=2)
 
 
 def data(

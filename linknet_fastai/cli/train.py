@@ -80,14 +80,12 @@ def lr_find(
     ] = None,
 ) -> None:
     """Look for a learning rate with fastai's finder."""
-    from linknet_fastai.cli.terminal import console, progress_bar, show_table, table
+    from linknet_fastai.cli.terminal import console, progress_bar, show_table
     from linknet_fastai.training.lr_find import find_lr
 
     with progress_bar() as progress:
         found, folder = find_lr(recipe, data, options, out, steps, progress)
-    shown = table("suggestion", "learning rate")
-    for name, rate in found.suggestions.items():
-        shown.add_row(name, f"{rate:.2e}")
-    show_table(shown)
+    rows = [(name, f"{rate:.2e}") for name, rate in found.suggestions.items()]
+    show_table(("suggestion", "learning rate"), rows)
     console.print(f"plot {folder / 'lr-find.png'}, points {folder / 'lr-find.csv'}")
     console.print(f"train with: linknet-fastai fit {shlex.quote(str(recipe))} --lr {found.suggestions['valley']:.2g}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import TaskID, TextColumn
 
-from linknet_fastai.cli.terminal import console, progress_columns, show_lines, show_note, show_table, styled, table
+from linknet_fastai.cli.terminal import console, progress_columns, show_lines, show_note, show_table, styled
 from linknet_fastai.scoring.scores import OVERALL_SCORES
 
 if TYPE_CHECKING:  # --help does not import torch and fastai
@@ -67,14 +67,11 @@ class TrainingDisplay:
             f"{f', {processes} processes' if processes > 1 else ''}; "
             f"{run['train_frames']} frames to train on, {run['validation_frames']} to validate on"
         )
-        shown, defaults = table("setting", "value", "from"), []
-        for name, value in settings.model_dump(mode="json", exclude_none=True).items():
-            if origins[name] == "default":
-                defaults.append(f"{name} {value}")
-            else:
-                shown.add_row(name, str(value), origins[name])
-        show_table(shown)
-        console.print(styled("defaults: " + ", ".join(defaults), "dim"), soft_wrap=False)
+        values = settings.model_dump(mode="json", exclude_none=True)
+        rows = [(name, value, origins[name]) for name, value in values.items() if origins[name] != "default"]
+        show_table(("setting", "value", "from"), rows)
+        defaults = ", ".join(f"{name} {value}" for name, value in values.items() if origins[name] == "default")
+        console.print(styled(f"defaults: {defaults}", "dim"), soft_wrap=False)
         console.print(f"run folder {run['folder']}\n")
         show_lines(run["notes"], show_note)
         console.print(styled("".join(f"{title:>{width}}" for title, _, width, _ in COLUMNS), "bold"))
