@@ -1,6 +1,6 @@
 """fastai's distributed training, fixed for CPUs and for this program's loaders; it needs accelerate.
 
-What is fixed, and why, is in docs/fastai-distributed.md.
+What is fixed, and why, is in docs/several-gpus.md.
 """
 
 from itertools import cycle, islice
