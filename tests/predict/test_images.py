@@ -114,7 +114,7 @@ def test_a_mask_has_the_predicted_class_of_each_pixel(
 
 
 def test_the_network_sees_the_training_size_and_its_logits_are_resampled(predictor: Predictor) -> None:
-    channels = predictor(Image.fromarray(striped(128, 192)))
+    channels = predictor.predict_channels(Image.fromarray(striped(128, 192)))
     assert predictor.model.seen == [(1, 3, 48, 64)]
     assert channels.shape == (192, 128)
     wrong = channels != striped(128, 192).argmax(-1)
@@ -363,7 +363,7 @@ def test_a_run_folder_is_a_model(model_file: Path, card: ModelCard) -> None:
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no model\.safetensors here") as caught:
+    with pytest.raises(UserError, match=r"no model\.safetensors in this folder") as caught:
         load_model(tmp_path)
     assert str(tmp_path) in str(caught.value)
 
