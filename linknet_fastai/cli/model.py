@@ -182,7 +182,8 @@ def serve(
     # One person drops one frame at a time: all cores work on one, and the time that is shown is the machine's.
     opened = _open_engine(model, engine, precision, device, size, trust_pickle, frames=1)
     limits = Limits(max_mib, max_megapixels, max_seconds)
-    page.serve(opened, host, port, limits, open, lambda address: console.print(f"{address} (Ctrl-C ends it)"))
+    served_page = page.served(opened, host, port, limits, open)
+    page.serve(served_page, lambda address: console.print(f"{address} (Ctrl-C ends it)"))
 
 
 def _open_engine(
