@@ -1,37 +1,22 @@
 """`evaluate`, `predict` and `serve`: the commands that run a trained model."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from linknet_fastai.cli.options import (
-    RECIPE,
-    DataOption,
-    DeviceOption,
-    EngineOption,
-    InputSizeOption,
-    JsonOption,
-    ModelArgument,
-    PrecisionOption,
-    TrustOption,
-    parse_size_option,
-    typer_command,
-)
-from linknet_fastai.config.settings import parse_device
+from linknet_fastai.cli.options import RECIPE, DataOption, JsonOption, ModelArgument, engine_options
 from linknet_fastai.core.errors import UsageError, UserError
 
 
-@typer_command
+@engine_options
 def evaluate(
+    open_engine: Callable[..., Any],
     model: ModelArgument,
     recipe: Annotated[str | None, RECIPE] = None,
     split: Annotated[str, "Split, or a file with the stem of a frame per line.", "SPLIT"] = "val",
     data: DataOption = None,
-    size: InputSizeOption = None,
-    engine: EngineOption = "auto",
-    precision: PrecisionOption = None,
-    device: DeviceOption = None,
     tta: Annotated[bool, "Average over flips and three scales: six times slower, torch only."] = False,
     protocol: Annotated[
         Literal["confusion", "course"],
@@ -40,7 +25,6 @@ def evaluate(
     ] = "confusion",
     json: JsonOption = None,
     picture: Annotated[Path | None, "Draw the confusion matrix as a PNG.", "FILE"] = None,
-    trust_pickle: TrustOption = False,
 ) -> None:
     """Score a model on a split: class IoU and class accuracy from one confusion matrix.
 
@@ -52,7 +36,7 @@ def evaluate(
     from linknet_fastai.scoring import evaluate as evaluation
 
     run = None if recipe else _run_of(model)
-    opened = _open_engine(model, engine, precision, device, size, trust_pickle, tta=tta)
+    opened = open_engine(model, tta=tta)
     if run:
         recipe, data = run["recipe"], data or Path(run["data"])
     elif recipe is None:
@@ -71,8 +55,9 @@ def evaluate(
         save_figure(confusion_matrix(result.counts, result.class_names), picture)
 
 
-@typer_command
+@engine_options
 def predict(
+    open_engine: Callable[..., Any],
     model: ModelArgument,
     inputs: Annotated[list[Path], "Images, videos, folders of them, or the number of a camera.", "INPUT..."],
     out: Annotated[
@@ -102,11 +87,6 @@ def predict(
         "script and server expect.",
         "NAME",
     ] = "recipe",
-    size: InputSizeOption = None,
-    engine: EngineOption = "auto",
-    precision: PrecisionOption = None,
-    device: DeviceOption = None,
-    trust_pickle: TrustOption = False,
 ) -> None:
     """Write masks of class ids, at each frame's own size, and overlays; of a video only the overlay."""
     from linknet_fastai.cli.terminal import console, progress_bar, show_error, show_lines
@@ -133,7 +113,7 @@ def predict(
     jobs = []
     if image_inputs:
         jobs = collect_jobs(image_inputs, out, official_file_name if official else mask_name)
-    opened = _open_engine(model, engine, precision, device, size, trust_pickle, None if clips else len(jobs))
+    opened = open_engine(model, frames=None if clips else len(jobs))
     # The official script reads every PNG with a frame's name in its folder, overlays too.
     label_ids = label_ids_of_channels(opened.card.class_names) if official else None
     with progress_bar() as progress:
@@ -159,8 +139,9 @@ def predict(
         raise typer.Exit(1)
 
 
-@typer_command
+@engine_options
 def serve(
+    open_engine: Callable[..., Any],
     model: ModelArgument,
     host: Annotated[str, "Address to listen on; anyone who can reach it can use the page."] = "127.0.0.1",
     port: Annotated[int, "Port to listen on.", "N", None, {"min": 1, "max": 65535}] = 7860,
@@ -168,11 +149,6 @@ def serve(
     max_megapixels: Annotated[float, "Largest frame, in million pixels.", "N", None, {"min": 0.001}] = 25,
     max_seconds: Annotated[float, "Longest clip, in seconds.", "N", None, {"min": 0.1}] = 30,
     open: Annotated[bool, "Open the page in the browser."] = False,
-    size: InputSizeOption = None,
-    engine: EngineOption = "auto",
-    precision: PrecisionOption = None,
-    device: DeviceOption = None,
-    trust_pickle: TrustOption = False,
 ) -> None:
     """Serve a page that predicts images and clips dropped on it; nothing is kept."""
     from linknet_fastai.cli.terminal import console
@@ -180,29 +156,10 @@ def serve(
     from linknet_fastai.predict.uploads import Limits
 
     # One person drops one frame at a time: all cores work on one, and the time that is shown is the machine's.
-    opened = _open_engine(model, engine, precision, device, size, trust_pickle, frames=1)
+    opened = open_engine(model, frames=1)
     limits = Limits(max_mib, max_megapixels, max_seconds)
     served_page = page.served(opened, host, port, limits, open)
     page.serve(served_page, lambda address: console.print(f"{address} (Ctrl-C ends it)"))
-
-
-def _open_engine(
-    model: Path,
-    engine: str,
-    precision: str | None,
-    device: str | None,
-    size: str | None,
-    trust_pickle: bool,
-    frames: int | None = None,
-    tta: bool = False,
-) -> Any:
-    from linknet_fastai.engines.engine import NATIVE
-    from linknet_fastai.engines.open_engine import open_engine
-
-    input_size = size if size in (None, NATIVE) else parse_size_option(size)
-    return open_engine(
-        model, engine, precision or "auto", parse_device(device), input_size, trust_pickle, frames, tta
-    )
 
 
 def _run_of(model: Path) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import tomllib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
@@ -20,6 +20,7 @@ from linknet_fastai.config.settings import (
     current_names,
     group_of,
     option_of,
+    parse_device,
 )
 from linknet_fastai.config.size import parse_size
 from linknet_fastai.core.errors import UsageError
@@ -137,13 +138,13 @@ CacheDirOption = Annotated[Path | None, _setting_info("cache_dir")]
 DeviceOption = Annotated[str | None, _setting_info("device")]
 PrecisionOption = Annotated[Precision | None, _setting_info("precision")]
 EngineOption = Annotated[
-    Literal["auto", EngineName],
+    Literal["auto", EngineName] | None,
     f"{', '.join(ENGINES)}, or auto: the fastest that is installed for this file.",
     "NAME",
-    None,
+    "auto",
     {"rich_help_panel": "Machine"},
 ]
-TrustOption = Annotated[bool, "Load a .pkl file, which can run any code that it contains."]
+TrustOption = Annotated[bool | None, "Load a .pkl file, which can run any code that it contains."]
 InputSizeOption = Annotated[
     str | None, "Size that frames are resized to, or native for their own.", "WxH", "the training size"
 ]
@@ -175,33 +176,65 @@ def setting_options(without: Collection[str] = ()) -> Callable[[Callable[..., No
             @setting_options(without={"epochs"})
             def lr_find(recipe: str, options: dict[str, Any]) -> None: ...
     """
-    names = [name for name in Settings.model_fields if name not in WITHOUT_OPTION and name not in without]
+    types = {name: _option_type(field.annotation) for name, field in Settings.model_fields.items()}
+    names = [name for name in types if name not in WITHOUT_OPTION and name not in without]
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def run(assignments: list[str] | None = None, **arguments: Any) -> None:
-            given = {name: arguments.pop(name, None) for name in names}
-            assigned = parse_assignments(assignments or [])
-            if repeated := {name for name in assigned if given.get(name) is not None}:
-                name = min(repeated)
-                raise UsageError(f"--set {name}=...: {option_of(name)} is given too; leave one of them out")
-            command(**arguments, options=given | assigned)
+    def options(assignments: list[str] | None, **given: Any) -> dict[str, Any]:
+        assigned = parse_assignments(assignments or [])
+        if repeated := {name for name in assigned if given.get(name) is not None}:
+            name = min(repeated)
+            raise UsageError(f"--set {name}=...: {option_of(name)} is given too; leave one of them out")
+        return given | assigned
 
-        own = inspect.signature(typer_command(command)).parameters
-        annotations = {
-            name: Annotated[_option_type(Settings.model_fields[name].annotation) | None, _setting_info(name)]
-            for name in names
-        }
-        generated = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-            for name, annotation in {**annotations, "assignments": SetOption}.items()
-        ]
-        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # as `inspect` says
-            [p.replace(kind=p.KEYWORD_ONLY) for name, p in own.items() if name != "options"] + generated
-        )
-        return run
+    generated = {name: Annotated[types[name] | None, _setting_info(name)] for name in names}
+    return functools.partial(_with_options, options, {**generated, "assignments": SetOption})
 
-    return decorate
+
+def engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that choose what runs a model.
+
+    Args:
+        command: a function with a parameter `open_engine`: `linknet_fastai.engines.open_engine.open_engine` with the
+            values of these options, for a model and the arguments that are left.
+    """
+
+    def open_engine(size: str | None, device: str | None, **given: Any) -> Callable[..., Any]:
+        from linknet_fastai.engines.engine import NATIVE
+        from linknet_fastai.engines.open_engine import open_engine
+
+        input_size = size if size in (None, NATIVE) else parse_size_option(size)
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return functools.partial(open_engine, size=input_size, device=parse_device(device), **chosen)
+
+    generated = {
+        "size": InputSizeOption,
+        "engine": EngineOption,
+        "precision": PrecisionOption,
+        "device": DeviceOption,
+        "trust_pickle": TrustOption,
+    }
+    return _with_options(open_engine, generated, command)
+
+
+def _with_options(
+    collect: Callable[..., Any], generated: Mapping[str, Any], command: Callable[..., None]
+) -> Callable[..., None]:
+    """A Typer command with generated options; `collect` turns their values into the parameter that has its name."""
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        given = {name: arguments.pop(name, None) for name in generated}
+        command(**arguments, **{collect.__name__: collect(**given)})
+
+    own = inspect.signature(command).parameters.values()
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in generated.items()
+    ]
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # as `inspect` says
+        [each.replace(kind=each.KEYWORD_ONLY) for each in own if each.name != collect.__name__] + options
+    )
+    return typer_command(run)
 
 
 def parse_size_option(text: str) -> tuple[int, int]:
