@@ -261,8 +261,8 @@ def test_training_turns_a_frame_upright_as_prediction_does(own_tree: Path) -> No
 
 def test_every_setting_can_be_given_and_is_carried(street_data: Path, tmp_path: Path) -> None:
     text = """preset=paper epochs=3 size=64x48 crop=48x40 bs=4 accumulate=2 lr=0.01 decoder=pixelshuffle
-        encoder=resnet34 pretrained=no class_weights=sqrt optimizer=sgd schedule=step weight_decay=0.1 encoder_lr=0.5
-        flip=no color=0.1 relight=0.2 precision=fp32 device=cpu seed=3 compile=yes deterministic=yes
+        encoder=resnet34 pretrained=no class_weights=median optimizer=sgd schedule=step weight_decay=0.1
+        encoder_lr=0.5 flip=no color=0.1 relight=0.2 precision=fp32 device=cpu seed=3 compile=yes deterministic=yes
         checkpoint_minutes=1 workers=0 train_on=val validate_on=test"""
     paths = {"encoder_weights": tmp_path / "weights", "cache_dir": tmp_path / "caches"}
     given = Settings(**dict(pair.split("=") for pair in text.split()), scale=(0.5, 1), **paths)
@@ -284,7 +284,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest_name(street_data: Path) 
 
 
 def test_a_setting_under_its_old_name_is_read_with_a_warning(street_data: Path) -> None:
-    with pytest.warns(FutureWarning, match="'colour' is called 'color' now"):
+    with pytest.warns(FutureWarning, match="'colour' is now called 'color'"):
         assert street_dls(street_data, colour=0.1).settings.color == 0.1
 
 
