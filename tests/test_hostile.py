@@ -126,7 +126,7 @@ def test_no_pickle_is_loaded_under_any_name(kind: Callable, name: str, sprung: P
         open_engine(file)
     assert str(file) in str(caught.value)
     if name == "model.onnx":
-        with pytest.raises(UserError, match="no ONNX file"):
+        with pytest.raises(UserError, match="not an ONNX file"):
             open_engine(file, "onnxruntime")
     assert not sprung.exists()
 
