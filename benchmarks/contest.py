@@ -1,4 +1,4 @@
-"""Contestants measured in turns, each in a process of its own: what one tunes helps no other, its memory is its own.
+"""Measures contestants in turns, each in its own process, so that none profits from another's tuning or memory.
 
 Not a benchmark by itself: `train_speed.py`, `predict_speed.py` and `data_speed.py` use it.
 """
@@ -17,12 +17,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-# Prepares a contestant and gives a function that takes one measurement: a time for each unit of work, in ms.
+# Prepares a contestant and returns a function that takes one measurement: the time of a unit of work in ms.
 Contestant = Callable[[Any], Callable[[], float]]
 
 
-def hold(contestants: Mapping[str, Contestant], setting: Any, rounds: int) -> dict[str, dict[str, Any]]:
-    """Measure all contestants in turns; the first turn of each is for warming up and counts nowhere.
+def run(contestants: Mapping[str, Contestant], setting: Any, rounds: int) -> dict[str, dict[str, Any]]:
+    """Measure all contestants in turns; the first turn of each is for warming up and is not counted.
 
     Args:
         contestants: functions at the top of their module, by name.
@@ -33,22 +33,22 @@ def hold(contestants: Mapping[str, Contestant], setting: Any, rounds: int) -> di
         For each: `ms` (the median), `all_ms`, `peak_memory_mib` of its process without its loader processes.
     """
     context = multiprocessing.get_context("spawn")
-    desks: dict[str, tuple[Any, Connection]] = {}
+    pipes: dict[str, tuple[Any, Connection]] = {}
     times: dict[str, list[float]] = {name: [] for name in contestants}
     memory: dict[str, int] = {}
     for name, contestant in contestants.items():
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(contestant, setting, theirs))
         process.start()
-        desks[name] = (process, ours)
-        _ask(name, ours)  # prepared and warm before the next one starts
+        pipes[name] = (process, ours)
+        _ask(name, ours)  # it is prepared and warm before the next one starts
     for number in range(rounds):
-        for name, (_, desk) in desks.items():
-            ms, memory[name] = _ask(name, desk)
+        for name, (_, pipe) in pipes.items():
+            ms, memory[name] = _ask(name, pipe)
             times[name].append(ms)
             print(f"round {number + 1} of {rounds}: {name} {ms:.2f} ms", flush=True)
-    for process, desk in desks.values():
-        desk.send(False)
+    for process, pipe in pipes.values():
+        pipe.send(False)
         process.join()
     return {
         name: {"ms": statistics.median(taken), "all_ms": taken, "peak_memory_mib": memory[name]}
@@ -56,15 +56,15 @@ def hold(contestants: Mapping[str, Contestant], setting: Any, rounds: int) -> di
     }
 
 
-def _ask(name: str, desk: Connection) -> tuple[float, int]:
-    desk.send(True)
-    answer = desk.recv()
+def _ask(name: str, pipe: Connection) -> tuple[float, int]:
+    pipe.send(True)
+    answer = pipe.recv()
     if isinstance(answer, str):
         raise SystemExit(f"{name}: {answer}")
     return answer
 
 
-def _serve(contestant: Contestant, setting: Any, desk: Connection) -> None:
+def _serve(contestant: Contestant, setting: Any, pipe: Connection) -> None:
     import torch
 
     from linknet_fastai.core.device import peak_memory_mib
@@ -72,18 +72,18 @@ def _serve(contestant: Contestant, setting: Any, desk: Connection) -> None:
     multiprocessing.set_start_method(None, force=True)  # the platform's own for loader processes, as in any script
     try:
         measure = contestant(setting)
-        while desk.recv():
-            desk.send((measure(), peak_memory_mib(torch.device("cpu"))))
+        while pipe.recv():
+            pipe.send((measure(), peak_memory_mib(torch.device("cpu"))))
             time.sleep(0.2)  # lets OpenMP's threads fall asleep: they would spin into the next contestant's time
     except (EOFError, BrokenPipeError):
         return  # another contestant failed
     except Exception as error:
-        desk.send(f"{type(error).__name__}: {error}")
+        pipe.send(f"{type(error).__name__}: {error}")
         raise
 
 
 def machine() -> dict[str, Any]:
-    """Where the figures come from."""
+    """The machine and versions that the figures come from."""
     import torch
 
     cpu = next((line.split(":")[1].strip() for line in _cpu_info() if line.startswith("model name")), "unknown")
@@ -105,7 +105,7 @@ def _cpu_info() -> list[str]:
 
 
 def report(title: str, results: Mapping[str, Mapping[str, Any]], ours: str, unit: str) -> dict[str, Any]:
-    """Print the medians and how many times as long as `ours` each takes; give all of it for the JSON file."""
+    """Print the medians and how many times as long as `ours` each takes; return all of it for the JSON file."""
     table = Table("", f"ms {unit}", "fastest", "slowest", f"times {ours}", "MiB", title=title, box=None)
     for name, result in results.items():
         ratio = result["ms"] / results[ours]["ms"]

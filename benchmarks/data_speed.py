@@ -1,9 +1,9 @@
-"""How many training frames a second the loaders give: ours with and without its cache, plain torch, fastai's own.
+"""Speed of the data loaders: ours with and without its cache, plain torch, fastai's own.
 
     python benchmarks/data_speed.py CAMVID --json results/benchmarks/data_speed.json
 
-A unit is an epoch over a fixed list of frames, batches of 8 at 480x360, decoded, augmented and normalised; no network
-runs beside it. The first epoch of each, which builds our cache, is not counted.
+A unit is an epoch over a fixed list of frames, batches of 8 at 480x360, decoded, augmented and normalized, without
+a network. The first epoch of each, which builds our cache, is not counted.
 """
 
 import time
@@ -56,9 +56,9 @@ def fastai_own(setting: Setting) -> Callable[[], float]:
 
 
 def _epoch(loader: Iterable) -> float:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     count = sum(len(images) for images, _ in loader)
-    return (time.perf_counter() - begun) / count * 1e3
+    return (time.perf_counter() - start) / count * 1e3
 
 
 CONTESTANTS = {
@@ -76,7 +76,7 @@ def main(
 ) -> None:
     """Read in turns and print how many times as long as ours each loader takes."""
     with TemporaryDirectory() as cache:
-        results = contest.hold(CONTESTANTS, Setting(camvid.resolve(), Path(cache)), rounds)
+        results = contest.run(CONTESTANTS, Setting(camvid.resolve(), Path(cache)), rounds)
     title = f"training batches of {BATCH} at {SIZE[0]}x{SIZE[1]}, no network"
     contest.save(json, [contest.report(title, results, "linknet-fastai", "an image")], frames=FRAMES)
 

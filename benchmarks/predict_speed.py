@@ -1,10 +1,10 @@
-"""Prediction speed: every engine of ours beside smp's Linknet in torch, frame by frame and over a folder of files.
+"""Prediction speed: our engines and smp's Linknet in torch, frame by frame and over a folder of files.
 
     python benchmarks/predict_speed.py RUN CAMVID --json results/benchmarks/predict_speed.json
 
 RUN is a run folder of camvid, CAMVID its data in the SegNet layout. Frame by frame: a 640x360 frame as bytes in, its
 class map out. Files: the val frames from PNG to mask PNG, start-up left out. smp gets 640x384 and 480x384, the
-nearest sizes it takes. The mIoU on val of each engine stands beside its speed: what int8 and bf16 cost is no secret.
+nearest sizes it takes. The mIoU of each engine on val is listed with its speed, to show what int8 and bf16 cost.
 """
 
 import time
@@ -43,10 +43,10 @@ def _each_frame(predict: Callable[[np.ndarray], np.ndarray]) -> Callable[[], flo
     frame = _frame()
 
     def measure() -> float:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(FRAMES_A_ROUND):
             predict(frame)
-        return (time.perf_counter() - begun) / FRAMES_A_ROUND * 1e3
+        return (time.perf_counter() - start) / FRAMES_A_ROUND * 1e3
 
     return measure
 
@@ -96,9 +96,9 @@ def ours_files(setting: Setting, kind: str, precision: str) -> Callable[[], floa
     opened = open_engine(setting.file(kind), precision=precision)
 
     def measure() -> float:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         predict_images(opened, jobs, out, masks_only=True)
-        return (time.perf_counter() - begun) / len(jobs) * 1e3
+        return (time.perf_counter() - start) / len(jobs) * 1e3
 
     return measure
 
@@ -110,11 +110,11 @@ def smp_files(setting: Setting) -> Callable[[], float]:
     files = sorted(setting.val.glob("*.png"))
 
     def measure() -> float:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         for file in files:
             mask = predict(np.array(Image.open(file).convert("RGB")))
             Image.fromarray(mask).save(out / file.name)
-        return (time.perf_counter() - begun) / len(files) * 1e3
+        return (time.perf_counter() - start) / len(files) * 1e3
 
     return measure
 
@@ -169,8 +169,8 @@ def main(
         files["linknet-fastai, openvino"] = partial(ours_files, kind="model.xml", precision="auto")
         files["linknet-fastai, openvino int8"] = partial(ours_files, kind="int8.xml", precision="auto")
         files["smp Linknet, torch fp32 and PIL"] = smp_files
-        by_frame = contest.hold(frames, setting, rounds)
-        by_file = contest.hold(files, setting, rounds)
+        by_frame = contest.run(frames, setting, rounds)
+        by_file = contest.run(files, setting, rounds)
         scores = _scores(setting, camvid)
     title = f"{SIZE[0]}x{SIZE[1]}, bytes in, class map out"
     contests = [

@@ -4,7 +4,7 @@
 
 CAMVID is the data in the SegNet layout (train/, trainannot/, val/, valannot/). A unit is an epoch over a fixed list
 of frames, at batch 8, augmentation included; the first epoch of each (which builds our cache) is not counted. smp and
-the course project get 480x384, the nearest size that they take. unet_learner, ten times as slow, gets fewer frames.
+the course project get 480x384, the nearest size that they accept. unet_learner, ten times as slow, gets fewer frames.
 """
 
 import time
@@ -21,7 +21,7 @@ FRAMES, UNET_FRAMES = 48, 8
 
 
 class Setting(NamedTuple):
-    """Where the data and our cache lie."""
+    """Where the data and our cache are."""
 
     camvid: Path
     cache: Path
@@ -68,9 +68,9 @@ def _ours(setting: Setting, options: dict) -> Callable[[], float]:
     valid = setting.cache / "valid.txt"
     valid.write_text(next((setting.camvid / "val").glob("*.png")).stem)
     dataset = open_dataset("camvid", setting.camvid)
-    said = {"pretrained": False, "size": SIZE, "bs": BATCH, "cache_dir": setting.cache, "optimizer": "adamw"}
+    given = {"pretrained": False, "size": SIZE, "bs": BATCH, "cache_dir": setting.cache, "optimizer": "adamw"}
     splits = {"train_on": setting.list_frames("train", FRAMES), "validate_on": str(valid)}
-    settings, _ = settings_for(dataset.recipe, dataset.layout, said | splits | options)
+    settings, _ = settings_for(dataset.recipe, dataset.layout, given | splits | options)
     learn = learner_from_settings(dataset, settings)
     return lambda: _train_seconds(learn) / FRAMES * 1e3
 
@@ -79,20 +79,20 @@ def _train_seconds(learn) -> float:
     """The training part of an epoch of a fastai learner; the single frame it validates on is left out."""
     from fastai.callback.core import Callback
 
-    begun, seconds = 0.0, 0.0
+    start, seconds = 0.0, 0.0
 
     class Stopwatch(Callback):
         """Times the training part."""
 
         def before_train(self) -> None:
             """Start."""
-            nonlocal begun
-            begun = time.perf_counter()
+            nonlocal start
+            start = time.perf_counter()
 
         def after_train(self) -> None:
             """Stop."""
             nonlocal seconds
-            seconds = time.perf_counter() - begun
+            seconds = time.perf_counter() - start
 
     with learn.no_bar(), learn.no_logging():
         learn.fit(1, 1e-3, cbs=Stopwatch())
@@ -100,7 +100,7 @@ def _train_seconds(learn) -> float:
 
 
 def bare(setting: Setting) -> Callable[[], float]:
-    """The same network and loss in a bare torch loop, tuned alike, its batches ready in memory."""
+    """The same network and loss in a bare torch loop, with the same tuning, its batches ready in memory."""
     import torch
 
     from linknet_fastai.core.device import autocast, resolve_precision, tune
@@ -116,14 +116,14 @@ def bare(setting: Setting) -> Callable[[], float]:
     labels = torch.randint(0, 11, (FRAMES, *SIZE[::-1])).split(BATCH)
 
     def epoch() -> float:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         for image, label in zip(images, labels, strict=True):
             with autocast(precision, device):
                 logits = model(image)
             loss(logits, label).backward()
             optimizer.step()
             optimizer.zero_grad()
-        return (time.perf_counter() - begun) / FRAMES * 1e3
+        return (time.perf_counter() - start) / FRAMES * 1e3
 
     return epoch
 
@@ -163,14 +163,14 @@ def _torch_loop(setting: Setting, model, loss: Callable, tuned: bool) -> Callabl
     )
 
     def epoch() -> float:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         for image, label in loader:
             with torch.autocast("cpu", torch.bfloat16, enabled=tuned):
                 logits = model(image.contiguous(memory_format=layout))
             loss(logits.float(), label).backward()
             optimizer.step()
             optimizer.zero_grad()
-        return (time.perf_counter() - begun) / FRAMES * 1e3
+        return (time.perf_counter() - start) / FRAMES * 1e3
 
     return epoch
 
@@ -204,12 +204,12 @@ def main(
     camvid: Annotated[Path, typer.Argument(help="CamVid in the SegNet layout.")],
     json: Annotated[Path | None, typer.Option(help="Where the figures go.")] = None,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
-    only: Annotated[str, typer.Option(help="Measure those whose name holds this, beside ours.")] = "",
+    only: Annotated[str, typer.Option(help="Measure only those whose name contains this, and ours.")] = "",
 ) -> None:
     """Train in turns and print how many times as long as ours each peer takes."""
     chosen = {name: make for name, make in CONTESTANTS.items() if make is ours or only in name}
     with TemporaryDirectory() as cache:
-        results = contest.hold(chosen, Setting(camvid.resolve(), Path(cache)), rounds)
+        results = contest.run(chosen, Setting(camvid.resolve(), Path(cache)), rounds)
     title = f"training at {SIZE[0]}x{SIZE[1]}, batch {BATCH}, end to end"
     contest.save(
         json, [contest.report(title, results, "linknet-fastai", "an image")], frames=FRAMES, unet_frames=UNET_FRAMES

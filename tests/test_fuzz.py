@@ -1,11 +1,11 @@
-"""Readers against files that nobody wrote: mutations of valid ones, and trees of the wrong kind.
+"""Readers against files that no program wrote: mutations of valid ones, and trees of the wrong kind.
 
 A reader passes if it gives a valid object or raises UserError; any other exception, and a wait of more than
 `PATIENCE` seconds, is a fault. Here each reader sees a few examples, the same ones every time. Many more:
 
     FUZZ_EXAMPLES=10000 nice pytest tests/test_fuzz.py -k recipe
 
-What once failed has a test of its own beside the reader's others or in `test_hostile.py`.
+What failed once has a test of its own next to the other tests of the reader or in `test_hostile.py`.
 """
 
 import io
@@ -335,7 +335,7 @@ SCORES = {
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Path:
-    told = {
+    record = {
         "recipe": "camvid",
         "data": "/data",
         "started": "today",
@@ -343,7 +343,7 @@ def run(folder: Path) -> Path:
         "parameters": 3,
         "notes": ["a"],
     }
-    write_run(folder / "run", Settings(), dict.fromkeys(Settings.model_fields, "default"), told)
+    write_run(folder / "run", Settings(), dict.fromkeys(Settings.model_fields, "default"), record)
     write_metrics(folder / "run", [{"epoch": epoch, **ROW, "seconds": 1.0} for epoch in (1, 2)])
     write_evaluation(folder / "run", SCORES)
     return folder / "run"
@@ -388,7 +388,7 @@ def test_cache(content: bytes, folder: Path) -> None:
     (folder / "index.json").write_bytes(content)
     try:
         cache = FrameCache(folder)
-    except (OSError, ValueError):  # it is built anew then
+    except (OSError, ValueError):  # it is then built again
         return
     for position in range(len(cache.label_shapes)):
         assert cache.image(position).ndim == cache.labels(position).ndim + 1 == 3

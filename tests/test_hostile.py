@@ -62,7 +62,7 @@ class Blank(Engine):
         return np.zeros(size, np.uint8)
 
 
-# Pickles: each writes a file when it is loaded, wherever it stands and whatever it is called
+# Pickles: each writes a file when it is loaded, wherever it is stored and whatever its name
 
 
 class Trap:
@@ -144,9 +144,9 @@ def test_no_command_loads_a_pickle(
 ) -> None:
     bare(Trap(sprung), file := tmp_path / name)
     assert command(*use.format(file=file, street=street_data).split()) in (1, 2)
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert ("runs any code in it" if name == "export.pkl" else "not a safetensors file") in said
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1
+    assert ("runs any code in it" if name == "export.pkl" else "not a safetensors file") in errors
     assert not sprung.exists()
 
 
@@ -164,21 +164,21 @@ def test_no_encoder_weights_are_unpickled(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("use", ["report {run}", "export {run}", "fit --resume {run}", "compare {run}"])
+@pytest.mark.parametrize("use", ["report {run}", "export {run} --format pkl", "fit --resume {run}", "compare {run}"])
 def test_no_file_of_a_run_is_unpickled(
     kind: Callable, use: str, sprung: Path, tmp_path: Path, street_data: Path, command: Command, capsys
 ) -> None:
     run = tmp_path / "run"
-    told = {"recipe": "street", "data": str(street_data), "started": "today"}
-    write_run(run, Settings(pretrained=False, size=(64, 48), cache=False, workers=0), ORIGINS, told)
+    record = {"recipe": "street", "data": str(street_data), "started": "today"}
+    write_run(run, Settings(pretrained=False, size=(64, 48), cache=False, workers=0), ORIGINS, record)
     write_metrics(run, [ROW])
     (run / "checkpoints").mkdir()
     for name in ("model.safetensors", "export.pkl", "checkpoints/epoch-00001.pt"):
         kind(Trap(sprung), run / name)
     status = command(*use.format(run=run).split())
-    said = capsys.readouterr().err
-    assert status == (0 if use.startswith("compare") else 1), said  # compare reads numbers alone
-    assert "Traceback" not in said
+    errors = capsys.readouterr().err
+    assert status == (0 if use.startswith("compare") else 1), errors  # compare reads only numbers
+    assert "Traceback" not in errors
     assert not sprung.exists()
 
 
@@ -186,9 +186,9 @@ def test_no_file_of_a_run_is_unpickled(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
-        (card(size="1000000x1000000"), "size: '1000000x1000000': each side"),
+        (card(size="1000000x1000000"), "size: '1000000x1000000': a side must be between"),
         (card(size="16384x16384"), "size: '16384x16384': more than 32 Mi pixels"),
         (card(size=[10**30, 2]), "size"),
         (card(std=[0, 1, 1]), "std"),
@@ -208,9 +208,9 @@ def test_no_file_of_a_run_is_unpickled(
     ],
     ids=range(14),
 )
-def test_metadata_beyond_all_measure_are_refused(text: str, said: str, tmp_path: Path) -> None:
+def test_metadata_beyond_all_measure_are_refused(text: str, expected: str, tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, file := tmp_path / "m.safetensors", metadata={METADATA_KEY: text})
-    with pytest.raises(UserError, match=said.replace("[", r"\[").replace("]", r"\]")) as caught:
+    with pytest.raises(UserError, match=expected.replace("[", r"\[").replace("]", r"\]")) as caught:
         load_model(file)
     assert str(file) in str(caught.value)
     assert len(str(caught.value)) < 1000
@@ -354,14 +354,14 @@ RECIPES = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "said"), RECIPES, ids=range(len(RECIPES)))
-def test_a_recipe_that_would_do_harm_is_refused(own_recipe: OwnRecipe, old: str, new: str, said: str) -> None:
+@pytest.mark.parametrize(("old", "new", "expected"), RECIPES, ids=range(len(RECIPES)))
+def test_a_recipe_that_would_do_harm_is_refused(own_recipe: OwnRecipe, old: str, new: str, expected: str) -> None:
     file = own_recipe((old, new))
     os.mkfifo(file.parent / "pipe")
     (file.parent / "folder").mkdir()
     with pytest.raises(UsageError) as caught:
         load_recipe(file)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
 
@@ -445,7 +445,7 @@ def test_a_file_of_a_run_that_does_not_fit_is_named(name: str, content: str, tmp
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that says it is that large, and has no pixels."""
+    """A PNG whose header has that size, and which has no pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

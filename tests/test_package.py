@@ -97,11 +97,13 @@ def printed_tables(script: str) -> dict[str, list[str]]:
     made = subprocess.run([sys.executable, ROOT / "tools" / script], capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     tables: dict[str, list[str]] = {}
+    page = ""
     for part in made.stdout.strip().split("\n\n"):
         if part.startswith("|"):
             tables[page].append(part)
         else:
-            tables[page := part] = []
+            page = part
+            tables[page] = []
     return tables
 
 

@@ -1,4 +1,4 @@
-"""The notebook in examples/ runs from its first cell to its last, as it lies there."""
+"""The notebook in examples/ runs from its first cell to its last, as it is stored."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ NOTEBOOK = Path(__file__).parents[1] / "examples" / "quickstart.ipynb"
 def test_the_notebook_runs_and_ends_with_an_overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
-    monkeypatch.delenv("OMP_NUM_THREADS")  # for once all cores: a network of some size is trained
+    monkeypatch.delenv("OMP_NUM_THREADS")  # all cores: the network is larger than in other tests
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]

@@ -3,8 +3,8 @@
     python tools/camvid_as_cityscapes.py CAMVID OUT
     linknet-fastai fit cityscapes --data OUT --size 480x360
 
-The 11 classes become label ids; each connected component of a class with instances is an instance, and components of a
-few pixels are groups. Scores on such a tree are neither Cityscapes' nor CamVid's. Needs SciPy, which fastai brings.
+The 11 classes become label ids; each connected component of a class with instances is an instance, and components of
+a few pixels are groups. Scores on such a tree are neither Cityscapes' nor CamVid's. Needs SciPy, which fastai brings.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What mkdocs takes from the code while it builds the site: the table of settings, and where public names are defined.
+"""Fills in pages from the code when mkdocs builds the site: the table of settings, where public names are defined.
 
 mkdocs.yml names this file under `hooks`. `python tools/docs_hooks.py` prints the table of settings.
 """
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 import linknet_fastai
 from linknet_fastai.cli.main import app
 from linknet_fastai.config.presets import load_preset, preset_names
-from linknet_fastai.config.settings import Settings
+from linknet_fastai.config.settings import SHOWN_DEFAULTS, Settings, group_of
 
 DEFAULT_PRESET = "best"
 # Where the type tells too little about the values.
@@ -49,26 +49,28 @@ def _with_definition(match: re.Match) -> str:
 
 
 def settings_table() -> str:
-    """Every setting as a table in Markdown: name, option, values, default, other presets, description."""
+    """Every setting as a table in Markdown: name and option, description, values, default, other presets."""
     options = option_names()
     presets = {name: load_preset(name).settings for name in preset_names()}
     defaults = Settings(**presets.pop(DEFAULT_PRESET))
-    lines = ["| setting | option | values | default | in other presets | what it does |", f"|{' --- |' * 6}"]
+    lines = ["| setting, option | what it does | values | default | in other presets |", f"|{' --- |' * 5}"]
+    group = None
     for name, field in Settings.model_fields.items():
+        if group_of(name) != group:
+            group = group_of(name)
+            lines.append(f"| **{group}** |{' |' * 4}")
         default = getattr(defaults, name)
-        # A preset that leaves a setting out has the default of `Settings`.
         others = {preset: getattr(Settings(**values), name) for preset, values in presets.items()}
         groups: dict[str, list[str]] = {}
         for preset, value in others.items():
             if value != default:
                 groups.setdefault(_shown(value), []).append(f"`{preset}`")
         cells = [
-            f"`{name}`",
-            options.get(name, f"`--set {name}=VALUE`"),
-            VALUES.get(name) or values_of(field),
-            _shown(default),
-            "; ".join(f"{value} in {', '.join(names)}" for value, names in groups.items()),
+            f"`{name}`<br>{options.get(name, f'`--set {name}=VALUE`')}",
             " ".join((field.description or "").split()),
+            VALUES.get(name) or values_of(field),
+            SHOWN_DEFAULTS.get(name) or _shown(default),
+            "; ".join(f"{value} in {', '.join(names)}" for value, names in groups.items()),
         ]
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines)

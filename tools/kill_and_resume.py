@@ -2,8 +2,8 @@
 
     python tools/kill_and_resume.py [KILLS]
 
-Each of the KILLS (20) runs is killed once, at a moment between its start and the end of an uninterrupted one, and then
-resumed to its end. It prints how far the checkpoint was at the kill, and whether all weights are the same bits.
+Each of the KILLS (20) runs is killed once, at a moment between its start and the end of an uninterrupted one, and
+then resumed to its end. It prints how far the checkpoint was at the kill, and whether all weights are the same bits.
 """
 
 import os

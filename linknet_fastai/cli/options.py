@@ -11,7 +11,16 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from linknet_fastai.config.settings import RENAMED, WITHOUT_OPTION, Precision, Settings, option_of
+from linknet_fastai.config.settings import (
+    RENAMED,
+    SHOWN_DEFAULTS,
+    WITHOUT_OPTION,
+    Precision,
+    Settings,
+    current_names,
+    group_of,
+    option_of,
+)
 from linknet_fastai.config.size import parse_size
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.engines.formats import ENGINES, EngineName
@@ -38,74 +47,107 @@ def _check_data(context: typer.Context, data: Path | None) -> Path | None:
     raise UsageError(f"--data: {data} is not a data folder; a recipe is the argument RECIPE: {usage}")
 
 
+METAVARS: dict[Any, str | None] = {  # by setting, or by type; else NAME
+    bool: None,
+    int: "N",
+    float: "X",
+    Path: "FILE",
+    "size": "WxH",
+    "crop": "WxH",
+    "cache_dir": "DIR",
+    "init_from": "MODEL",
+    "lr": "RATE",
+    **dict.fromkeys(("train_on", "validate_on"), "SPLIT"),
+}
+
+
+def typer_command(command: Callable[..., None]) -> Callable[..., None]:
+    """Make a Typer command of a function whose parameters are described as in the example.
+
+    A parameter without a default is an argument, one with a default is the option of its name. Its annotation holds,
+    after the type: help, metavar, default in words, and a dict of further arguments of `typer.Option`. An annotation
+    of Typer's own stays as it is.
+
+    Example:
+        ::
+
+            @typer_command
+            def show(
+                folder: Annotated[Path, "Run folder.", "RUN"],
+                steps: Annotated[int, "Number of batches.", "N", None, {"min": 20}] = 100,
+            ) -> None: ...
+    """
+
+    def with_info(parameter: inspect.Parameter) -> inspect.Parameter:
+        kind, *about = get_args(parameter.annotation) or (parameter.annotation,)
+        if get_origin(parameter.annotation) is not Annotated or not isinstance(about[0], str):
+            return parameter
+        about += [None, None, {}][len(about) - 1 :]
+        description, metavar, shown, further = about
+        texts = {"help": description, "metavar": metavar, "show_default": shown or True, **further}
+        if parameter.default is parameter.empty or str(metavar).startswith("["):
+            return parameter.replace(annotation=Annotated[kind, typer.Argument(**texts)])
+        option = typer.Option(f"--{parameter.name.replace('_', '-')}", **texts)
+        return parameter.replace(annotation=Annotated[kind, option])
+
+    signature = inspect.signature(command)
+    parameters = [with_info(parameter) for parameter in signature.parameters.values()]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # as `inspect` says
+    return command
+
+
+def _setting_info(name: str) -> Any:
+    """What Typer shows of the option of a setting."""
+    field = Settings.model_fields[name]
+    kind = _option_type(field.annotation)
+    default = ("off", "on")[field.default] if kind is bool else str(field.default)
+    option = option_of(name)
+    return typer.Option(
+        f"{option}/--no-{option[2:]}" if kind is bool else option,
+        help=field.description,
+        metavar=METAVARS.get(name) or METAVARS.get(kind, "NAME"),
+        show_default=SHOWN_DEFAULTS.get(name) or (field.default is not None and default),
+        rich_help_panel=group_of(name),
+        autocompletion=_preset_names if name == "preset" else None,
+    )
+
+
+def _option_type(annotation: Any) -> Any:
+    """What Typer reads a setting as: text if it is none of the types below, which pydantic parses later."""
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    kind = kinds[0] if len(kinds) == 1 and NoneType in get_args(annotation) else annotation
+    return kind if kind in (bool, int, float, Path) or get_origin(kind) is Literal else str
+
+
 RECIPE = typer.Argument(
     metavar="RECIPE", help="Name of a shipped recipe, or path of a TOML file.", autocompletion=_recipe_names
 )
 RecipeArgument = Annotated[str, RECIPE]
 ModelArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="MODEL", help="Run folder, .safetensors, .onnx, OpenVINO .xml, or .pkl with --trust-pickle."
-    ),
+    Path, "Run folder, .safetensors, .onnx, OpenVINO .xml, or .pkl with --trust-pickle.", "MODEL"
 ]
 DataOption = Annotated[
     Path | None,
-    typer.Option(
-        "--data",
-        metavar="DIR",
-        help="Data folder.",
-        show_default="downloaded or drawn, if the recipe can",
-        rich_help_panel="Data",
-        callback=_check_data,
-    ),
+    "Data folder.",
+    "DIR",
+    "downloaded or drawn, if the recipe can",
+    {"rich_help_panel": "Data", "callback": _check_data},
 ]
-CacheDirOption = Annotated[
-    Path | None, typer.Option("--cache-dir", metavar="DIR", help=Settings.model_fields["cache_dir"].description)
-]
-DeviceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--device",
-        metavar="NAME",
-        help=Settings.model_fields["device"].description,
-        show_default="auto",
-        rich_help_panel="Machine",
-    ),
-]
-PrecisionOption = Annotated[
-    Precision | None,
-    typer.Option(
-        "--precision",
-        metavar="NAME",
-        help=Settings.model_fields["precision"].description,
-        show_default="auto",
-        rich_help_panel="Machine",
-    ),
-]
+CacheDirOption = Annotated[Path | None, _setting_info("cache_dir")]
+DeviceOption = Annotated[str | None, _setting_info("device")]
+PrecisionOption = Annotated[Precision | None, _setting_info("precision")]
 EngineOption = Annotated[
     Literal["auto", EngineName],
-    typer.Option(
-        "--engine",
-        metavar="NAME",
-        help=f"{', '.join(ENGINES)}, or auto: the fastest that is installed for this file.",
-        rich_help_panel="Machine",
-    ),
+    f"{', '.join(ENGINES)}, or auto: the fastest that is installed for this file.",
+    "NAME",
+    None,
+    {"rich_help_panel": "Machine"},
 ]
-TrustOption = Annotated[
-    bool, typer.Option("--trust-pickle", help="Load a .pkl file, which can run any code that it contains.")
-]
+TrustOption = Annotated[bool, "Load a .pkl file, which can run any code that it contains."]
 InputSizeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--size",
-        metavar="WxH",
-        help="Size that frames are resized to, or native for their own.",
-        show_default="the training size",
-    ),
+    str | None, "Size that frames are resized to, or native for their own.", "WxH", "the training size"
 ]
-JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON; - is stdout.")
-]
+JsonOption = Annotated[Path | None, "Write the figures as JSON; - is stdout.", "FILE"]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -145,46 +187,21 @@ def setting_options(without: Collection[str] = ()) -> Callable[[Callable[..., No
                 raise UsageError(f"--set {name}=...: {option_of(name)} is given too; leave one of them out")
             command(**arguments, options=given | assigned)
 
-        parameters = inspect.signature(command).parameters
-        generated = [_option_parameter(name) for name in names]
-        generated.append(
-            inspect.Parameter("assignments", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=SetOption)
-        )
-        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # which `inspect` documents
-            [p.replace(kind=p.KEYWORD_ONLY) for name, p in parameters.items() if name != "options"] + generated
+        own = inspect.signature(typer_command(command)).parameters
+        annotations = {
+            name: Annotated[_option_type(Settings.model_fields[name].annotation) | None, _setting_info(name)]
+            for name in names
+        }
+        generated = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            for name, annotation in {**annotations, "assignments": SetOption}.items()
+        ]
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # as `inspect` says
+            [p.replace(kind=p.KEYWORD_ONLY) for name, p in own.items() if name != "options"] + generated
         )
         return run
 
     return decorate
-
-
-def _option_parameter(name: str) -> inspect.Parameter:
-    """The parameter of a Typer command for a setting."""
-    field = Settings.model_fields[name]
-    extra: Any = field.json_schema_extra
-    kind = _option_type(field.annotation)
-    default = ("off", "on")[field.default] if kind is bool else str(field.default)
-    option = option_of(name)
-    info = typer.Option(
-        f"{option}/--no-{option[2:]}" if kind is bool else option,
-        help=field.description,
-        metavar=extra["metavar"],
-        show_default=extra["shown"] or (field.default is not None and default),
-        rich_help_panel=extra["group"],
-        autocompletion=_preset_names if name == "preset" else None,
-    )
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
-    )
-
-
-def _option_type(annotation: Any) -> Any:
-    """What Typer reads a setting as: text if it is none of the types below, which pydantic parses later."""
-    kinds = (
-        [kind for kind in get_args(annotation) if kind is not NoneType] if NoneType in get_args(annotation) else []
-    )
-    kind = kinds[0] if len(kinds) == 1 else annotation
-    return kind if kind in (bool, int, float, Path) or get_origin(kind) is Literal else str
 
 
 def parse_size_option(text: str) -> tuple[int, int]:
@@ -226,4 +243,4 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
             given[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             given[name] = value.strip()  # a word without quotes
-    return given
+    return current_names(given)

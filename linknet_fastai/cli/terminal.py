@@ -1,7 +1,7 @@
 """Output on the terminal: tables and progress bars of rich on a terminal, plain lines in a pipe."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,22 +74,26 @@ def show_note(message: str) -> None:
         errors.print(styled("note: ", "bold yellow") + styled(message, "default"))
 
 
-def table(*columns: str, words: int = 1) -> Table:
-    """A table without lines, whose first `words` columns are text and aligned left, the others numbers."""
-    created = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+def show_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], words: int = 1, bold: Iterable[Sequence[Any]] = ()
+) -> None:
+    """Print a table without lines; in a pipe its rows are not folded.
+
+    Args:
+        columns: the headings.
+        rows: the cells of each row, as text or anything that has one.
+        words: how many columns, from the left, are text and aligned left; the others are numbers.
+        bold: further rows, in bold.
+    """
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, column in enumerate(columns):
-        created.add_column(
-            column, justify="left" if number < words else "right", header_style="bold", overflow="fold"
-        )
-    return created
-
-
-def show_table(shown: Table) -> None:
-    """Print a table; in a pipe its rows are not folded."""
-    if console.is_terminal:
-        console.print(shown, soft_wrap=False)
-        return
-    width, console.width = console.width, PIPE_WIDTH
+        shown.add_column(column, justify="left" if number < words else "right", header_style="bold", overflow="fold")
+    for style, styled_rows in (("", rows), ("bold", bold)):
+        for row in styled_rows:
+            shown.add_row(*map(str, row), style=style)
+    width = console.width
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
     console.print(shown, soft_wrap=False)
     console.width = width
 

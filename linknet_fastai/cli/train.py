@@ -16,14 +16,10 @@ def fit(
     options: dict[str, Any],
     recipe: Annotated[str | None, RECIPE] = None,
     data: DataOption = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Run folder.", show_default="runs/RECIPE-DATE-TIME")
-    ] = None,
-    resume: Annotated[
-        Path | None, typer.Option("--resume", metavar="RUN", help="Continue an interrupted run.")
-    ] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log to RUN/tensorboard as well.")] = False,
-    wandb: Annotated[bool, typer.Option("--wandb", help="Log to Weights & Biases as well.")] = False,
+    out: Annotated[Path | None, "Run folder.", "DIR", "runs/RECIPE-DATE-TIME"] = None,
+    resume: Annotated[Path | None, "Continue an interrupted run.", "RUN"] = None,
+    tensorboard: Annotated[bool, "Log to RUN/tensorboard as well."] = False,
+    wandb: Annotated[bool, "Log to Weights & Biases as well."] = False,
 ) -> None:
     """Train LinkNet on a recipe and keep the run in a folder.
 
@@ -43,7 +39,7 @@ def fit(
         if resume is not None:
             result = training.resume(resume, recipe, data, options, display, log_to)
         else:
-            result = training.fit(recipe, data, options, out, display, log_to)
+            result = training.fit(str(recipe), data, options, out, display, log_to)
     if not is_first():
         return
     resume_command = shlex.join(["linknet-fastai", "fit", "--resume", str(result.folder)])
@@ -66,28 +62,16 @@ def lr_find(
     options: dict[str, Any],
     recipe: RecipeArgument,
     data: DataOption = None,
-    steps: Annotated[
-        int, typer.Option("--steps", metavar="N", min=20, max=10_000, help="Number of batches to try.")
-    ] = 100,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            help="Folder for the plot and its points.",
-            show_default="runs/RECIPE-lr-find-DATE-TIME",
-        ),
-    ] = None,
+    steps: Annotated[int, "Number of batches to try.", "N", None, {"min": 20, "max": 10_000}] = 100,
+    out: Annotated[Path | None, "Folder for the plot and its points.", "DIR", "runs/RECIPE-lr-find-DATE-TIME"] = None,
 ) -> None:
     """Look for a learning rate with fastai's finder."""
-    from linknet_fastai.cli.terminal import console, progress_bar, show_table, table
+    from linknet_fastai.cli.terminal import console, progress_bar, show_table
     from linknet_fastai.training.lr_find import find_lr
 
     with progress_bar() as progress:
         found, folder = find_lr(recipe, data, options, out, steps, progress)
-    shown = table("suggestion", "learning rate")
-    for name, rate in found.suggestions.items():
-        shown.add_row(name, f"{rate:.2e}")
-    show_table(shown)
+    rows = [(name, f"{rate:.2e}") for name, rate in found.suggestions.items()]
+    show_table(("suggestion", "learning rate"), rows)
     console.print(f"plot {folder / 'lr-find.png'}, points {folder / 'lr-find.csv'}")
     console.print(f"train with: linknet-fastai fit {shlex.quote(str(recipe))} --lr {found.suggestions['valley']:.2g}")

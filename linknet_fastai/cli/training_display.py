@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import TaskID, TextColumn
 
-from linknet_fastai.cli.terminal import console, progress_columns, show_lines, show_note, show_table, styled, table
+from linknet_fastai.cli.terminal import console, progress_columns, show_lines, show_note, show_table, styled
 from linknet_fastai.scoring.scores import OVERALL_SCORES
 
 if TYPE_CHECKING:  # --help does not import torch and fastai
     from fastai.learner import Learner
 
     from linknet_fastai.config.settings import Settings
+    from linknet_fastai.core.parallel import Progress
 
 COLUMNS = (
     ("epoch", "epoch", 9, ""),
@@ -31,6 +32,7 @@ class TrainingDisplay:
     def __init__(self) -> None:
         self._bar = progress_columns(console, TextColumn("{task.fields[state]}"))
         self._task: TaskID | None = None
+        self.progress: Progress | None = self._show_progress
         self._checks: dict[str, TaskID] = {}
         self._phase_start = time.perf_counter()
 
@@ -43,7 +45,7 @@ class TrainingDisplay:
         if console.is_terminal:
             self._bar.stop()
 
-    def progress(self, what: str, done: int, total: int) -> None:
+    def _show_progress(self, what: str, done: int, total: int) -> None:
         """Show the progress of what happens before the training."""
         if what not in self._checks:
             self._checks[what] = self._bar.add_task(what, total=total, state="")
@@ -65,14 +67,11 @@ class TrainingDisplay:
             f"{f', {processes} processes' if processes > 1 else ''}; "
             f"{run['train_frames']} frames to train on, {run['validation_frames']} to validate on"
         )
-        shown, defaults = table("setting", "value", "from"), []
-        for name, value in settings.model_dump(mode="json", exclude_none=True).items():
-            if origins[name] == "default":
-                defaults.append(f"{name} {value}")
-            else:
-                shown.add_row(name, str(value), origins[name])
-        show_table(shown)
-        console.print(styled("defaults: " + ", ".join(defaults), "dim"), soft_wrap=False)
+        values = settings.model_dump(mode="json", exclude_none=True)
+        rows = [(name, value, origins[name]) for name, value in values.items() if origins[name] != "default"]
+        show_table(("setting", "value", "from"), rows)
+        defaults = ", ".join(f"{name} {value}" for name, value in values.items() if origins[name] == "default")
+        console.print(styled(f"defaults: {defaults}", "dim"), soft_wrap=False)
         console.print(f"run folder {run['folder']}\n")
         show_lines(run["notes"], show_note)
         console.print(styled("".join(f"{title:>{width}}" for title, _, width, _ in COLUMNS), "bold"))

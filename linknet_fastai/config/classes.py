@@ -57,6 +57,9 @@ class VoidEntry(Checked):
     labels: Labels = ()
 
 
+Classes = Annotated[tuple[ClassEntry, ...], Field(min_length=2, max_length=MAX_CLASSES)]
+
+
 def check_classes(classes: Sequence[ClassEntry], void: VoidEntry) -> None:
     """Raise ValueError if an id, a name or a raw label is used twice among classes and void.
 

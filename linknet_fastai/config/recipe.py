@@ -6,15 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from linknet_fastai.config.classes import (
-    MAX_CLASSES,
-    VOID_LABEL,
-    Checked,
-    ClassEntry,
-    Color,
-    VoidEntry,
-    check_classes,
-)
+from linknet_fastai.config.classes import VOID_LABEL, Checked, Classes, Color, VoidEntry, check_classes
 from linknet_fastai.config.settings import check_training_table, explain
 from linknet_fastai.config.size import Size
 from linknet_fastai.config.toml_files import find_shipped, read_source, read_toml, recipe_folder, toml_names
@@ -140,7 +132,7 @@ class Recipe(Checked):
     title: Line
     source: Line
     fetch: Name | None = None
-    classes: tuple[ClassEntry, ...] = Field(min_length=2, max_length=MAX_CLASSES)
+    classes: Classes
     void: VoidEntry = VoidEntry()
     official_scores: Literal["cityscapes"] | None = None
     layouts: tuple[Layout, ...] = Field(min_length=1, max_length=32)

@@ -34,7 +34,23 @@ ClassWeights = Literal["log", "sqrt", "median", "none"]
 Optimizer = Literal["muon", "adamw", "adam", "rmsprop", "sgd"]
 Schedule = Literal["one-cycle", "flat-cos", "cosine", "constant", "step"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Group = Literal["Data", "Network", "Training", "Augmentation", "Machine"]
+
+# Shown by `--help` and the documentation beside a description. The fields of `Settings` are sorted by group.
+FIRST_OF_GROUP = {
+    "size": "Data",
+    "decoder": "Network",
+    "preset": "Training",
+    "flip": "Augmentation",
+    "precision": "Machine",
+}
+SHOWN_DEFAULTS = {  # where the value itself would mislead; a default of None is shown by this alone
+    "size": "from the recipe, or 480x360",
+    "crop": "the whole frame",
+    "cache_dir": "in the user's cache folder",
+    "epochs": "from the recipe, or 50",
+    "weight_decay": "the optimizer's own",
+    "workers": "0 with --cache, else by cores",
+}
 
 
 def _parse_lr(value: Any) -> float | str:
@@ -65,27 +81,6 @@ Text = Annotated[str, Field(max_length=4096)]  # a name or a path
 Scale = Annotated[float, Field(ge=0.1, le=10)]
 
 
-def _setting(
-    default: Any, group: Group, description: str, metavar: str | None = None, shown: str | None = None, **checks: Any
-) -> Any:
-    """A field of `Settings`, with what `--help` and the table of settings in the documentation show of it.
-
-    Args:
-        default: the value where no option, preset or recipe sets one.
-        group: the heading that it is listed under.
-        description: one line in plain words, with unit and range.
-        metavar: what stands for its value in `--help`.
-        shown: the default in words, where the value itself would mislead; a default of None is shown by this alone.
-        checks: limits, as in `Field`.
-    """
-    return Field(
-        default=default,
-        description=description,
-        json_schema_extra={"group": group, "metavar": metavar, "shown": shown},
-        **checks,
-    )
-
-
 class Settings(BaseModel):
     """Every setting of a training with its default: checked when created, then frozen.
 
@@ -97,121 +92,84 @@ class Settings(BaseModel):
         (480, 360)
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
-    size: Size = _setting(
-        (480, 360),
-        "Data",
-        "Size that frames are resized to, in pixels, as in 480x360.",
-        "WxH",
-        "from the recipe, or 480x360",
-    )
-    crop: Size | None = _setting(
-        None, "Data", "Size of random crops to train on, at most --size.", "WxH", "the whole frame"
-    )
-    cache: bool = _setting(True, "Data", "Decode frames once, into memory-mapped files.")
-    cache_dir: Path | None = _setting(None, "Data", "Folder for decoded frames.", "DIR", "in the user's cache folder")
-    train_on: Text = _setting(
-        "train", "Data", "Split to train on, or a file with the stem of a frame per line.", "SPLIT"
-    )
-    validate_on: Text = _setting("val", "Data", "Split to validate on, or such a file.", "SPLIT")
+    size: Size = (480, 360)
+    """Size that frames are resized to, in pixels, as in 480x360."""
+    crop: Size | None = None
+    """Size of random crops to train on, at most --size."""
+    cache: bool = True
+    """Decode frames once, into memory-mapped files."""
+    cache_dir: Path | None = None
+    """Folder for decoded frames."""
+    train_on: Text = "train"
+    """Split to train on, or a file with the stem of a frame per line."""
+    validate_on: Text = "val"
+    """Split to validate on, or such a file."""
 
-    decoder: Decoder = _setting(
-        "deconv", "Network", "Upsampling: deconv (transposed) or pixelshuffle (sub-pixel convolutions).", "NAME"
-    )
-    encoder: Text = _setting("resnet18", "Network", "timm model to use as the encoder, as in resnet34.", "NAME")
-    pretrained: bool = _setting(True, "Network", "Start the encoder from timm's pretrained weights.")
-    encoder_weights: Path | None = _setting(
-        None, "Network", "Local checkpoint of the timm model to start from.", "FILE"
-    )
-    init_from: Path | None = _setting(
-        None,
-        "Network",
-        "Run folder or .safetensors to start from; the head only if the classes agree.",
-        "MODEL",
-    )
+    decoder: Decoder = "deconv"
+    """Upsampling: deconv (transposed) or pixelshuffle (sub-pixel convolutions)."""
+    encoder: Text = "resnet18"
+    """timm model to use as the encoder, as in resnet34."""
+    pretrained: bool = True
+    """Start the encoder from timm's pretrained weights."""
+    encoder_weights: Path | None = None
+    """Local checkpoint of the timm model to start from."""
+    init_from: Path | None = None
+    """Run folder or .safetensors to start from; the head only if the classes agree."""
 
-    preset: Text = _setting(
-        "best", "Training", "Named settings (see `linknet-fastai recipes`) or a TOML file.", "NAME"
-    )
-    epochs: int = _setting(50, "Training", "Number of epochs.", "N", "from the recipe, or 50", ge=1, le=MOST_EPOCHS)
-    bs: int = _setting(8, "Training", "Batch size in frames, of each process.", "N", ge=2, le=4096)
-    accumulate: int = _setting(1, "Training", "Batches whose gradients are summed for one step.", "N", ge=1, le=4096)
-    lr: LearningRate = _setting(5e-3, "Training", "Highest learning rate, or auto (the finder's valley).", "RATE")
-    class_weights: ClassWeights = _setting(
-        "sqrt",
-        "Training",
-        "Class weights: log is 1/ln(1.02 + share of pixels), sqrt its root, median is median frequency, or none.",
-        "NAME",
-    )
-    optimizer: Optimizer = _setting(
-        "muon", "Training", "Optimizer: muon, or PyTorch's adamw, adam, rmsprop or sgd.", "NAME"
-    )
-    schedule: Schedule = _setting(
-        "one-cycle",
-        "Training",
-        "Learning rate: one-cycle, flat-cos, cosine, constant, or step (a tenth after 1/2 and 3/4).",
-        "NAME",
-    )
-    weight_decay: float | None = _setting(
-        None, "Training", "Weight decay, 0 to 10.", "X", "the optimizer's own", ge=0, le=10
-    )
-    encoder_lr: float = _setting(
-        0.1, "Training", "Learning rate of a pretrained encoder, as a fraction of --lr.", "X", gt=0, le=1
-    )
+    preset: Text = "best"
+    """Named settings (see `linknet-fastai recipes`) or a TOML file."""
+    epochs: int = Field(50, ge=1, le=MOST_EPOCHS)
+    """Number of epochs."""
+    bs: int = Field(8, ge=2, le=4096)
+    """Batch size in frames, of each process."""
+    accumulate: int = Field(1, ge=1, le=4096)
+    """Batches whose gradients are summed for one step."""
+    lr: LearningRate = 5e-3
+    """Highest learning rate, or auto (the finder's valley)."""
+    class_weights: ClassWeights = "sqrt"
+    """Class weights: log is 1/ln(1.02 + share of pixels), sqrt its root, median is median frequency, or none."""
+    optimizer: Optimizer = "muon"
+    """Optimizer: muon, or PyTorch's adamw, adam, rmsprop or sgd."""
+    schedule: Schedule = "one-cycle"
+    """Learning rate: one-cycle, flat-cos, cosine, constant, or step (a tenth after 1/2 and 3/4)."""
+    weight_decay: float | None = Field(None, ge=0, le=10)
+    """Weight decay, 0 to 10."""
+    encoder_lr: float = Field(0.1, gt=0, le=1)
+    """Learning rate of a pretrained encoder, as a fraction of --lr."""
 
-    flip: bool = _setting(True, "Augmentation", "Mirror half of the frames.")
-    scale: tuple[Scale, Scale] = _setting(
-        (0.75, 1.75), "Augmentation", "Smallest and largest random zoom, 0.1 to 10.", "[X, X]"
-    )
-    color: float = _setting(
-        0.3,
-        "Augmentation",
-        "Largest relative change of brightness, contrast and saturation, 0 to 1.",
-        "X",
-        ge=0,
-        lt=1,
-    )
-    relight: float = _setting(
-        0.7,
-        "Augmentation",
-        "Probability that a frame takes on the colors of another frame of its batch, 0 to 1.",
-        "X",
-        ge=0,
-        le=1,
-    )
+    flip: bool = True
+    """Mirror half of the frames."""
+    scale: tuple[Scale, Scale] = (0.75, 1.75)
+    """Smallest and largest random zoom, 0.1 to 10."""
+    color: float = Field(0.3, ge=0, lt=1)
+    """Largest relative change of brightness, contrast and saturation, 0 to 1."""
+    relight: float = Field(0.7, ge=0, le=1)
+    """Probability that a frame takes on the colors of another frame of its batch, 0 to 1."""
 
-    precision: Precision = _setting(
-        "auto", "Machine", "Precision: fp32, bf16, fp16, or auto, the fastest here.", "NAME"
-    )
-    device: Device = _setting(
-        "auto",
-        "Machine",
-        "Device: auto, cpu, mps, cuda, or cuda:N (N alone too).",
-        "NAME",
-        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-    )
-    seed: int = _setting(0, "Machine", "Seed of weights, order and augmentation.", "N", ge=0, lt=2**32)
-    compile: bool = _setting(False, "Machine", "Compile the network with torch.compile.")
-    deterministic: bool = _setting(False, "Machine", "Deterministic algorithms, slower on a GPU.")
-    checkpoint_minutes: float = _setting(10, "Machine", "Minutes between two checkpoints within an epoch.", "X", gt=0)
-    workers: int | None = _setting(
-        None,
-        "Machine",
-        "Processes that load data; 0 is none.",
-        "N",
-        "0 with --cache, else by cores",
-        ge=0,
-        le=256,
-    )
+    precision: Precision = "auto"
+    """Precision: fp32, bf16, fp16, or auto, the fastest here."""
+    device: Device = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    """Device: auto, cpu, mps, cuda, or cuda:N (N alone too)."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of weights, order and augmentation."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    deterministic: bool = False
+    """Deterministic algorithms, slower on a GPU."""
+    checkpoint_minutes: float = Field(10, gt=0)
+    """Minutes between two checkpoints within an epoch."""
+    workers: int | None = Field(None, ge=0, le=256)
+    """Processes that load data; 0 is none."""
 
     @model_validator(mode="before")
     @classmethod
     def _read_old_names(cls, values: Any) -> Any:
         """Read run folders of older versions."""
-        return (
-            {RENAMED.get(name, name): value for name, value in values.items()} if isinstance(values, dict) else values
-        )
+        if not isinstance(values, dict):
+            return values
+        return {RENAMED.get(name, name): value for name, value in values.items()}
 
     @field_validator("scale")
     @classmethod
@@ -231,6 +189,17 @@ class Settings(BaseModel):
     def encoder_is_trained(self) -> bool:
         """Whether the encoder starts from trained weights."""
         return self.pretrained or self.encoder_weights is not None or self.init_from is not None
+
+
+def group_of(name: str) -> str:
+    """The heading that a setting is listed under.
+
+    Example:
+        >>> group_of("bs")
+        'Training'
+    """
+    names = [*Settings.model_fields]
+    return next(FIRST_OF_GROUP[first] for first in names[names.index(name) :: -1] if first in FIRST_OF_GROUP)
 
 
 def option_of(name: str) -> str:

@@ -56,7 +56,7 @@ def opened_image(path: Path, what: str, max_pixels: float | None = None) -> Iter
 
 
 def open_image(path: Path, max_pixels: float | None = None) -> Image.Image:
-    """Open an image as RGB, rotated as its EXIF orientation says; for training and prediction.
+    """Open an image as RGB, rotated by its EXIF orientation; for training and prediction.
 
     Of 16-bit values the upper 8 bits are used, an alpha channel is dropped, and the first frame of an animation is
     returned.

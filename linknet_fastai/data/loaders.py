@@ -1,4 +1,4 @@
-"""From a recipe to fastai DataLoaders; the order of an epoch is decided in `reproducible_dl`."""
+"""From a recipe to fastai DataLoaders; the order of an epoch is in `reproducible_dl`, resizing in `augmentation`."""
 
 import math
 import operator
@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -33,13 +33,13 @@ from linknet_fastai.data.dataset import Dataset, Frame, open_dataset
 from linknet_fastai.data.reproducible_dl import ReproducibleDL
 from linknet_fastai.data.survey import Survey, survey
 
-Transforms = Transform | Callable | Sequence[Transform | Callable]
+Transforms: TypeAlias = Callable | Sequence[Callable]  # fastai's, or functions; one or several
 
 
 class FrameImage(Transform):
-    """Opens the image of a frame for a `DataBlock`; a path, an array or a tensor is an image itself.
+    """Opens the image of a frame for a `DataBlock`, or a path, an array or a tensor.
 
-    So `learn.predict` and `dls.test_dl` accept what they accept in fastai.
+    The latter are what `learn.predict` and `dls.test_dl` get from users of fastai.
 
     Args:
         as_pil: whether the image of a cached frame becomes a PILImage too, as item transforms expect.
@@ -111,8 +111,8 @@ def segmentation_block(
             block = segmentation_block(["road", "car"], read_label, (480, 360), n_train=len(train))
             dls = block.dataloaders([*train, *valid], bs=8)
     """
-    item_tfms, batch_tfms = L(item_tfms), L(batch_tfms)
-    if any(tfm is Normalize or isinstance(tfm, Normalize) for tfm in batch_tfms):
+    own_item_tfms, own_batch_tfms = L(item_tfms), L(batch_tfms)
+    if any(tfm is Normalize or isinstance(tfm, Normalize) for tfm in own_batch_tfms):
         raise UsageError("batch_tfms: the loaders normalize with ImageNet's statistics already; leave Normalize out")
     blocks = (ImageBlock(), MaskBlock(codes=class_names))
     # The getters open images and label maps. fastai's own openers are pickled by value: an exported learner would
@@ -123,16 +123,16 @@ def segmentation_block(
     to_float.order = FIRST + 1  # further transforms follow, whose order is 0 by default
     block = DataBlock(
         blocks=blocks,
-        get_x=FrameImage(as_pil=bool(item_tfms)),
-        get_y=FrameLabels(read_label, as_pil=bool(item_tfms)),
+        get_x=FrameImage(as_pil=bool(own_item_tfms)),
+        get_y=FrameLabels(read_label, as_pil=bool(own_item_tfms)),
         splitter=lambda frames: IndexSplitter(range(n_train, len(frames)))(frames),
         item_tfms=[ResizeFrame(size), ResizeImage(size)],
         batch_tfms=[augment or AugmentBatch(size), to_float, Normalize.from_stats(*imagenet_stats)],
         dl_type=ReproducibleDL,
     )
     # Added here and not above: of several transforms of one class, DataBlock's arguments keep the last alone.
-    block.item_tfms += item_tfms
-    block.batch_tfms += batch_tfms
+    block.item_tfms += own_item_tfms
+    block.batch_tfms += own_batch_tfms
     return block
 
 

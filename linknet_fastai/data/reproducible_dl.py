@@ -2,7 +2,7 @@
 
 import random
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import Any
 
@@ -76,11 +76,11 @@ class ReproducibleDL(LabelsAtImageSizeDL):
         """
         self._set_generators([self._generator(name) for name in batch] for batch in chunked(names, self.bs))
 
-    def _set_generators(self, generators: Iterable[list[random.Random]] | None) -> None:
+    def _set_generators(self, generators: Iterator[list[random.Random]] | None) -> None:
         if self.split_idx == 0:
             for transform in self.after_batch.fs:
                 if isinstance(transform, AugmentBatch):
-                    transform.generators = generators and iter(generators)
+                    transform.generators = generators
 
     def _generator(self, name: int | str) -> random.Random:
         return random.Random(f"{self.seed} {self.epoch} {name}")  # text is hashed by SHA-512: no two seeds are close

@@ -1,6 +1,6 @@
 """fastai's distributed training, fixed for CPUs and for this program's loaders; it needs accelerate.
 
-What is fixed, and why, is in docs/fastai-distributed.md.
+What is fixed, and why, is in docs/several-gpus.md.
 """
 
 from itertools import cycle, islice
@@ -113,12 +113,8 @@ class SharedTraining(DistributedTrainer):
         super().before_fit()
         self.old_dls = loaders  # fastai restores them after the training
 
-    def before_train(self) -> None:
-        """Share the training loader."""
-        self.learn.dl = shared_loader(self.learn.dl)
-
     def before_validate(self) -> None:
-        """Share the validation loader."""
+        """Share the validation loader also outside of a training."""
         self.learn.dl = shared_loader(self.learn.dl)
 
     def before_batch(self) -> None:

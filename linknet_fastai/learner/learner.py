@@ -44,8 +44,8 @@ from linknet_fastai.model.save_load import initialize_from
 from linknet_fastai.scoring.metrics import segmentation_metrics
 
 # Settings that `segmentation_dls` has applied when a learner is built: a preset brings some of them.
-OF_LOADERS = ("preset", "size", "crop", "bs", "flip", "scale", "color", "relight", "device", "seed", "workers")
-OF_LOADERS += ("cache", "cache_dir", "train_on", "validate_on")
+OF_LOADERS: tuple[str, ...] = ("preset", "size", "crop", "bs", "flip", "scale", "color", "relight", "device", "seed")
+OF_LOADERS += ("workers", "cache", "cache_dir", "train_on", "validate_on")
 
 
 class LinkNetLearner(ForwardLearner):

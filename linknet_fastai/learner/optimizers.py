@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take a step.
 
         Args:
@@ -67,31 +68,29 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    if weight.ndim == 4:
-                        self._step_convolution(weight, group)
-                    else:
-                        self._step_adam(weight, group)
+                    step = self._step_convolution if weight.ndim == 4 else self._step_adam
+                    step(weight, weight.grad, group)
         return loss
 
-    def _step_convolution(self, weight: Tensor, group: dict) -> None:
+    def _step_convolution(self, weight: Tensor, gradient: Tensor, group: dict) -> None:
         state, lr, decay = self.state[weight], group["lr"], group["betas"][0]
         if not state:
             state["momentum"] = torch.zeros_like(weight)
-        momentum = state["momentum"].lerp_(weight.grad, 1 - decay)
-        lookahead = weight.grad.lerp(momentum, decay)  # Nesterov's momentum
+        momentum = state["momentum"].lerp_(gradient, 1 - decay)
+        lookahead = gradient.lerp(momentum, decay)  # Nesterov's momentum
         matrix = lookahead.contiguous().flatten(1)
         step = lr * UPDATE_SIZE * max(matrix.shape) ** 0.5
         weight.mul_(1 - lr * group["weight_decay"])
         weight.sub_(orthogonalize(matrix).view(weight.shape), alpha=step)
 
-    def _step_adam(self, weight: Tensor, group: dict) -> None:
+    def _step_adam(self, weight: Tensor, gradient: Tensor, group: dict) -> None:
         state, (mean_decay, square_decay) = self.state[weight], group["betas"]
         if not state:
             state["steps"] = 0
             state["momentum"], state["square"] = torch.zeros_like(weight), torch.zeros_like(weight)
         state["steps"] += 1
-        state["momentum"].lerp_(weight.grad, 1 - mean_decay)
-        state["square"].lerp_(weight.grad.square(), 1 - square_decay)
+        state["momentum"].lerp_(gradient, 1 - mean_decay)
+        state["square"].lerp_(gradient.square(), 1 - square_decay)
         mean = state["momentum"] / (1 - mean_decay ** state["steps"])
         root = (state["square"] / (1 - square_decay ** state["steps"])).sqrt_()
         weight.sub_(mean / (root + group["eps"]), alpha=group["lr"])

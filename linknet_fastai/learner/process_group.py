@@ -82,7 +82,7 @@ def rank_0_first() -> Iterator[None]:
 def training_together(learn: "Learner") -> Iterator[None]:
     """Share the batches of a learner's training with the other ranks, by fastai's `distrib_ctx`.
 
-    After it every rank is on its own: rank 0 may continue alone.
+    Afterwards the ranks no longer communicate, and rank 0 may continue alone.
     """
     if process_count() == 1:
         yield

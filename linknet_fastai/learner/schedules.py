@@ -51,18 +51,16 @@ def fit_schedule(
         encoder_lr = settings.encoder_lr if settings.encoder_is_trained else 1
     if isinstance(lr, str):
         raise UsageError(f"lr: {lr!r} is for the command fit; give a number, such as learn.lr_find().valley")
-    shared = {"cbs": list(cbs), "start_epoch": start_epoch}
     rates = np.array([lr * encoder_lr, lr])  # of the groups of `encoder_and_rest`
     if schedule == "one-cycle":
-        learn.fit_one_cycle(epochs, rates, **shared)
+        learn.fit_one_cycle(epochs, rates, cbs=[*cbs], start_epoch=start_epoch)
     elif schedule == "flat-cos":
-        learn.fit_flat_cos(epochs, rates, **shared)
+        learn.fit_flat_cos(epochs, rates, cbs=[*cbs], start_epoch=start_epoch)
     elif schedule == "constant":
-        learn.fit(epochs, rates, **shared)
+        learn.fit(epochs, rates, cbs=[*cbs], start_epoch=start_epoch)
     elif schedule in ("cosine", "step"):
         scheduled = SchedCos(rates, 0) if schedule == "cosine" else partial(_step_rate, rates)
-        shared["cbs"].append(ParamScheduler({"lr": scheduled}))
-        learn.fit(epochs, rates, **shared)
+        learn.fit(epochs, rates, cbs=[*cbs, ParamScheduler({"lr": scheduled})], start_epoch=start_epoch)
     else:
         raise ValueError(f"schedule {schedule!r}: use 'one-cycle', 'flat-cos', 'cosine', 'constant' or 'step'")
 

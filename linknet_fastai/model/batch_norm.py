@@ -1,7 +1,7 @@
 """Batch norms folded into the convolutions before them: the same network with fewer operations, for prediction."""
 
-from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,24 +49,18 @@ def _fed_by_convolutions(network: nn.Module, probe: Tensor) -> list[tuple[str, s
     outputs: list[tuple[str, Tensor]] = []  # keeps the tensors alive: a new one could get the identity of a freed one
     pairs: list[tuple[str, str]] = []
 
-    def after_convolution(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            outputs.append((name, output))
+    def after_convolution(name: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        outputs.append((name, output))
 
-        return hook
-
-    def before_norm(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
-            pairs.extend((convolution, name) for convolution, output in outputs if output is inputs[0])
-
-        return hook
+    def before_norm(name: str, module: nn.Module, inputs: tuple[Tensor]) -> None:
+        pairs.extend((convolution, name) for convolution, output in outputs if output is inputs[0])
 
     hooks = []
     for name, module in network.named_modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            hooks.append(module.register_forward_hook(after_convolution(name)))
+            hooks.append(module.register_forward_hook(partial(after_convolution, name)))
         elif type(module) in (nn.BatchNorm2d, BatchNormAct2d):
-            hooks.append(module.register_forward_pre_hook(before_norm(name)))
+            hooks.append(module.register_forward_pre_hook(partial(before_norm, name)))
     network(probe)
     for hook in hooks:
         hook.remove()

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from linknet_fastai.config.classes import MAX_CLASSES, ClassEntry, VoidEntry, check_classes
+from linknet_fastai.config.classes import Classes, VoidEntry, check_classes
 from linknet_fastai.config.recipe import Recipe
 from linknet_fastai.config.settings import Decoder, explain
 from linknet_fastai.config.size import Size
@@ -39,7 +39,7 @@ class ModelCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     recipe: Name
-    classes: tuple[ClassEntry, ...] = Field(min_length=2, max_length=MAX_CLASSES)
+    classes: Classes
     void: VoidEntry
     size: Size
     encoder: Line = "resnet18"

@@ -190,26 +190,27 @@ class LinkNet(nn.Module):
             The channels of the pooled stem and of the features, and the number that input sides must be multiples of.
         """
         self.encoder.eval()  # so that the running statistics of the batch norms stay as they are
-        pooled, features, fits = self._probe(96, 64)
-        if not fits:
-            sizes = [tuple(feature.shape[-2:]) for feature in features]
-            raise unsuitable_encoder(self.encoder_name, f"its features of a 96x64 image are {sizes}")
+        pooled, features = self._probe(96, 64)
         try:
-            *_, fits_any_size = self._probe(65, 97)
+            self._probe(65, 97)
+            multiple = 1
         except UsageError:
-            fits_any_size = False
+            multiple = STRIDES[-1]
         self.encoder.train()
-        channels = [feature.shape[1] for feature in features]
-        return (None if pooled is None else pooled.shape[1]), channels, 1 if fits_any_size else STRIDES[-1]
+        return None if pooled is None else pooled.shape[1], [feature.shape[1] for feature in features], multiple
 
-    def _probe(self, height: int, width: int) -> tuple[Tensor | None, Sequence[Tensor], bool]:
-        """What `encode` returns for a blank image, and whether the features have the sizes that the decoder needs."""
+    def _probe(self, height: int, width: int) -> tuple[Tensor | None, Sequence[Tensor]]:
+        """What `encode` returns for a blank image; raises UsageError unless the sizes are those the decoder needs."""
         try:
             pooled, features = self.encode(torch.zeros(1, 3, height, width))
             sizes = [tuple(feature.shape[-2:]) for feature in features]
         except Exception as error:  # timm's encoders fail in many ways
             raise unsuitable_encoder(self.encoder_name, error) from error
-        return pooled, features, sizes == [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
+        if sizes != [(-(-height // stride), -(-width // stride)) for stride in STRIDES]:
+            raise unsuitable_encoder(
+                self.encoder_name, f"their (height, width) for a {width}x{height} image is {sizes}"
+            )
+        return pooled, features
 
 
 def crop(images: Tensor, height: int, width: int) -> Tensor:

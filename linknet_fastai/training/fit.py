@@ -129,44 +129,34 @@ def resume(
     """
     join_processes()
     observer, log_to = _of_rank_0(observer, log_to)
+    progress = observer.progress if observer else None
     saved = from_rank_0(lambda: read_run(folder))
     with _locked_by_rank_0(folder):
-        return _resume(folder, saved, recipe, data, options, observer, log_to)
-
-
-def _resume(
-    folder: Path,
-    saved: RunFile,
-    recipe: str | None,
-    data: Path | None,
-    options: Mapping[str, Any] | None,
-    observer: Observer | None,
-    log_to: Collection[str],
-) -> FitResult:
-    settings, run = _resumed_settings(folder, saved, recipe, options), saved.run
-    progress = observer.progress if observer else None
-    with rank_0_first():
-        dataset = open_dataset(run["recipe"], data or Path(run["data"]), progress)
-    checkpoint, damaged = from_rank_0(lambda: read_checkpoint(folder))
-    if checkpoint and checkpoint["classes"] != dataset.recipe.class_names:
-        raise UserError(f"--resume: {run['recipe']} has other classes now than when {folder} was started")
-    if checkpoint and checkpoint["epochs_done"] >= settings.epochs:
-        if saved.result.get("finished"):
-            raise UsageError(f"--resume: {folder} is complete, all {settings.epochs} epochs are done")
-        result = FitResult(folder, checkpoint["rows"])
-        return finish_run(dataset, settings, result, progress) if is_first() else result
-    learn = _learner(dataset, settings, progress, checkpoint)
-    if checkpoint:
-        check_same_data(learn, checkpoint, folder)
-    if observer:
-        run["notes"] = damaged + _notes(dataset, settings)
-        run["train_frames"], run["validation_frames"] = len(learn.dls.train_ds), len(learn.dls.valid_ds)
-        if (before := run.get("processes", 1)) != process_count():
-            run["notes"].append(f"started with {before} process(es), resumed with {process_count()}: other batches")
-        observer.started(learn, settings, saved.origins, {**run, "processes": process_count(), "folder": folder})
-    record = RunRecord(folder, checkpoint, observer, settings.checkpoint_minutes)
-    with logging_callbacks(log_to, folder, settings) as loggers:
-        return _train(learn, dataset, settings, record, loggers)
+        settings, run = _resumed_settings(folder, saved, recipe, options), saved.run
+        with rank_0_first():
+            dataset = open_dataset(run["recipe"], data or Path(run["data"]), progress)
+        checkpoint, damaged = from_rank_0(lambda: read_checkpoint(folder))
+        if checkpoint and checkpoint["classes"] != dataset.recipe.class_names:
+            raise UserError(f"--resume: {run['recipe']} has other classes now than when {folder} was started")
+        if checkpoint and checkpoint["epochs_done"] >= settings.epochs:
+            if saved.result.get("finished"):
+                raise UsageError(f"--resume: {folder} is complete, all {settings.epochs} epochs are done")
+            result = FitResult(folder, checkpoint["rows"])
+            return finish_run(dataset, settings, result, progress) if is_first() else result
+        learn = _learner(dataset, settings, progress, checkpoint)
+        if checkpoint:
+            check_same_data(learn, checkpoint, folder)
+        if observer:
+            run["notes"] = damaged + _notes(dataset, settings)
+            run["train_frames"], run["validation_frames"] = len(learn.dls.train_ds), len(learn.dls.valid_ds)
+            if (before := run.get("processes", 1)) != process_count():
+                run["notes"].append(
+                    f"started with {before} process(es), resumed with {process_count()}: other batches"
+                )
+            observer.started(learn, settings, saved.origins, {**run, "processes": process_count(), "folder": folder})
+        record = RunRecord(folder, checkpoint, observer, settings.checkpoint_minutes)
+        with logging_callbacks(log_to, folder, settings) as loggers:
+            return _train(learn, dataset, settings, record, loggers)
 
 
 def _of_rank_0(observer: Observer | None, log_to: Collection[str]) -> tuple[Observer | None, Collection[str]]:

@@ -29,7 +29,9 @@ Row = dict[str, float]
 class Observer(Protocol):
     """Receives the events of a training; the command line's display is one."""
 
-    progress: Progress | None
+    @property
+    def progress(self) -> Progress | None:
+        """Called with how far the preparation of data and the evaluation are."""
 
     def started(self, learn: Learner, settings: Settings, origins: Mapping[str, str], run: Mapping) -> None:
         """Everything is resolved and checked; the first epoch follows."""
@@ -58,7 +60,7 @@ class FitResult:
 class RunRecord(Callback):
     """Writes checkpoints, and after each epoch a row of metrics.csv and the best weights; informs the observer.
 
-    Of several ranks rank 0 alone writes.
+    Only rank 0 writes.
 
     Args:
         folder: the run folder.

@@ -82,7 +82,7 @@ WRONG_USE = [
     (FIT + "--device cuda:99", "--device: cuda:99"),
     (FIT + "--precision fp16", "--precision: fp16 needs a CUDA GPU"),
     (FIT + "--encoder nosuchnet", "--encoder: timm has no model 'nosuchnet'"),
-    (FIT + "--encoder vit_tiny_patch16_224", "--encoder: 'vit_tiny_patch16_224' does not give features"),
+    (FIT + "--encoder vit_tiny_patch16_224", "--encoder: 'vit_tiny_patch16_224' does not return NCHW features"),
     (FIT + "--train-on nosuch", "'nosuch' is no split of street"),
     (FIT + "--validate-on {tmp}/stems.txt", "stems.txt: no frame 'nosuch'"),
     (FIT + "--out {tmp}", "--out: {tmp} is not empty"),
@@ -127,7 +127,7 @@ WRONG_ELSE = [
     ("fit --resume {tmp}/gone", "{tmp}/gone: no run here"),
     ("lr-find street --data {tmp}/gone", "{tmp}/gone: no such data folder"),
     ("evaluate {tmp}/gone street --data {street}", "{tmp}/gone: no such model"),
-    ("evaluate {tmp}/empty street --data {street}", "{tmp}/empty: no model.safetensors here"),
+    ("evaluate {tmp}/empty street --data {street}", "{tmp}/empty: no model.safetensors in this folder"),
     ("evaluate {model} street --data {tmp}/gone", "{tmp}/gone: no such data folder"),
     ("predict {model} {tmp}/gone.png --out out", "{tmp}/gone.png: no such file or folder"),
     ("predict {tmp}/gone {frame} --out out", "{tmp}/gone: no such model"),
@@ -141,7 +141,7 @@ WRONG_ELSE = [
     ("export {model} --format safetensors --out {tmp}/stems.txt/x", "{tmp}/stems.txt/x"),
     ("data street --data {street} --out {tmp}/stems.txt/x.png", "{tmp}/stems.txt/x.png"),
     ("serve {tmp}/gone", "{tmp}/gone: no such model"),
-    ("export {tmp}/empty --format pkl", "{tmp}/empty: no model.safetensors here"),
+    ("export {tmp}/empty --format pkl", "{tmp}/empty: no model.safetensors in this folder"),
     ("data camvid --data {street}", "{street}: no camvid data here"),
 ]
 CASES = [(*case, 2) for case in WRONG_USE] + [(*case, 1) for case in WRONG_ELSE]

@@ -1,4 +1,4 @@
-"""Recipes: the shipped ones say what is published, and a wrong one is refused by file and key."""
+"""Recipes: the shipped ones match what was published, and an invalid one raises an error that names file and key."""
 
 import shutil
 from collections.abc import Callable
@@ -248,7 +248,7 @@ IMAGES = 'images = "frames/{stem}.png"'
 FRACTIONS = "train = { fraction = 0.6 }"
 
 
-MISFITS = [  # what is replaced in the recipe, by what, and what is said of it
+MISFITS = [  # what is replaced in the recipe, by what, and a part of the message
     ('name = "own"\n', 'name = "own"\ncolor = 1\n', "unknown key 'color'"),
     (WALL, WALL + "\nweight = 2", "unknown key 'classes[1].weight'"),
     ("[void]\n", "[void]\nlabel = 3\n", "unknown key 'void.label'"),
@@ -283,14 +283,14 @@ MISFITS = [  # what is replaced in the recipe, by what, and what is said of it
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "said"), MISFITS, ids=[said for *_, said in MISFITS])
+@pytest.mark.parametrize(("old", "new", "expected"), MISFITS, ids=[expected for *_, expected in MISFITS])
 def test_a_recipe_that_does_not_fit_is_refused_by_file_and_key(
-    own_recipe: Callable[..., Path], old: str, new: str, said: str
+    own_recipe: Callable[..., Path], old: str, new: str, expected: str
 ) -> None:
     file = own_recipe((old, new))
     message = refusal(file)
     assert message.startswith(f"{file}: ")
-    assert said in message
+    assert expected in message
 
 
 @pytest.mark.parametrize(
@@ -354,9 +354,10 @@ def test_a_name_that_would_mean_two_things_is_refused(own_recipe: Callable[..., 
     assert "'void' cannot be the name of a class" in refusal(own_recipe(('name = "wall"', 'name = "void"')))
 
 
-def test_the_recipe_in_the_readme_is_one(tmp_path: Path) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (tmp_path / "yard.toml").write_text(readme.split("```toml\n")[1].split("```")[0], encoding="utf-8")
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md"])
+def test_the_recipe_on_a_page_is_complete(page: str, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    (tmp_path / "yard.toml").write_text(text.split("```toml\n")[1].split("```")[0], encoding="utf-8")
     recipe = load_recipe(tmp_path / "yard.toml")
     assert recipe.class_names == ["ground", "obstacle"]
     assert set(recipe.splits) == {"train", "val"}

@@ -1,4 +1,4 @@
-"""Work in threads keeps its order, does not run ahead without end, and stops at an error."""
+"""Work in threads keeps its order, has a limit on the items in flight, and stops at an error."""
 
 import time
 from collections.abc import Iterator
@@ -17,17 +17,17 @@ def test_results_come_in_the_order_of_the_items() -> None:
 
 
 def test_no_more_than_twice_the_threads_are_in_flight() -> None:
-    begun: list[int] = []
+    started: list[int] = []
 
     def items() -> Iterator[int]:
         for number in range(100):
-            begun.append(number)
+            started.append(number)
             yield number
 
     given = map_in_threads(lambda number: number, items(), 3)
     for done in range(10):
         assert next(given) == done
-        assert len(begun) <= done + 1 + 6
+        assert len(started) <= done + 1 + 6
     given.close()
 
 

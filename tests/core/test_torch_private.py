@@ -5,8 +5,6 @@ import inspect
 import pytest
 import torch
 
-from linknet_fastai.core.torch_private import cpu_has_bf16
-
 
 @pytest.mark.parametrize("name", ["_is_amx_tile_supported", "_is_avx512_bf16_supported"])
 def test_torch_still_has_the_private_name(name: str) -> None:
@@ -14,10 +12,3 @@ def test_torch_still_has_the_private_name(name: str) -> None:
     assert function is not None, f"torch {torch.__version__} has no torch.cpu.{name}: change core/torch_private.py"
     assert not inspect.signature(function).parameters, f"torch.cpu.{name} takes arguments now"
     assert type(function()) is bool, f"torch.cpu.{name} returns {type(function())}, not a bool"
-
-
-def test_bf16_is_native_with_either_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for amx, avx512 in ((True, False), (False, True), (False, False)):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx512=avx512: avx512)
-        assert cpu_has_bf16() == (amx or avx512)

@@ -1,4 +1,4 @@
-"""The cache: what it holds is what decoding gives, it follows every change of a file, and it is never half there."""
+"""The cache: it contains what decoding gives, follows every change of a file, and is never incomplete."""
 
 import errno
 import pickle
@@ -55,7 +55,7 @@ def folders(caches: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_what_it_holds_is_what_decoding_gives(dataset: Dataset, caches: Path, training: bool) -> None:
+def test_a_cache_contains_what_decoding_gives(dataset: Dataset, caches: Path, training: bool) -> None:
     found, frames = cached_frames(dataset, dataset.frames("train"), "train", SIZE, training, caches)
     assert found == survey(dataset, dataset.frames("train"))
     assert [frame.image for frame in frames] == [frame.image for frame in dataset.frames("train")]
@@ -77,9 +77,11 @@ def test_label_maps_of_several_sizes_keep_them(dataset: Dataset, caches: Path, s
 
 
 def test_frames_are_decoded_once(dataset: Dataset, caches: Path, decoded: list[str]) -> None:
-    told: list[tuple] = []
-    cached_frames(dataset, dataset.frames("train"), "train", SIZE, True, caches, lambda *said: told.append(said))
-    assert told == [("decoding frames", done, 6) for done in range(1, 7)]
+    reports: list[tuple] = []
+    cached_frames(
+        dataset, dataset.frames("train"), "train", SIZE, True, caches, lambda *report: reports.append(report)
+    )
+    assert reports == [("decoding frames", done, 6) for done in range(1, 7)]
     build(dataset, caches)
     assert len(decoded) == 6
     build(dataset, caches, training=False)  # another kind of cache
@@ -118,7 +120,7 @@ def test_a_changed_removed_or_added_file_rebuilds_it_and_the_stale_one_goes(
         assert np.array_equal(frame.cache.labels(frame.position), expected)
 
 
-def test_what_a_killed_run_has_left_is_never_used(dataset: Dataset, caches: Path, decoded: list[str]) -> None:
+def test_what_a_killed_run_left_is_never_used(dataset: Dataset, caches: Path, decoded: list[str]) -> None:
     build(dataset, caches)
     (whole,) = folders(caches)
     whole.rename(whole.with_name(whole.name + ".partial"))
@@ -128,7 +130,7 @@ def test_what_a_killed_run_has_left_is_never_used(dataset: Dataset, caches: Path
 
 
 @pytest.mark.parametrize("file", ["images.bin", "labels.bin", "index.json"])
-def test_a_damaged_cache_is_built_anew(dataset: Dataset, caches: Path, decoded: list[str], file: str) -> None:
+def test_a_damaged_cache_is_rebuilt(dataset: Dataset, caches: Path, decoded: list[str], file: str) -> None:
     build(dataset, caches)
     damaged = folders(caches)[0] / file
     damaged.write_bytes(damaged.read_bytes()[:-1])
@@ -136,7 +138,7 @@ def test_a_damaged_cache_is_built_anew(dataset: Dataset, caches: Path, decoded: 
     assert len(decoded) == 12
 
 
-def test_of_two_runs_that_start_at_once_the_second_waits_and_takes_what_the_first_built(
+def test_of_two_runs_that_start_together_the_second_waits_and_uses_what_the_first_built(
     dataset: Dataset, caches: Path, decoded: list[str]
 ) -> None:
     with ThreadPoolExecutor(2) as pool:
@@ -152,7 +154,7 @@ def test_a_damaged_frame_is_named_and_nothing_is_left(dataset: Dataset, caches: 
     assert folders(caches) == []
 
 
-def test_a_full_disk_is_said_with_the_mend_and_nothing_is_left(
+def test_a_full_disk_is_reported_with_the_fix_and_nothing_is_left(
     dataset: Dataset, caches: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -164,7 +166,7 @@ def test_a_full_disk_is_said_with_the_mend_and_nothing_is_left(
     assert folders(caches) == []
 
 
-def test_a_disk_that_is_too_small_is_said_before_anything_is_decoded(
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_decoded(
     dataset: Dataset, caches: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=6 * 40 * 24 * 4 - 1))
@@ -175,7 +177,7 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_decoded(
     build(dataset, caches)
 
 
-def test_the_room_for_label_maps_of_their_own_size_is_reckoned_with(
+def test_the_space_check_counts_label_maps_at_their_own_size(
     dataset: Dataset, caches: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = dataset.frames("val")
@@ -204,35 +206,35 @@ def test_a_cache_that_is_being_built_is_not_cleared(dataset: Dataset, caches: Pa
     assert folders(caches)
 
 
-def test_who_waits_for_another_run_is_told_so_until_that_is_over(dataset: Dataset, caches: Path) -> None:
+def test_waiting_for_another_run_is_reported_until_it_is_over(dataset: Dataset, caches: Path) -> None:
     build(dataset, caches)
     (lock,), (built,) = (caches / "frames").glob("*/*.lock"), folders(caches)
     built.rename(away := built.with_name("away"))
-    held, told = FileLock(lock), []
-    held.acquire()
+    lock_of_other, reports = FileLock(lock), []
+    lock_of_other.acquire()
 
     def progress(what: str, done: int, total: int) -> None:
-        told.append((what.split()[0], done, total))
+        reports.append((what.split()[0], done, total))
         if done == 0:
             away.rename(built)
-            held.release()
+            lock_of_other.release()
 
     cached_frames(dataset, dataset.frames("train"), "train", SIZE, True, caches, progress)
-    assert told == [("waiting", 0, 1), ("waiting", 1, 1)]
+    assert reports == [("waiting", 0, 1), ("waiting", 1, 1)]
 
 
-def test_a_cache_folder_that_cannot_be_made_is_said(dataset: Dataset, caches: Path) -> None:
+def test_a_cache_folder_that_cannot_be_created_is_reported(dataset: Dataset, caches: Path) -> None:
     caches.write_text("a file", encoding="utf-8")
     with pytest.raises(UserError, match=r"cannot be written.*--cache-dir"):
         build(dataset, caches)
 
 
-def test_it_is_mapped_anew_where_it_is_unpickled(dataset: Dataset, caches: Path) -> None:
+def test_an_unpickled_frame_opens_the_cache_itself(dataset: Dataset, caches: Path) -> None:
     frame = build(dataset, caches)[1]
     text = pickle.dumps(frame)
     assert len(text) < 2000  # paths, no pixels
-    there = pickle.loads(text)
-    assert np.array_equal(there.cache.image(1), frame.cache.image(1))
+    unpickled = pickle.loads(text)
+    assert np.array_equal(unpickled.cache.image(1), frame.cache.image(1))
 
 
 def test_clearing_deletes_the_caches_of_one_recipe(dataset: Dataset, caches: Path) -> None:

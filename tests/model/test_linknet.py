@@ -15,7 +15,7 @@ from linknet_fastai.model.linknet import DECODERS, LinkNet
 
 
 class PlainLinkNet(nn.Module):
-    """LinkNet with resnet18 and transposed convolutions, written a second time without timm and without this package."""
+    """LinkNet with resnet18 and transposed convolutions, written a second time without timm or this package."""
 
     def __init__(self, n_classes: int) -> None:
         super().__init__()

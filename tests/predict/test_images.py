@@ -363,7 +363,7 @@ def test_a_run_folder_is_a_model(model_file: Path, card: ModelCard) -> None:
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no model\.safetensors here") as caught:
+    with pytest.raises(UserError, match=r"no model\.safetensors in this folder") as caught:
         load_model(tmp_path)
     assert str(tmp_path) in str(caught.value)
 
@@ -399,7 +399,7 @@ def test_a_safetensors_of_others_is_refused(tmp_path: Path) -> None:
     [
         {"classes": []},
         {"size": "wide"},
-        {"decoder": "bilinear"},
+        {"decoder": "nosuch"},
         {"licence": "MIT"},
         {"mean": [0.5]},
     ],

@@ -1,4 +1,4 @@
-"""`fit`, its run folder, its interruption and resumption, `evaluate` and `predict` on what it left."""
+"""`fit`, its run folder, its interruption and resumption, `evaluate` and `predict` on the result."""
 
 import csv
 import errno
@@ -68,7 +68,7 @@ def test_the_run_folder_is_complete(run):
         assert Image.open(picture).size[0] > 400
 
 
-def test_run_toml_says_every_setting_and_where_it_came_from(run):
+def test_run_toml_has_every_setting_and_its_origin(run):
     tables = tomllib.loads((run / "run.toml").read_text())
     assert tables["settings"]["size"] == "64x48"
     assert tables["origins"]["size"] == "command line"
@@ -162,7 +162,7 @@ def send(number: int) -> Callable[[], None]:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """What the last checkpoint of a run holds of the network."""
+    """The weights of the network in the last checkpoint of a run."""
     return read_checkpoint(folder)[0]["model"]
 
 
@@ -182,13 +182,16 @@ def test_a_resumed_run_has_every_epoch_once_and_ends_with_the_weights_of_the_who
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_checkpoint_within_an_epoch_goes_on_with_the_next_batch(street_data, tmp_path, accumulate):
+def test_a_checkpoint_within_an_epoch_is_resumed_with_the_next_batch(street_data, tmp_path, accumulate):
     options = {**SMALL, "bs": 2, "epochs": 2, "accumulate": accumulate, "checkpoint_minutes": 1e-9}
     whole = training.fit("street", street_data, options, tmp_path / "whole")
     with pytest.raises(OSError, match="power"):
         training.fit("street", street_data, options, tmp_path / "run", At(2, 4, crash))
     state, _ = read_checkpoint(tmp_path / "run")
-    assert (state["epochs_done"], state["batches_done"]) == (1, 3 if accumulate == 1 else 2)  # no gradients waited
+    assert (state["epochs_done"], state["batches_done"]) == (
+        1,
+        3 if accumulate == 1 else 2,
+    )  # no gradients were pending
     seen = []
     observer = At(2, 4, lambda: None)
     observer.stepped = lambda epoch, done, total, loss, lr, training: seen.append((epoch, done)) if training else None
@@ -225,7 +228,7 @@ def test_where_torch_compile_fails_the_option_is_to_be_left_out(street_data, tmp
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_run_behind_the_batch_and_it_is_resumed_from_there(run, street_data, tmp_path, number):
+def test_a_signal_stops_a_run_after_the_batch_and_it_is_resumed_from_there(run, street_data, tmp_path, number):
     before = signal.getsignal(signal.SIGTERM)
     result = training.fit("street", street_data, SMALL, tmp_path / "run", At(3, 1, send(number)))
     assert not result.finished
@@ -250,7 +253,7 @@ def test_a_second_signal_ends_at_once(street_data, tmp_path):
     assert read_checkpoint(tmp_path / "run")[0]["epochs_done"] == 1
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_names_step_and_frames(street_data, tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_step_and_frames(street_data, tmp_path):
     with pytest.raises(
         UserError, match=r"the loss is (nan|inf) at step \d+ \(epoch \d, batch \d: [\w, ]+\)"
     ) as caught:
@@ -262,7 +265,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_step_and_frames(street_
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate",
         "DefaultCPUAllocator: not enough memory: you tried to allocate 1024 bytes.",  # on Windows
@@ -270,8 +273,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_step_and_frames(street_
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     ],
 )
-def test_the_end_of_memory_is_known_on_every_device(said):
-    assert is_out_of_memory(RuntimeError(said))
+def test_an_error_of_any_device_for_lack_of_memory_is_recognized(message):
+    assert is_out_of_memory(RuntimeError(message))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
@@ -323,7 +326,7 @@ def test_when_memory_runs_out_options_are_named(street_data, tmp_path, monkeypat
 def test_two_trainings_do_not_share_a_folder(run, tmp_path):
     with locked(tmp_path / "new"), pytest.raises(UserError, match="another fit trains"), locked(tmp_path / "new"):
         pytest.fail("two are in it")
-    assert not (tmp_path / "new").exists()  # nothing came to be in it
+    assert not (tmp_path / "new").exists()  # it was empty
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
     with locked(copy), pytest.raises(UserError, match="locked by another fit"):
         training.resume(copy)
@@ -358,7 +361,7 @@ def test_sigkill_in_the_middle_of_an_epoch_loses_no_epoch_that_ended(street_data
     assert [row["epoch"] for row in result.rows] == list(range(1, done + 2))
 
 
-def test_what_resume_refuses(run, tmp_path):
+def test_resume_reports_an_error_for_what_would_be_another_run(run, tmp_path):
     with pytest.raises(UsageError, match="complete"):
         training.resume(run)
     with pytest.raises(UsageError, match=r"--lr"):
@@ -381,7 +384,7 @@ def test_a_run_whose_end_was_cut_off_is_brought_to_its_end(run, tmp_path):
         training.resume(copy)
 
 
-def test_a_recipe_whose_classes_changed_is_not_gone_on_with(street_data, tmp_path):
+def test_a_run_is_not_resumed_when_the_classes_of_its_recipe_have_changed(street_data, tmp_path):
     recipe = tmp_path / "mine.toml"
     recipe.write_text('base = "street"\nname = "mine"\n')
     training.fit(recipe, street_data, {**SMALL, "epochs": 2}, tmp_path / "run", At(2, 1, send(signal.SIGINT)))
@@ -394,7 +397,7 @@ def test_a_recipe_whose_classes_changed_is_not_gone_on_with(street_data, tmp_pat
         training.resume(tmp_path / "run")
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path):
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path):
     assert read_checkpoint(tmp_path) == (None, [])
     for epoch in (1, 2):
         write_checkpoint(tmp_path, epoch, 0, {"rows": [epoch]})
@@ -410,7 +413,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_says_so(tmp_path)
         read_checkpoint(tmp_path)
 
 
-def test_a_run_is_not_gone_on_with_on_other_data(street_data, tmp_path):
+def test_a_run_is_not_resumed_with_other_data(street_data, tmp_path):
     data = Path(shutil.copytree(street_data, tmp_path / "street"))
     training.fit("street", data, {**SMALL, "epochs": 2}, tmp_path / "run", At(2, 1, send(signal.SIGINT)))
     label = next((data / "train" / "labels").iterdir())
@@ -469,7 +472,7 @@ def test_lr_find_leaves_plot_and_points(street_data, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["lr-find.csv", "lr-find.png"]
 
 
-def test_a_rate_is_looked_for_without_frames_to_validate_on(street_data, tmp_path):
+def test_the_learning_rate_finder_needs_no_frames_to_validate_on(street_data, tmp_path):
     data = Path(shutil.copytree(street_data, tmp_path / "street"))
     shutil.rmtree(data / "val")
     found, _ = find_lr("street", data, SMALL, tmp_path / "lr", steps=20)

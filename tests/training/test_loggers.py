@@ -1,4 +1,4 @@
-"""TensorBoard and W&B are told what metrics.csv says, and a logger that cannot start leaves nothing behind."""
+"""TensorBoard and W&B log what metrics.csv contains, and a logger that cannot start leaves no files."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ def wandb_ids(run: Path) -> set[str]:
     return {path.name.split("-")[-1] for path in (run / "wandb").glob("offline-run-*")}
 
 
-def test_both_loggers_are_told_the_scores(
+def test_both_loggers_log_the_scores(
     command: Command, here: Path, street_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -61,7 +61,7 @@ def test_tensorboard_takes_every_optimizer(command: Command, here: Path, street_
     assert "lr_0" in logged(here / "run").Tags()["scalars"]
 
 
-def test_a_resumed_run_goes_on_in_the_same_curves(
+def test_a_resumed_run_continues_the_same_curves(
     here: Path, street_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -87,7 +87,7 @@ def test_a_resumed_run_goes_on_in_the_same_curves(
     assert sorted(set(whole)) == list(range(1, whole[-1] + 1))
     assert steps(events, "miou") == [whole[-1] // 3, 2 * whole[-1] // 3, whole[-1]]
     losses = [event.value for event in events.Scalars("train_loss")]
-    assert min(losses) > 0.3 * max(losses), "no zero of a batch that was passed by"
+    assert min(losses) > 0.3 * max(losses), "no zero of a batch that was skipped"
     assert wandb_ids(run) == {before}
 
 
