@@ -18,7 +18,7 @@ from PIL import Image
 import linknet_fastai
 from linknet_fastai.cli import main as cli
 from linknet_fastai.cli import train
-from linknet_fastai.cli.terminal import show_table, table
+from linknet_fastai.cli.terminal import show_table
 from linknet_fastai.config.recipe import load_recipe, recipe_folder
 from linknet_fastai.config.settings import WITHOUT_OPTION, Settings
 from linknet_fastai.core.errors import UsageError
@@ -429,9 +429,7 @@ def test_scores_are_shown_even_if_they_cannot_be_written(
 
 def test_a_table_in_a_pipe_is_not_folded(capsys: pytest.CaptureFixture) -> None:
     long = [f"{name * 50}.toml" for name in "abc"]
-    shown = table(*"123")
-    shown.add_row(*long)
-    show_table(shown)
+    show_table("123", [long])
     assert capsys.readouterr().out.splitlines()[1].split() == long
 
 
