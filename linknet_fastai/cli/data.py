@@ -6,20 +6,16 @@ from typing import Annotated
 
 import typer
 
-from linknet_fastai.cli.options import CacheDirOption, DataOption, RecipeArgument
+from linknet_fastai.cli.options import CacheDirOption, DataOption, RecipeArgument, typer_command
 from linknet_fastai.config.settings import Settings
 from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UsageError
 
 
+@typer_command
 def recipes(
-    show: Annotated[
-        str | None, typer.Option("--show", metavar="NAME", help="Print the TOML file of a recipe or preset.")
-    ] = None,
-    copy: Annotated[
-        tuple[str, Path] | None,
-        typer.Option("--copy", metavar="NAME FILE", help="Copy a shipped recipe, to start your own from."),
-    ] = None,
+    show: Annotated[str | None, "Print the TOML file of a recipe or preset.", "NAME"] = None,
+    copy: Annotated[tuple[str, Path] | None, "Copy a shipped recipe, to start your own from.", "NAME FILE"] = None,
 ) -> None:
     """List the shipped recipes and presets, print one, or copy a recipe to edit."""
     from linknet_fastai.cli.terminal import console, show_table
@@ -48,19 +44,13 @@ def recipes(
         show_table(("preset", "what it is"), presets, words=2)
 
 
+@typer_command
 def data(
     recipe: RecipeArgument,
     data: DataOption = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="FILE", help="File for the picture of a batch.", show_default="RECIPE-batch.png"
-        ),
-    ] = None,
+    out: Annotated[Path | None, "File for the picture of a batch.", "FILE", "RECIPE-batch.png"] = None,
     cache_dir: CacheDirOption = None,
-    clear_cache: Annotated[
-        bool, typer.Option("--clear-cache", help="Only delete the recipe's decoded frames.")
-    ] = False,
+    clear_cache: Annotated[bool, "Only delete the recipe's decoded frames."] = False,
 ) -> None:
     """Check what is on disk: counts, sizes, class shares and weights, damaged files, a picture of a batch."""
     from linknet_fastai.cli.tables import show_inspection

@@ -1,53 +1,30 @@
 """`evaluate`, `predict` and `serve`: the commands that run a trained model."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from linknet_fastai.cli.options import (
-    RECIPE,
-    DataOption,
-    DeviceOption,
-    EngineOption,
-    InputSizeOption,
-    JsonOption,
-    ModelArgument,
-    PrecisionOption,
-    TrustOption,
-    parse_size_option,
-)
-from linknet_fastai.config.settings import parse_device
+from linknet_fastai.cli.options import RECIPE, DataOption, JsonOption, ModelArgument, engine_options
 from linknet_fastai.core.errors import UsageError, UserError
 
 
+@engine_options
 def evaluate(
+    open_engine: Callable[..., Any],
     model: ModelArgument,
     recipe: Annotated[str | None, RECIPE] = None,
-    split: Annotated[
-        str, typer.Option("--split", metavar="SPLIT", help="Split, or a file with the stem of a frame per line.")
-    ] = "val",
+    split: Annotated[str, "Split, or a file with the stem of a frame per line.", "SPLIT"] = "val",
     data: DataOption = None,
-    size: InputSizeOption = None,
-    engine: EngineOption = "auto",
-    precision: PrecisionOption = None,
-    device: DeviceOption = None,
-    tta: Annotated[
-        bool, typer.Option("--tta", help="Average over flips and three scales: six times slower, torch only.")
-    ] = False,
+    tta: Annotated[bool, "Average over flips and three scales: six times slower, torch only."] = False,
     protocol: Annotated[
         Literal["confusion", "course"],
-        typer.Option(
-            "--protocol",
-            metavar="NAME",
-            help="confusion, or course: also the course project's per-image Dice, with void scored.",
-        ),
+        "confusion, or course: also the course project's per-image Dice, with void scored.",
+        "NAME",
     ] = "confusion",
-    json_file: JsonOption = None,
-    picture: Annotated[
-        Path | None, typer.Option("--picture", metavar="FILE", help="Draw the confusion matrix as a PNG.")
-    ] = None,
-    trust_pickle: TrustOption = False,
+    json: JsonOption = None,
+    picture: Annotated[Path | None, "Draw the confusion matrix as a PNG.", "FILE"] = None,
 ) -> None:
     """Score a model on a split: class IoU and class accuracy from one confusion matrix.
 
@@ -59,7 +36,7 @@ def evaluate(
     from linknet_fastai.scoring import evaluate as evaluation
 
     run = None if recipe else _run_of(model)
-    opened = _open_engine(model, engine, precision, device, size, trust_pickle, tta=tta)
+    opened = open_engine(model, tta=tta)
     if run:
         recipe, data = run["recipe"], data or Path(run["data"])
     elif recipe is None:
@@ -71,68 +48,45 @@ def evaluate(
         result = evaluation.evaluate(opened, dataset, split, progress, protocol == "course")
     for note in filter(None, (dataset.published_split_note(split), result.note)):
         show_note(note)
-    show_or_print_json(lambda: show_evaluation(result, f"{model} on {recipe} {split}"), result.as_json(), json_file)
+    show_or_print_json(lambda: show_evaluation(result, f"{model} on {recipe} {split}"), result.as_json(), json)
     if picture:
         from linknet_fastai.runs.charts import confusion_matrix, save_figure
 
         save_figure(confusion_matrix(result.counts, result.class_names), picture)
 
 
+@engine_options
 def predict(
+    open_engine: Callable[..., Any],
     model: ModelArgument,
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(metavar="INPUT...", help="Images, videos, folders of them, or the number of a camera."),
-    ],
+    inputs: Annotated[list[Path], "Images, videos, folders of them, or the number of a camera.", "INPUT..."],
     out: Annotated[
         Path,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            help="Folder for masks/ and overlays/. An earlier prediction in it is replaced, other files are not.",
-        ),
+        "Folder for masks/ and overlays/. An earlier prediction in it is replaced, other files are not.",
+        "DIR",
     ] = Path("predicted"),
-    masks_only: Annotated[bool, typer.Option("--masks-only", help="Write no overlays.")] = False,
+    masks_only: Annotated[bool, "Write no overlays."] = False,
     opacity: Annotated[
         float | None,
-        typer.Option(
-            "--opacity",
-            metavar="0..1",
-            min=0,
-            max=1,
-            help="Opacity of the colors in overlays; borders have twice that.",
-            show_default="0.5",
-        ),
+        "Opacity of the colors in overlays; borders have twice that.",
+        "0..1",
+        "0.5",
+        {"min": 0, "max": 1},
     ] = None,
-    video: Annotated[
-        bool, typer.Option("--video", help="Make one overlay video of a folder's numbered images.")
-    ] = False,
+    video: Annotated[bool, "Make one overlay video of a folder's numbered images."] = False,
     fps: Annotated[
         float | None,
-        typer.Option(
-            "--fps",
-            metavar="N",
-            min=0.01,
-            max=1000,
-            help="Frames per second: the most of a video or camera, the others are dropped; with --video the exact "
-            "number.",
-            show_default="the video's own, 25 for --video",
-        ),
+        "Frames per second: the most of a video or camera, the others are dropped; with --video the exact number.",
+        "N",
+        "the video's own, 25 for --video",
+        {"min": 0.01, "max": 1000},
     ] = None,
-    mask_format: Annotated[
+    format: Annotated[
         Literal["recipe", "cityscapes"],
-        typer.Option(
-            "--format",
-            metavar="NAME",
-            help="recipe: the recipe's class ids; cityscapes: only masks, with the label ids and names that the "
-            "official script and server expect.",
-        ),
+        "recipe: the recipe's class ids; cityscapes: only masks, with the label ids and names that the official "
+        "script and server expect.",
+        "NAME",
     ] = "recipe",
-    size: InputSizeOption = None,
-    engine: EngineOption = "auto",
-    precision: PrecisionOption = None,
-    device: DeviceOption = None,
-    trust_pickle: TrustOption = False,
 ) -> None:
     """Write masks of class ids, at each frame's own size, and overlays; of a video only the overlay."""
     from linknet_fastai.cli.terminal import console, progress_bar, show_error, show_lines
@@ -142,7 +96,7 @@ def predict(
     from linknet_fastai.predict.overlay import legend
     from linknet_fastai.scoring.cityscapes import label_ids_of_channels, official_file_name
 
-    official = mask_format == "cityscapes"
+    official = format == "cityscapes"
     clips, image_inputs = collect_clips(inputs, out, video)
     if masks_only or official:
         option = "--format cityscapes" if official else "--masks-only"
@@ -159,7 +113,7 @@ def predict(
     jobs = []
     if image_inputs:
         jobs = collect_jobs(image_inputs, out, official_file_name if official else mask_name)
-    opened = _open_engine(model, engine, precision, device, size, trust_pickle, None if clips else len(jobs))
+    opened = open_engine(model, frames=None if clips else len(jobs))
     # The official script reads every PNG with a frame's name in its folder, overlays too.
     label_ids = label_ids_of_channels(opened.card.class_names) if official else None
     with progress_bar() as progress:
@@ -185,25 +139,16 @@ def predict(
         raise typer.Exit(1)
 
 
+@engine_options
 def serve(
+    open_engine: Callable[..., Any],
     model: ModelArgument,
-    host: Annotated[
-        str, typer.Option("--host", help="Address to listen on; anyone who can reach it can use the page.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", metavar="N", min=1, max=65535, help="Port to listen on.")] = 7860,
-    max_mib: Annotated[int, typer.Option("--max-mib", metavar="N", min=1, help="Largest file, in MiB.")] = 64,
-    max_megapixels: Annotated[
-        float, typer.Option("--max-megapixels", metavar="N", min=0.001, help="Largest frame, in million pixels.")
-    ] = 25,
-    max_seconds: Annotated[
-        float, typer.Option("--max-seconds", metavar="N", min=0.1, help="Longest clip, in seconds.")
-    ] = 30,
-    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    size: InputSizeOption = None,
-    engine: EngineOption = "auto",
-    precision: PrecisionOption = None,
-    device: DeviceOption = None,
-    trust_pickle: TrustOption = False,
+    host: Annotated[str, "Address to listen on; anyone who can reach it can use the page."] = "127.0.0.1",
+    port: Annotated[int, "Port to listen on.", "N", None, {"min": 1, "max": 65535}] = 7860,
+    max_mib: Annotated[int, "Largest file, in MiB.", "N", None, {"min": 1}] = 64,
+    max_megapixels: Annotated[float, "Largest frame, in million pixels.", "N", None, {"min": 0.001}] = 25,
+    max_seconds: Annotated[float, "Longest clip, in seconds.", "N", None, {"min": 0.1}] = 30,
+    open: Annotated[bool, "Open the page in the browser."] = False,
 ) -> None:
     """Serve a page that predicts images and clips dropped on it; nothing is kept."""
     from linknet_fastai.cli.terminal import console
@@ -211,28 +156,10 @@ def serve(
     from linknet_fastai.predict.uploads import Limits
 
     # One person drops one frame at a time: all cores work on one, and the time that is shown is the machine's.
-    opened = _open_engine(model, engine, precision, device, size, trust_pickle, frames=1)
+    opened = open_engine(model, frames=1)
     limits = Limits(max_mib, max_megapixels, max_seconds)
-    page.serve(opened, host, port, limits, open_browser, lambda address: console.print(f"{address} (Ctrl-C ends it)"))
-
-
-def _open_engine(
-    model: Path,
-    engine: str,
-    precision: str | None,
-    device: str | None,
-    size: str | None,
-    trust_pickle: bool,
-    frames: int | None = None,
-    tta: bool = False,
-) -> Any:
-    from linknet_fastai.engines.engine import NATIVE
-    from linknet_fastai.engines.open_engine import open_engine
-
-    input_size = size if size in (None, NATIVE) else parse_size_option(size)
-    return open_engine(
-        model, engine, precision or "auto", parse_device(device), input_size, trust_pickle, frames, tta
-    )
+    served_page = page.served(opened, host, port, limits, open)
+    page.serve(served_page, lambda address: console.print(f"{address} (Ctrl-C ends it)"))
 
 
 def _run_of(model: Path) -> dict[str, Any] | None:

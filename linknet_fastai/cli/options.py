@@ -3,7 +3,7 @@
 import functools
 import inspect
 import tomllib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
@@ -20,6 +20,7 @@ from linknet_fastai.config.settings import (
     current_names,
     group_of,
     option_of,
+    parse_device,
 )
 from linknet_fastai.config.size import parse_size
 from linknet_fastai.core.errors import UsageError
@@ -47,86 +48,6 @@ def _check_data(context: typer.Context, data: Path | None) -> Path | None:
     raise UsageError(f"--data: {data} is not a data folder; a recipe is the argument RECIPE: {usage}")
 
 
-RECIPE = typer.Argument(
-    metavar="RECIPE", help="Name of a shipped recipe, or path of a TOML file.", autocompletion=_recipe_names
-)
-RecipeArgument = Annotated[str, RECIPE]
-ModelArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="MODEL", help="Run folder, .safetensors, .onnx, OpenVINO .xml, or .pkl with --trust-pickle."
-    ),
-]
-DataOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        metavar="DIR",
-        help="Data folder.",
-        show_default="downloaded or drawn, if the recipe can",
-        rich_help_panel="Data",
-        callback=_check_data,
-    ),
-]
-CacheDirOption = Annotated[
-    Path | None, typer.Option("--cache-dir", metavar="DIR", help=Settings.model_fields["cache_dir"].description)
-]
-DeviceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--device",
-        metavar="NAME",
-        help=Settings.model_fields["device"].description,
-        show_default="auto",
-        rich_help_panel="Machine",
-    ),
-]
-PrecisionOption = Annotated[
-    Precision | None,
-    typer.Option(
-        "--precision",
-        metavar="NAME",
-        help=Settings.model_fields["precision"].description,
-        show_default="auto",
-        rich_help_panel="Machine",
-    ),
-]
-EngineOption = Annotated[
-    Literal["auto", EngineName],
-    typer.Option(
-        "--engine",
-        metavar="NAME",
-        help=f"{', '.join(ENGINES)}, or auto: the fastest that is installed for this file.",
-        rich_help_panel="Machine",
-    ),
-]
-TrustOption = Annotated[
-    bool, typer.Option("--trust-pickle", help="Load a .pkl file, which can run any code that it contains.")
-]
-InputSizeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--size",
-        metavar="WxH",
-        help="Size that frames are resized to, or native for their own.",
-        show_default="the training size",
-    ),
-]
-JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON; - is stdout.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="NAME=VALUE",
-        help="Any setting, as in --set flip=false; also those without an option: "
-        f"{', '.join(name for name in Settings.model_fields if name in WITHOUT_OPTION)}.",
-        rich_help_panel="Training",
-    ),
-]
-
-
 METAVARS: dict[Any, str | None] = {  # by setting, or by type; else NAME
     bool: None,
     int: "N",
@@ -139,6 +60,105 @@ METAVARS: dict[Any, str | None] = {  # by setting, or by type; else NAME
     "lr": "RATE",
     **dict.fromkeys(("train_on", "validate_on"), "SPLIT"),
 }
+
+
+def typer_command(command: Callable[..., None]) -> Callable[..., None]:
+    """Make a Typer command of a function whose parameters are described as in the example.
+
+    A parameter without a default is an argument, one with a default is the option of its name. Its annotation holds,
+    after the type: help, metavar, default in words, and a dict of further arguments of `typer.Option`. An annotation
+    of Typer's own stays as it is.
+
+    Example:
+        ::
+
+            @typer_command
+            def show(
+                folder: Annotated[Path, "Run folder.", "RUN"],
+                steps: Annotated[int, "Number of batches.", "N", None, {"min": 20}] = 100,
+            ) -> None: ...
+    """
+
+    def with_info(parameter: inspect.Parameter) -> inspect.Parameter:
+        kind, *about = get_args(parameter.annotation) or (parameter.annotation,)
+        if get_origin(parameter.annotation) is not Annotated or not isinstance(about[0], str):
+            return parameter
+        about += [None, None, {}][len(about) - 1 :]
+        description, metavar, shown, further = about
+        texts = {"help": description, "metavar": metavar, "show_default": shown or True, **further}
+        if parameter.default is parameter.empty or str(metavar).startswith("["):
+            return parameter.replace(annotation=Annotated[kind, typer.Argument(**texts)])
+        option = typer.Option(f"--{parameter.name.replace('_', '-')}", **texts)
+        return parameter.replace(annotation=Annotated[kind, option])
+
+    signature = inspect.signature(command)
+    parameters = [with_info(parameter) for parameter in signature.parameters.values()]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # as `inspect` says
+    return command
+
+
+def _setting_info(name: str) -> Any:
+    """What Typer shows of the option of a setting."""
+    field = Settings.model_fields[name]
+    kind = _option_type(field.annotation)
+    default = ("off", "on")[field.default] if kind is bool else str(field.default)
+    option = option_of(name)
+    return typer.Option(
+        f"{option}/--no-{option[2:]}" if kind is bool else option,
+        help=field.description,
+        metavar=METAVARS.get(name) or METAVARS.get(kind, "NAME"),
+        show_default=SHOWN_DEFAULTS.get(name) or (field.default is not None and default),
+        rich_help_panel=group_of(name),
+        autocompletion=_preset_names if name == "preset" else None,
+    )
+
+
+def _option_type(annotation: Any) -> Any:
+    """What Typer reads a setting as: text if it is none of the types below, which pydantic parses later."""
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    kind = kinds[0] if len(kinds) == 1 and NoneType in get_args(annotation) else annotation
+    return kind if kind in (bool, int, float, Path) or get_origin(kind) is Literal else str
+
+
+RECIPE = typer.Argument(
+    metavar="RECIPE", help="Name of a shipped recipe, or path of a TOML file.", autocompletion=_recipe_names
+)
+RecipeArgument = Annotated[str, RECIPE]
+ModelArgument = Annotated[
+    Path, "Run folder, .safetensors, .onnx, OpenVINO .xml, or .pkl with --trust-pickle.", "MODEL"
+]
+DataOption = Annotated[
+    Path | None,
+    "Data folder.",
+    "DIR",
+    "downloaded or drawn, if the recipe can",
+    {"rich_help_panel": "Data", "callback": _check_data},
+]
+CacheDirOption = Annotated[Path | None, _setting_info("cache_dir")]
+DeviceOption = Annotated[str | None, _setting_info("device")]
+PrecisionOption = Annotated[Precision | None, _setting_info("precision")]
+EngineOption = Annotated[
+    Literal["auto", EngineName] | None,
+    f"{', '.join(ENGINES)}, or auto: the fastest that is installed for this file.",
+    "NAME",
+    "auto",
+    {"rich_help_panel": "Machine"},
+]
+TrustOption = Annotated[bool | None, "Load a .pkl file, which can run any code that it contains."]
+InputSizeOption = Annotated[
+    str | None, "Size that frames are resized to, or native for their own.", "WxH", "the training size"
+]
+JsonOption = Annotated[Path | None, "Write the figures as JSON; - is stdout.", "FILE"]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any setting, as in --set flip=false; also those without an option: "
+        f"{', '.join(name for name in Settings.model_fields if name in WITHOUT_OPTION)}.",
+        rich_help_panel="Training",
+    ),
+]
 
 
 def setting_options(without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -156,55 +176,65 @@ def setting_options(without: Collection[str] = ()) -> Callable[[Callable[..., No
             @setting_options(without={"epochs"})
             def lr_find(recipe: str, options: dict[str, Any]) -> None: ...
     """
-    names = [name for name in Settings.model_fields if name not in WITHOUT_OPTION and name not in without]
+    types = {name: _option_type(field.annotation) for name, field in Settings.model_fields.items()}
+    names = [name for name in types if name not in WITHOUT_OPTION and name not in without]
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def run(assignments: list[str] | None = None, **arguments: Any) -> None:
-            given = {name: arguments.pop(name, None) for name in names}
-            assigned = parse_assignments(assignments or [])
-            if repeated := {name for name in assigned if given.get(name) is not None}:
-                name = min(repeated)
-                raise UsageError(f"--set {name}=...: {option_of(name)} is given too; leave one of them out")
-            command(**arguments, options=given | assigned)
+    def options(assignments: list[str] | None, **given: Any) -> dict[str, Any]:
+        assigned = parse_assignments(assignments or [])
+        if repeated := {name for name in assigned if given.get(name) is not None}:
+            name = min(repeated)
+            raise UsageError(f"--set {name}=...: {option_of(name)} is given too; leave one of them out")
+        return given | assigned
 
-        parameters = inspect.signature(command).parameters
-        generated = [_option_parameter(name) for name in names]
-        generated.append(
-            inspect.Parameter("assignments", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=SetOption)
-        )
-        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # which `inspect` documents
-            [p.replace(kind=p.KEYWORD_ONLY) for name, p in parameters.items() if name != "options"] + generated
-        )
-        return run
-
-    return decorate
+    generated = {name: Annotated[types[name] | None, _setting_info(name)] for name in names}
+    return functools.partial(_with_options, options, {**generated, "assignments": SetOption})
 
 
-def _option_parameter(name: str) -> inspect.Parameter:
-    """The parameter of a Typer command for a setting."""
-    field = Settings.model_fields[name]
-    kind = _option_type(field.annotation)
-    default = ("off", "on")[field.default] if kind is bool else str(field.default)
-    option = option_of(name)
-    info = typer.Option(
-        f"{option}/--no-{option[2:]}" if kind is bool else option,
-        help=field.description,
-        metavar=METAVARS.get(name) or METAVARS.get(kind, "NAME"),
-        show_default=SHOWN_DEFAULTS.get(name) or (field.default is not None and default),
-        rich_help_panel=group_of(name),
-        autocompletion=_preset_names if name == "preset" else None,
+def engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that choose what runs a model.
+
+    Args:
+        command: a function with a parameter `open_engine`: `linknet_fastai.engines.open_engine.open_engine` with the
+            values of these options, for a model and the arguments that are left.
+    """
+
+    def open_engine(size: str | None, device: str | None, **given: Any) -> Callable[..., Any]:
+        from linknet_fastai.engines.engine import NATIVE
+        from linknet_fastai.engines.open_engine import open_engine
+
+        input_size = size if size in (None, NATIVE) else parse_size_option(size)
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return functools.partial(open_engine, size=input_size, device=parse_device(device), **chosen)
+
+    generated = {
+        "size": InputSizeOption,
+        "engine": EngineOption,
+        "precision": PrecisionOption,
+        "device": DeviceOption,
+        "trust_pickle": TrustOption,
+    }
+    return _with_options(open_engine, generated, command)
+
+
+def _with_options(
+    collect: Callable[..., Any], generated: Mapping[str, Any], command: Callable[..., None]
+) -> Callable[..., None]:
+    """A Typer command with generated options; `collect` turns their values into the parameter that has its name."""
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        given = {name: arguments.pop(name, None) for name in generated}
+        command(**arguments, **{collect.__name__: collect(**given)})
+
+    own = inspect.signature(command).parameters.values()
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in generated.items()
+    ]
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # as `inspect` says
+        [each.replace(kind=each.KEYWORD_ONLY) for each in own if each.name != collect.__name__] + options
     )
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
-    )
-
-
-def _option_type(annotation: Any) -> Any:
-    """What Typer reads a setting as: text if it is none of the types below, which pydantic parses later."""
-    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
-    kind = kinds[0] if len(kinds) == 1 and NoneType in get_args(annotation) else annotation
-    return kind if kind in (bool, int, float, Path) or get_origin(kind) is Literal else str
+    return typer_command(run)
 
 
 def parse_size_option(text: str) -> tuple[int, int]:

@@ -3,17 +3,14 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from linknet_fastai.cli.options import DataOption
+from linknet_fastai.cli.options import DataOption, typer_command
 
 
+@typer_command
 def compare(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
-    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row per run as CSV.")] = None,
-    picture: Annotated[
-        Path | None, typer.Option("--picture", metavar="FILE", help="Draw curves and class IoU as a PNG.")
-    ] = None,
+    folders: Annotated[list[Path], "Run folders.", "RUN..."],
+    csv: Annotated[Path | None, "Write a row per run as CSV.", "FILE"] = None,
+    picture: Annotated[Path | None, "Draw curves and class IoU as a PNG.", "FILE"] = None,
 ) -> None:
     """Show runs side by side, with the published figures that compare with them."""
     from linknet_fastai.cli.tables import show_comparison
@@ -29,8 +26,9 @@ def compare(
         save_figure(run_comparison(runs), picture)
 
 
+@typer_command
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    run: Annotated[Path, "Run folder.", "RUN"],
     data: DataOption = None,
 ) -> None:
     """Write the report of a run, one HTML file, which `fit` writes too."""

@@ -16,14 +16,10 @@ def fit(
     options: dict[str, Any],
     recipe: Annotated[str | None, RECIPE] = None,
     data: DataOption = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Run folder.", show_default="runs/RECIPE-DATE-TIME")
-    ] = None,
-    resume: Annotated[
-        Path | None, typer.Option("--resume", metavar="RUN", help="Continue an interrupted run.")
-    ] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log to RUN/tensorboard as well.")] = False,
-    wandb: Annotated[bool, typer.Option("--wandb", help="Log to Weights & Biases as well.")] = False,
+    out: Annotated[Path | None, "Run folder.", "DIR", "runs/RECIPE-DATE-TIME"] = None,
+    resume: Annotated[Path | None, "Continue an interrupted run.", "RUN"] = None,
+    tensorboard: Annotated[bool, "Log to RUN/tensorboard as well."] = False,
+    wandb: Annotated[bool, "Log to Weights & Biases as well."] = False,
 ) -> None:
     """Train LinkNet on a recipe and keep the run in a folder.
 
@@ -66,18 +62,8 @@ def lr_find(
     options: dict[str, Any],
     recipe: RecipeArgument,
     data: DataOption = None,
-    steps: Annotated[
-        int, typer.Option("--steps", metavar="N", min=20, max=10_000, help="Number of batches to try.")
-    ] = 100,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            help="Folder for the plot and its points.",
-            show_default="runs/RECIPE-lr-find-DATE-TIME",
-        ),
-    ] = None,
+    steps: Annotated[int, "Number of batches to try.", "N", None, {"min": 20, "max": 10_000}] = 100,
+    out: Annotated[Path | None, "Folder for the plot and its points.", "DIR", "runs/RECIPE-lr-find-DATE-TIME"] = None,
 ) -> None:
     """Look for a learning rate with fastai's finder."""
     from linknet_fastai.cli.terminal import console, progress_bar, show_table

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Event, Thread
@@ -57,13 +58,9 @@ def limit_rate(frames: Iterable[Frame], fps: Fraction, counted: Counter[str]) ->
         >>> [float(frame.time) for frame in limit_rate(frames, Fraction(4), dropped)], dropped["dropped"]
         ([0.0, 0.3, 0.5, 0.8], 6)
     """
-    last = None
-    for frame in frames:
-        if (interval := int(frame.time * fps)) == last:
-            counted["dropped"] += 1
-        else:
-            last = interval
-            yield frame
+    for _, interval in groupby(frames, lambda frame: int(frame.time * fps)):
+        yield next(interval)
+        counted["dropped"] += sum(1 for _ in interval)  # noqa: B031 - the frames after the first
 
 
 @contextmanager
@@ -87,17 +84,7 @@ def open_frames(
         images = (Frame(number / rate, 1 / rate, partial(open_image, file)) for number, file in enumerate(source))
         yield images, len(source), Sound()
         return
-    if isinstance(source, Path):
-        # Absolute: FFmpeg would take the 12 in 12:30.mp4 for a protocol.
-        container = open_container(source_name(source), str(source.absolute()))
-    else:
-        if sys.platform not in CAMERAS:
-            raise UserError(
-                f"camera {source}: cameras are read only on Linux and macOS; record a video file and predict that"
-            )
-        camera_format, name, options = CAMERAS[sys.platform]
-        container = open_container(source_name(source), name.format(source), camera_format, options)
-    with container:
+    with open_container(source) as container:
         if not container.streams.video:
             raise UserError(f"{source_name(source)}: there is no video stream in it")
         video = container.streams.video[0]
@@ -114,16 +101,11 @@ def open_frames(
         yield _decoded(container, video, sound, start, counted), expected, sound
 
 
-def open_container(
-    name: str, file: str, container_format: str | None = None, options: dict[str, str] | None = None
-) -> Any:
-    """Open a file or device with PyAV.
+def open_container(source: Path | int) -> Any:
+    """Open a video file, in one of `CLIP_FORMATS`, or a camera with PyAV.
 
     Args:
-        name: what error messages call it.
-        file: an absolute path, or a device of the format.
-        container_format: FFmpeg's name of the format; by default it is detected, among `CLIP_FORMATS`.
-        options: FFmpeg's options for the given format.
+        source: a file, or the number of a camera.
 
     Returns:
         av.container.InputContainer, to be closed by the caller.
@@ -131,11 +113,20 @@ def open_container(
     Raises:
         UserError: it cannot be opened.
     """
-    options = options if container_format else {"format_whitelist": CLIP_FORMATS}
+    if isinstance(source, int):
+        if sys.platform not in CAMERAS:
+            raise UserError(
+                f"camera {source}: cameras are read only on Linux and macOS; record a video file and predict that"
+            )
+        camera_format, name, options = CAMERAS[sys.platform]
+        open_source = partial(av.open, name.format(source), format=camera_format, options=options)
+    else:
+        # Absolute: FFmpeg would take the 12 in 12:30.mp4 for a protocol.
+        open_source = partial(av.open, str(source.absolute()), options={"format_whitelist": CLIP_FORMATS})
     try:
-        return av.open(file, format=container_format, options=options, metadata_errors="replace")
+        return open_source(metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise UserError(f"{name}: cannot be opened as a video ({reason(error)})") from None
+        raise UserError(f"{source_name(source)}: cannot be opened as a video ({reason(error)})") from None
 
 
 def _decoded(container: Any, video: Any, sound: Sound, start: Fraction, counted: Counter[str]) -> Iterator[Frame]:
@@ -143,30 +134,25 @@ def _decoded(container: Any, video: Any, sound: Sound, start: Fraction, counted:
 
     Broken frames are counted and skipped.
     """
-    packets = container.demux(video, *sound.streams)
     usual_duration = 1 / Fraction(video.average_rate or FRAME_RATE)
     next_time = start  # of a frame without a time of its own
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.FFmpegError:  # no further packet can be found in the file
-            counted["broken"] += 1
-            return
-        if packet is None:
-            return
-        if packet.stream.type == "audio":
-            sound.packets.append(packet)
-            continue
-        try:
-            frames = packet.decode()
-        except av.FFmpegError:
-            counted["broken"] += 1
-            continue
-        for frame in frames:
-            shown_at = next_time if frame.pts is None else Fraction(frame.pts * frame.time_base)
-            duration = Fraction(frame.duration * frame.time_base) if frame.duration else usual_duration
-            next_time = shown_at + duration
-            yield Frame(shown_at - start, duration, partial(_upright, frame))
+    try:
+        for packet in container.demux(video, *sound.streams):
+            if packet.stream.type == "audio":
+                sound.packets.append(packet)
+                continue
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                counted["broken"] += 1
+                continue
+            for frame in frames:
+                shown_at = next_time if frame.pts is None else Fraction(frame.pts * frame.time_base)
+                duration = Fraction(frame.duration * frame.time_base) if frame.duration else usual_duration
+                next_time = shown_at + duration
+                yield Frame(shown_at - start, duration, partial(_upright, frame))
+    except av.FFmpegError:  # no further packet can be found in the file
+        counted["broken"] += 1
 
 
 def _upright(frame: Any) -> Image.Image:

@@ -57,22 +57,29 @@ def refuse_other_requests(request: fastapi.Request) -> None:  # type: ignore[nam
         raise fastapi.HTTPException(403)
 
 
+# Without FastAPI's pages that list the routes.
+APP_OPTIONS = {"dependencies": [fastapi.Depends(refuse_other_requests)], "docs_url": None, "redoc_url": None}
+
+# For elements that Gradio makes.
+CSS = """
+#classes [data-testid='checkbox-group'] {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); }
+#classes [data-testid='checkbox-group'] span::before {
+  content: ''; display: inline-block; width: 1em; height: 1em; margin-right: .5em; vertical-align: -.1em;
+  border-radius: .25em; box-shadow: 0 0 0 1px #8888; }
+.image-frame { width: 100%; }
+.image-frame img { width: 100%; object-fit: contain; }
+/* So that the legend below is visible without scrolling. */
+:not(.fullscreen) > .image-container .image-frame img { max-height: 55vh; }
+#class-map img { image-rendering: pixelated; }
+"""
+
+
 def style(card: ModelCard) -> str:
-    """CSS for elements that Gradio makes: a color for each class of the legend, small pictures are enlarged."""
-    group = "#classes [data-testid='checkbox-group']"
-    swatch = (
-        "content: ''; display: inline-block; width: 1em; height: 1em; margin-right: .5em; vertical-align: -.1em; "
-        "border-radius: .25em; box-shadow: 0 0 0 1px #8888"
-    )
-    rules = {
-        group: "display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr))",
-        f"{group} span::before": swatch,
-        ".image-frame": "width: 100%",
-        ".image-frame img": "width: 100%; object-fit: contain",
-        # So that the legend below is visible without scrolling.
-        ":not(.fullscreen) > .image-container .image-frame img": "max-height: 55vh",
-        "#class-map img": "image-rendering: pixelated",
-    }
-    for number, entry in enumerate(card.classes, 1):
-        rules[f"{group} label:nth-of-type({number}) span::before"] = f"background: {entry.css_color}"
-    return "\n".join(f"{selector} {{ {declarations} }}" for selector, declarations in rules.items())
+    """The CSS of the page: small pictures are enlarged, and each class of the legend has a square of its color."""
+    label = "#classes [data-testid='checkbox-group'] label"
+    colors = [
+        f"{label}:nth-of-type({number}) span::before {{ background: {entry.css_color}; }}"
+        for number, entry in enumerate(card.classes, 1)
+    ]
+    return CSS + "\n".join(colors)

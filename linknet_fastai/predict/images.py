@@ -54,17 +54,14 @@ def predict_images(
             engine = open_engine(Path("runs/camvid"))
             failures = predict_images(engine, collect_jobs([Path("drive")], Path("out")), Path("out"))
     """
-
-    def predict(job: Job) -> None:
-        frame, channels = predict_file(engine, job.image)
-        ids = (engine.class_ids if ids_of_channels is None else ids_of_channels)[channels]
-        save_image(Image.fromarray(ids), out / "masks" / job.target)
-        if not masks_only:
-            save_image(overlay(frame, channels, engine.card, opacity), out / "overlays" / job.target)
+    ids = engine.class_ids if ids_of_channels is None else ids_of_channels
 
     def failure_of(job: Job) -> str | None:
         try:
-            predict(job)
+            frame, channels = predict_file(engine, job.image)
+            save_image(Image.fromarray(ids[channels]), out / "masks" / job.target)
+            if not masks_only:
+                save_image(overlay(frame, channels, engine.card, opacity), out / "overlays" / job.target)
         except UserError as error:
             number = getattr(error.__cause__, "errno", None)
             # A missing right is fatal only for the folder: Windows reports it also for a file that is open elsewhere.

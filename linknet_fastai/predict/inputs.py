@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -176,7 +176,9 @@ def find_images(folder: Path, out: Path | None = None) -> list[Path]:
 
 
 def files_in(folder: Path, out: Path | None = None, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """All files with one of the suffixes in a folder and its subfolders, sorted by name. Links are followed.
+    """All files with one of the suffixes in a folder and its subfolders, sorted by name.
+
+    A link to a folder is followed once, and never to a folder that contains it.
 
     Args:
         folder: where to look.
@@ -186,38 +188,25 @@ def files_in(folder: Path, out: Path | None = None, suffixes: Collection[str] = 
     Raises:
         UserError: a folder cannot be read.
     """
-    found = sorted(path for path in _walk(folder) if path.suffix.lower() in suffixes)
-    return found if out is None else _without_predicted(found, out)
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder. A link to a folder is followed once, and never to a folder that contains it."""
 
     def fail(error: OSError) -> NoReturn:
         raise UserError(f"{error.filename}: this folder cannot be read ({reason(error)})") from None
 
-    followed = {os.path.realpath(folder)}
-    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        yield from (Path(parent, name) for name in files)
+    written = {(out / name).resolve() for name in WRITTEN} if out else set()
+    written_legend = out.resolve() / LEGEND if out else None
+    found = []
+    followed = {folder.resolve()}
+    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        resolved = Path(parent).resolve()
+        if not written & {resolved, *resolved.parents}:
+            found += [Path(parent, name) for name in names if resolved / name != written_legend]
         for name in list(folders):
             if os.path.islink(link := os.path.join(parent, name)):
-                target = os.path.realpath(link)
-                if target in followed or Path(target) in Path(os.path.realpath(parent)).parents:
+                target = Path(link).resolve()
+                if target in followed or target in resolved.parents:
                     folders.remove(name)
                 followed.add(target)
-
-
-def _without_predicted(files: Iterable[Path], out: Path) -> list[Path]:
-    """Leave out the files that a prediction into `out` writes."""
-    base = out.resolve()
-    written = {(base / name).resolve() for name in WRITTEN}
-    # The parent is resolved, not the file: the file may be a broken link.
-    parents = ((file, file.parent.resolve()) for file in files)
-    return [
-        file
-        for file, parent in parents
-        if not (written & {parent, *parent.parents} or (file.name == LEGEND and parent == base))
-    ]
+    return sorted(file for file in found if file.suffix.lower() in suffixes)
 
 
 def _no_images(*inputs: Path) -> UsageError:

@@ -3,8 +3,8 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -17,41 +17,19 @@ from PIL import Image
 from linknet_fastai.core.errors import UsageError, UserError, import_optional
 from linknet_fastai.core.parallel import usable_cores
 from linknet_fastai.engines.engine import NATIVE, Engine
-from linknet_fastai.model.card import ModelCard
-from linknet_fastai.predict.gradio_private import (
-    accept_uploads_only,
-    keep_inside_page,
-    refuse_other_requests,
-    set_temporary_folder,
-    style,
-)
+from linknet_fastai.predict import gradio_private
 from linknet_fastai.predict.inputs import VIDEO_SUFFIXES
 from linknet_fastai.predict.overlay import color_mask, overlay
-from linknet_fastai.predict.uploads import CLIP_FPS, CountingEngine, LastImage, Limits, predict_clip, predict_image
+from linknet_fastai.predict.uploads import CLIP_FPS, CountingEngine, LastImage, Limits, check_clip, predict_image
+from linknet_fastai.predict.video import predict_video
 
-gr, fastapi = import_optional("gradio", "demo"), import_optional("fastapi", "demo")
+gr = import_optional("gradio", "demo")
 
 MAX_SESSIONS, MAX_WAITING = 16, 32  # of more sessions the one that was inactive longest is deleted
 PROGRESS = gr.Progress()
+SWITCHED_OFF = ("share", "run_history", "enable_monitoring", "ssr_mode", "pwa", "mcp_server")
 DELETE_CACHE = (60, 1800)  # how often files are deleted, and how old they are then, in seconds
-
-
-def legend(card: ModelCard, shares: Iterable[float] | None = None) -> list[tuple[str, str]]:
-    """The choices of the legend: a label, the name of a class with its share if given, and the name.
-
-    Args:
-        card: the model's card.
-        shares: the share of each class in all pixels, 0 to 1.
-
-    Example:
-        ::
-
-            legend(card, [0.25, 0.75])  # [("road 25.0%", "road"), ("sky 75.0%", "sky")]
-    """
-    names = card.class_names
-    if shares is None:
-        return [(name, name) for name in names]
-    return [(f"{name} {share:.1%}", name) for name, share in zip(names, shares, strict=True)]
+Answer = tuple[str, dict[Any, Any]]  # a message, and the new values of components
 
 
 def page(engine: Engine, limits: Limits, folder: Path, closed: Event) -> Any:
@@ -67,78 +45,59 @@ def page(engine: Engine, limits: Limits, folder: Path, closed: Event) -> Any:
         gradio.Blocks, not yet launched.
     """
     card, one_video = engine.card, Lock()
+    most_frames = round(limits.seconds * CLIP_FPS) + 1
 
-    def show(dropped: str, opacity: float, shown: list[str], progress: Any = PROGRESS) -> dict[Any, Any]:
-        file = Path(dropped)
+    def show(dropped: str, opacity: float, shown: list[int], progress: Any = PROGRESS) -> dict[Any, Any]:
+        file, counting = Path(dropped), CountingEngine(engine, closed, most_frames)
+        values: dict[Any, Any] = {}
+        choices: Sequence[Any] = card.class_names
         try:
             if file.suffix.lower() in VIDEO_SUFFIXES:
-                return show_clip(file, opacity, shown, progress)
-            counting = CountingEngine(engine, closed)
-            last, size = predict_image(counting, file, limits)
+                line, values = show_clip(file, counting, opacity, shown, progress)
+            else:
+                line, values = show_image(file, counting, opacity, shown)
+            choices = [(f"{n} {share:.1%}", n) for n, share in zip(card.class_names, counting.shares, strict=True)]
         except UserError as error:
-            line = str(error).replace(f"{file.parent}{os.sep}", "")  # without the path on this machine
-            return answer(f"error: {line}")
+            line = "error: " + str(error).replace(f"{file.parent}{os.sep}", "")  # without the path on this machine
         finally:
             file.unlink(missing_ok=True)
-        return answer(
-            f"{file.name}, {size[0]}x{size[1]}: {counting.milliseconds:.1f} ms in the network",
-            counting,
-            {
-                memory: last,
-                picture: draw(last, opacity, shown),
-                mask: Image.fromarray(color_mask(last.channels, card)),
-            },
-        )
+        visible = {picture_side: film not in values, mask_side: film not in values, film_side: film in values}
+        return {
+            **dict.fromkeys((drop, memory, picture, mask, film)),  # those without a new value are emptied
+            **values,
+            message: _status(line),
+            classes: gr.update(choices=choices),
+            **{side: gr.update(visible=is_visible) for side, is_visible in visible.items()},
+        }
 
-    def show_clip(file: Path, opacity: float, shown: list[str], progress: Any) -> dict[Any, Any]:
+    def show_image(file: Path, counting: CountingEngine, opacity: float, shown: list[int]) -> Answer:
+        last, (width, height) = predict_image(counting, file, limits)
+        line = f"{file.name}, {width}x{height}: {counting.milliseconds:.1f} ms in the network"
+        class_map = Image.fromarray(color_mask(last.channels, card))
+        return line, {memory: last, picture: draw(last, opacity, shown), mask: class_map}
+
+    def show_clip(file: Path, counting: CountingEngine, opacity: float, shown: list[int], progress: Any) -> Answer:
+        def report(_: str, done: int, total: int) -> None:
+            progress((done, total), "predicting", unit="frames")
+
         if not one_video.acquire(blocking=False):
             raise UserError(f"{file}: another clip is being predicted; drop it again when that is done")
         try:
-            counting = CountingEngine(engine, closed, round(limits.seconds * CLIP_FPS) + 1)
+            check_clip(file, limits)
             target = Path(mkdtemp(dir=folder)) / f"{file.stem}-overlay.mp4"
-            result = predict_clip(
-                counting,
-                file,
-                target,
-                limits,
-                opacity,
-                channels_of(shown),
-                lambda _, done, total: progress((done, total), "predicting", unit="frames"),
-            )
+            result = predict_video(counting, file, target, opacity, CLIP_FPS, report, shown)
         finally:
             one_video.release()
         dropped = f" ({result.dropped} above {CLIP_FPS} a second left out)" if result.dropped else ""
-        return answer(
+        line = (
             f"{file.name}, {result.frames} frames{dropped}: {counting.milliseconds:.1f} ms a frame in the network, "
             f"{result.frames / result.seconds:.1f} frames a second in all. Opacity and classes are those of when it "
-            "was dropped.",
-            counting,
-            {film: target},
+            "was dropped."
         )
+        return line, {film: target}
 
-    def answer(
-        line: str, counting: CountingEngine | None = None, values: dict[Any, Any] | None = None
-    ) -> dict[Any, Any]:
-        """The new values of all components: a message, the shares of classes, and `values`; the others are empty."""
-        values = values or {}
-        of_clip = film in values
-        return (
-            dict.fromkeys((drop, memory, picture, mask, film))
-            | values
-            | {
-                message: _status(line),
-                classes: gr.update(choices=legend(card, counting.shares if counting else None)),
-                picture_side: gr.update(visible=not of_clip),
-                mask_side: gr.update(visible=not of_clip),
-                film_side: gr.update(visible=of_clip),
-            }
-        )
-
-    def draw(last: LastImage | None, opacity: float, shown: list[str]) -> Image.Image | None:
-        return overlay(last.image, last.channels, card, opacity, channels_of(shown)) if last else None
-
-    def channels_of(names: list[str]) -> list[int]:
-        return [channel for channel, name in enumerate(card.class_names) if name in names]
+    def draw(last: LastImage | None, opacity: float, shown: list[int]) -> Image.Image | None:
+        return overlay(last.image, last.channels, card, opacity, shown) if last else None
 
     with gr.Blocks(title=f"LinkNet on {card.recipe}", analytics_enabled=False, delete_cache=DELETE_CACHE) as blocks:
         size = "each frame's own size" if engine.size == NATIVE else "{}x{}".format(*engine.size)
@@ -156,7 +115,8 @@ def page(engine: Engine, limits: Limits, folder: Path, closed: Event) -> Any:
         with gr.Row():
             with gr.Column(min_width=320):
                 classes = gr.CheckboxGroup(
-                    legend(card),
+                    card.class_names,
+                    type="index",
                     value=card.class_names,
                     label="Classes and their shares",
                     elem_id="classes",
@@ -164,7 +124,7 @@ def page(engine: Engine, limits: Limits, folder: Path, closed: Event) -> Any:
                 )
             with gr.Column(scale=2, min_width=320) as mask_side:
                 mask = _picture("Class map", "the class of each pixel, in colors", "PNG", compress_level=1)
-        accept_uploads_only(drop)
+        gradio_private.accept_uploads_only(drop)
         drop.upload(
             show,
             [drop, opacity, classes],
@@ -193,14 +153,9 @@ def _status(line: str) -> str:
 def _picture(label: str, alternative: str, kind: str, **options: Any) -> Any:
     """A gradio.Image whose value is sent inside the page, see `keep_inside_page`."""
     name = label.lower().replace(" ", "-")
-    picture = gr.Image(
-        label=label,
-        alt_text=alternative,
-        elem_id=name,
-        interactive=False,
-        buttons=["download", "fullscreen"],
-    )
-    keep_inside_page(picture, name, kind, **options)
+    buttons = ["download", "fullscreen"]
+    picture = gr.Image(label=label, alt_text=alternative, elem_id=name, interactive=False, buttons=buttons)
+    gradio_private.keep_inside_page(picture, name, kind, **options)
     return picture
 
 
@@ -233,7 +188,7 @@ def served(engine: Engine, host: str, port: int, limits: Limits, open_browser: b
         TemporaryDirectory(prefix="linknet-fastai-", ignore_cleanup_errors=True) as folder,
         modified_env(GRADIO_TEMP_DIR=folder, no_proxy="*"),  # Gradio checks its own page by a request
     ):
-        set_temporary_folder(folder)
+        gradio_private.set_temporary_folder(folder)
         blocks = page(engine, limits, Path(folder), closed)
         try:
             _, address, _ = blocks.launch(
@@ -242,18 +197,12 @@ def served(engine: Engine, host: str, port: int, limits: Limits, open_browser: b
                 inbrowser=open_browser,
                 max_file_size=limits.mebibytes << 20,
                 state_session_capacity=MAX_SESSIONS,
-                css=style(engine.card),
-                app_kwargs={
-                    "dependencies": [fastapi.Depends(refuse_other_requests)],
-                    "docs_url": None,
-                    "redoc_url": None,
-                },
+                css=gradio_private.style(engine.card),
+                app_kwargs=gradio_private.APP_OPTIONS,
                 footer_links=[],
                 prevent_thread_lock=True,
                 quiet=True,
-                **dict.fromkeys(
-                    ("share", "run_history", "enable_monitoring", "ssr_mode", "pwa", "mcp_server"), False
-                ),
+                **dict.fromkeys(SWITCHED_OFF, False),
             )
         except OSError:
             raise UsageError(
@@ -267,22 +216,11 @@ def served(engine: Engine, host: str, port: int, limits: Limits, open_browser: b
             blocks.close(verbose=False)
 
 
-def serve(
-    engine: Engine,
-    host: str,
-    port: int,
-    limits: Limits,
-    open_browser: bool = False,
-    on_start: Callable[[str], None] = print,
-) -> None:
+def serve(served_page: AbstractContextManager[str], on_start: Callable[[str], None] = print) -> None:
     """Serve the page until Ctrl-C, SIGTERM or SIGHUP.
 
     Args:
-        engine: the model.
-        host: the address to listen on.
-        port: the port to listen on.
-        limits: limits of uploads.
-        open_browser: whether to open the page in the browser.
+        served_page: the page, see `served`.
         on_start: called with the URL of the page.
 
     Raises:
@@ -291,11 +229,12 @@ def serve(
     Example:
         ::
 
-            serve(open_engine(Path("runs/camvid")), "127.0.0.1", 7860, Limits(64, 25, 30), open_browser=True)
+            engine = open_engine(Path("runs/camvid"))
+            serve(served(engine, "127.0.0.1", 7860, Limits(64, 25, 30), open_browser=True))
     """
     for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
         signal.signal(number, signal.default_int_handler)  # as Ctrl-C, so that the folder is deleted
-    with suppress(KeyboardInterrupt), served(engine, host, port, limits, open_browser) as address:
+    with suppress(KeyboardInterrupt), served_page as address:
         on_start(address)
         while True:  # on Windows Ctrl-C does not interrupt waiting for a lock
             time.sleep(1)

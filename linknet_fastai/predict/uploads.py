@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
@@ -12,10 +11,8 @@ from PIL import Image
 
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.images import open_image, resize_image, resize_labels
-from linknet_fastai.core.parallel import Progress
 from linknet_fastai.engines.engine import Engine
 from linknet_fastai.predict.frames import open_container
-from linknet_fastai.predict.video import VideoResult, predict_video
 
 SHOWN_SIDE = 1600  # the longer side, in pixels, of images on the page and in the memory of a session
 CLIP_FPS = 30  # frames per second; more are dropped
@@ -129,40 +126,19 @@ def predict_image(engine: Engine, file: Path, limits: Limits) -> tuple[LastImage
     return LastImage(resize_image(image, (width, height)), resize_labels(channels, (width, height))), image.size
 
 
-def predict_clip(
-    engine: Engine,
-    file: Path,
-    overlay: Path,
-    limits: Limits,
-    opacity: float,
-    shown: Collection[int],
-    progress: Progress | None = None,
-) -> VideoResult:
-    """Write the overlay video of a clip, at most `CLIP_FPS` frames per second; see `predict_video`.
-
-    Args:
-        engine: the model.
-        file: the video.
-        overlay: the MP4 to write.
-        limits: limits of the file.
-        opacity: opacity of the colors, 0 to 1.
-        shown: the channels that are drawn.
-        progress: called with what is done, the number of frames done and the number expected.
-
-    Raises:
-        UserError: the file is not a video, too large or too long.
+def check_clip(file: Path, limits: Limits) -> None:
+    """Raise UserError unless a file is a video whose frames are not too large and that is not too long.
 
     Example:
         ::
 
-            predict_clip(engine, Path("drive.mp4"), Path("overlay.mp4"), Limits(64, 25, 30), 0.5, [0, 3])
+            check_clip(Path("drive.mp4"), Limits(64, 25, 30))
+            predict_video(engine, Path("drive.mp4"), Path("overlay.mp4"), fps=CLIP_FPS)
     """
-    with open_container(str(file), str(file)) as container:
+    with open_container(file) as container:
         for video in container.streams.video[:1]:
+            size = f"{video.width}x{video.height}"
             if video.width * video.height > limits.megapixels * 1e6:
-                raise UserError(
-                    f"{file}: {video.width}x{video.height} is more than {limits.megapixels:g} million pixels"
-                )
+                raise UserError(f"{file}: {size} is more than {limits.megapixels:g} million pixels")
         if (container.duration or 0) > limits.seconds * 1e6:
             raise UserError(f"{file}: {container.duration / 1e6:.1f} seconds are more than {limits.seconds:g}")
-    return predict_video(engine, file, overlay, opacity, CLIP_FPS, progress, shown)

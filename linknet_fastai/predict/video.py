@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -20,6 +20,7 @@ from linknet_fastai.predict.overlay import overlay
 
 av = import_optional("av", "video")
 
+X264_OPTIONS = {"preset": "veryfast", "crf": "20"}
 TIME_BASE = Fraction(1, 90_000)  # seconds, of written videos: MPEG's own, a multiple of every usual frame rate
 
 
@@ -46,13 +47,14 @@ class VideoResult:
     sound_left_out: Sequence[str] = ()
 
     def __str__(self) -> str:
-        parts = [f"{self.frames} frames, {self.frames / self.seconds:.1f} a second"]
-        for number, what in ((self.dropped, "dropped"), (self.broken, "broken")):
-            if number:
-                parts.append(f"{number} {what}")
+        text = f"{self.frames} frames, {self.frames / self.seconds:.1f} a second"
+        if self.dropped:
+            text += f", {self.dropped} dropped"
+        if self.broken:
+            text += f", {self.broken} broken"
         if self.sound_left_out:
-            parts.append(f"without its {'/'.join(self.sound_left_out)} sound, which cannot be copied into an MP4")
-        return ", ".join(parts) + f": {self.file}"
+            text += f", without its {'/'.join(self.sound_left_out)} sound, which cannot be copied into an MP4"
+        return f"{text}: {self.file}"
 
 
 def predict_video(
@@ -93,7 +95,7 @@ def predict_video(
     counted: Counter[str] = Counter()
     wanted = Fraction(fps).limit_denominator(1001) if fps else None  # FFmpeg's rates are fractions of 32-bit integers
     with open_frames(source, wanted or Fraction(FRAME_RATE), counted) as (frames, expected, sound):
-        if wanted and isinstance(source, Path | int):
+        if wanted:
             frames = limit_rate(frames, wanted, counted)
         for first in frames:
             if image := first.image():
@@ -101,7 +103,6 @@ def predict_video(
             counted["broken"] += 1
         else:
             raise UserError(f"{source_name(source)}: none of its frames can be read")
-        first = replace(first, load=image.copy)  # decoded already
         zero = first.time if isinstance(source, int) else Fraction(0)  # some cameras count from the machine's start
         width, height = (side + side % 2 for side in image.size)  # H.264 needs even sides
 
@@ -109,9 +110,8 @@ def predict_video(
             if (image := frame.image()) is None:
                 return None
             drawn = overlay(image, engine.predict_channels(image), engine.card, opacity, shown)
-            if drawn.size != (width, height):
-                drawn = drawn.resize((width, height))
-            converted = av.VideoFrame.from_image(drawn).reformat(format="yuv420p", dst_colorspace="itu709")
+            resized = drawn.resize((width, height))
+            converted = av.VideoFrame.from_image(resized).reformat(format="yuv420p", dst_colorspace="itu709")
             converted.time_base, converted.pts = TIME_BASE, round((frame.time - zero) / TIME_BASE)
             return converted
 
@@ -121,13 +121,8 @@ def predict_video(
             av.open(str(partial_file.absolute()), "w", format="mp4") as output,
         ):
             rate = min(1 / first.duration, wanted or 1000)  # FFmpeg takes the duration of the last frame from it
-            video = output.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "20"})
-            video.width, video.height, video.pix_fmt, video.codec_context.time_base = (
-                width,
-                height,
-                "yuv420p",
-                TIME_BASE,
-            )
+            video = output.add_stream("libx264", rate, X264_OPTIONS, width=width, height=height, pix_fmt="yuv420p")
+            video.codec_context.time_base = TIME_BASE
             video.codec_context.colorspace = av.video.reformatter.Colorspace.ITU709
             sound.add_to(output)
             stopped, latest = False, -1

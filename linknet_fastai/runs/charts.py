@@ -1,6 +1,7 @@
 """Charts of numbers as matplotlib figures: curves, class IoU, confusion matrix, learning rate search, runs."""
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,18 @@ def svg(draw: Callable[[], Figure], dark: bool = False) -> str:
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
+def subplots(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """Make a figure of a size in inches, and its axes, with matplotlib's options for `Figure.subplots`.
+
+    Example:
+        >>> figure, axes = subplots(6, 4)
+        >>> figure.axes == [axes]
+        True
+    """
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
+
+
 CURVES = {
     "cross-entropy": {"train_loss": "train", "valid_loss": "validation"},
     "scores on validation": {score.name: score.label for score in OVERALL_SCORES},
@@ -92,10 +105,10 @@ def training_curves(rows: Sequence[Mapping[str, float]], titles: Sequence[str] =
 
             save_figure(training_curves(read_metrics(Path("runs/camvid"))), Path("curves.png"))
     """
-    figure = Figure(figsize=(4 * len(titles), 3.6), dpi=120, layout="constrained")
+    figure, grid = subplots(4 * len(titles), 3.6, columns=len(titles), squeeze=False)
     epochs = [row["epoch"] for row in rows]
     best = best_row(rows)
-    for axes, title in zip(figure.subplots(1, len(titles), squeeze=False)[0], titles, strict=True):
+    for axes, title in zip(grid[0], titles, strict=True):
         for (column, label), color in zip(CURVES[title].items(), SERIES, strict=False):
             marker = "o" if len(rows) < 3 else None
             axes.plot(epochs, [row.get(column, np.nan) for row in rows], color=color, label=label, marker=marker)
@@ -122,15 +135,12 @@ def class_bars(scores: Mapping[str, float]) -> Figure:
         >>> class_bars({"road": 0.9, "pole": 0.3, "car": float("nan")}).axes[0].get_xlabel()
         'class IoU'
     """
-    ranked = sorted(scores.items(), key=lambda item: item[1] if item[1] == item[1] else -1)
-    figure = Figure(figsize=(6, 0.6 + 0.3 * len(ranked)), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    names, values = [literal(name) for name, _ in ranked], [0 if value != value else value for _, value in ranked]
-    axes.barh(names, values, color=BLUE)
-    for row, (_, value) in enumerate(ranked):
-        axes.text(values[row] + 0.01, row, "-" if value != value else f"{value:.3f}", va="center", fontsize=9)
-    axes.set(xlim=(0, 1.1), xlabel="class IoU")
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    ranked = dict(sorted(scores.items(), key=lambda item: np.nan_to_num(item[1], nan=-1)))
+    figure, axes = subplots(6, 0.6 + 0.3 * len(ranked))
+    bars = axes.barh([literal(name) for name in ranked], np.nan_to_num(list(ranked.values())), color=BLUE)
+    labels = ["-" if math.isnan(iou) else f"{iou:.3f}" for iou in ranked.values()]
+    axes.bar_label(bars, labels, padding=3, fontsize=9)
+    axes.set(xlim=(0, 1.1), xlabel="class IoU", xticks=(0, 0.25, 0.5, 0.75, 1))
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="x", alpha=0.25)
@@ -151,8 +161,7 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     """
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 2.2 + 0.5 * len(class_names)
-    figure = Figure(figsize=(side, side), dpi=120, layout="constrained")
-    axes = figure.subplots()
+    figure, axes = subplots(side, side)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     names = [literal(name) for name in class_names]
     axes.set_xticks(range(len(names)), names, rotation=90)
@@ -179,8 +188,7 @@ def lr_search_curve(rates: Sequence[float], losses: Sequence[float], suggestions
         >>> lr_search_curve([1e-4, 1e-3, 1e-2], [2.0, 1.2, 3.0], {"valley": 1e-3}).axes[0].get_xscale()
         'log'
     """
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
-    axes = figure.subplots()
+    figure, axes = subplots(7, 4)
     axes.plot(rates, losses, color=BLUE)
     for (name, rate), color in zip(suggestions.items(), (ORANGE, GREEN, PURPLE), strict=False):
         axes.axvline(rate, color=color, linestyle="--", label=f"{name} {rate:.2g}")
@@ -203,8 +211,8 @@ def run_comparison(runs: Sequence["RunSummary"]) -> Figure:
             save_figure(run_comparison(runs), Path("runs.png"))
     """
     classes = list(dict.fromkeys(name for run in runs for name in run.ious))
-    figure = Figure(figsize=(12, max(4.2, 0.05 * len(classes) * len(runs) + 3)), dpi=120, layout="constrained")
-    curves, bars = figure.subplots(1, 2, width_ratios=(1, 1.2))
+    inches = max(4.2, 0.05 * len(classes) * len(runs) + 3)
+    figure, (curves, bars) = subplots(12, inches, columns=2, width_ratios=(1, 1.2))
     height = 0.8 / len(runs)
     for number, run in enumerate(runs):
         color = f"C{number}" if number >= len(SERIES) else SERIES[number]

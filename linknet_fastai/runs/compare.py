@@ -106,17 +106,10 @@ def summarize(folder: Path) -> RunSummary:
             run = summarize(Path("runs/camvid"))
             print(run.name, run.best["miou"], run.settings["lr"])
     """
-    file = read_run(folder)
-    return RunSummary(
-        folder.resolve().name,
-        file.run,
-        file.settings.model_dump(mode="json", exclude_none=True),
-        file.origins,
-        file.versions,
-        read_metrics(folder),
-        file.result,
-        read_evaluations(folder),
-    )
+    name, file = folder.resolve().name, read_run(folder)
+    settings = file.settings.model_dump(mode="json", exclude_none=True)
+    rows, evaluations = read_metrics(folder), read_evaluations(folder)
+    return RunSummary(name, file.run, settings, file.origins, file.versions, rows, file.result, evaluations)
 
 
 def differing_settings(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
@@ -202,21 +195,20 @@ def write_table(runs: Sequence[RunSummary], file: Path) -> None:
 
             write_table([summarize(folder) for folder in Path("runs").iterdir()], Path("runs.csv"))
     """
-    rows = []
-    for run in runs:
-        rows.append(
-            {
-                "run": run.name,
-                "recipe": run.recipe,
-                "best_miou": run.best["miou"],
-                "best_epoch": run.best["epoch"],
-                **{f"last_{score.name}": run.last[score.name] for score in OVERALL_SCORES},
-                "epochs_done": run.last["epoch"],
-                "seconds": run.seconds,
-                "parameters": run.run.get("parameters"),
-                "peak_memory_mib": run.result.get("peak_memory_mib"),
-                **{f"iou_{name}": value for name, value in run.ious.items()},
-                **run.settings,
-            }
-        )
+    rows = [
+        {
+            "run": run.name,
+            "recipe": run.recipe,
+            "best_miou": run.best["miou"],
+            "best_epoch": run.best["epoch"],
+            **{f"last_{score.name}": run.last[score.name] for score in OVERALL_SCORES},
+            "epochs_done": run.last["epoch"],
+            "seconds": run.seconds,
+            "parameters": run.run.get("parameters"),
+            "peak_memory_mib": run.result.get("peak_memory_mib"),
+            **{f"iou_{name}": value for name, value in run.ious.items()},
+            **run.settings,
+        }
+        for run in runs
+    ]
     write_csv(file, rows)

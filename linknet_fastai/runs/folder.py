@@ -6,12 +6,12 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
 import tomli_w
 from filelock import FileLock, Timeout
@@ -20,13 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from linknet_fastai.config.classes import MAX_CLASSES
 from linknet_fastai.config.settings import MOST_EPOCHS, RENAMED, Settings, Text, explain
 from linknet_fastai.core.errors import UsageError, UserError, reason
-from linknet_fastai.core.files import (
-    MAX_LIST_BYTES,
-    parse_json,
-    parse_toml,
-    read_text,
-    write_text,
-)
+from linknet_fastai.core.files import MAX_LIST_BYTES, MAX_TOML_BYTES, parse_json, parse_toml, read_text, write_text
 from linknet_fastai.core.text import Line, Name
 from linknet_fastai.scoring.scores import OVERALL_SCORES
 
@@ -53,23 +47,21 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: the folder is locked by another training, or cannot be written into.
     """
-    lock = folder / ".lock"
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=0):
-            try:
-                yield
-            finally:
-                with suppress(OSError):  # Windows cannot delete an open file; FileLock deletes it there
-                    lock.unlink(missing_ok=True)
-                with suppress(OSError):  # it is empty if the run failed before its first file
-                    folder.rmdir()
+        lock.acquire()
     except Timeout:
         raise UserError(f"{folder}: locked by another fit that is running in this folder") from None
     except OSError as error:
-        if error.filename != str(lock):
-            raise
         raise UserError(f"{folder}: cannot be written into ({reason(error)})") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows cannot delete an open file; FileLock deletes it there
+            Path(lock.lock_file).unlink(missing_ok=True)
+            folder.rmdir()  # it is empty if the run failed before its first file
+        lock.release()
 
 
 def write_run(folder: Path, settings: Settings, origins: Mapping[str, str], run: Mapping[str, Any]) -> None:
@@ -99,7 +91,7 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> None:
     Raises:
         UserError: there is no run.toml, or it cannot be written.
     """
-    tables = _read_toml(folder / RUN_FILE)
+    tables = _read(folder / RUN_FILE, parse_toml, dict, MAX_TOML_BYTES)
     values = {name: value for name, value in result.items() if value is not None}
     write_text(folder / RUN_FILE, tomli_w.dumps(tables | {"result": values}))
 
@@ -129,9 +121,10 @@ class _RunTables(_Table):
     origins: dict[Name, Line]
     run: _Run
     versions: dict[Name, Line]
-    result: _Result | None = None
+    result: _Result = _Result()
 
 
+Tables = TypeVar("Tables")
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 
@@ -184,14 +177,11 @@ def read_run(folder: Path) -> RunFile:
             run = read_run(Path("runs/camvid"))
             print(run.settings.lr, run.origins["lr"], run.versions["torch"])
     """
-    try:
-        tables = _RunTables(**_read_toml(folder / RUN_FILE))
-    except ValidationError as error:
-        raise UserError(f"{folder / RUN_FILE}: {explain(error)}") from None
+    tables = _read(folder / RUN_FILE, parse_toml, _RunTables.model_validate, MAX_TOML_BYTES)
     origins = dict.fromkeys(Settings.model_fields, "default") | {
         RENAMED.get(name, name): origin for name, origin in tables.origins.items()
     }
-    run, result = (table.model_dump(exclude_unset=True) if table else {} for table in (tables.run, tables.result))
+    run, result = (table.model_dump(exclude_unset=True) for table in (tables.run, tables.result))
     return RunFile(tables.settings, origins, run, tables.versions, result)
 
 
@@ -215,15 +205,20 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
 
             {scores["split"]: scores["miou"] for scores in read_evaluations(Path("runs/camvid"))}
     """
-    evaluations = []
-    for file in sorted(folder.glob("evaluation*.json")):
-        try:
-            evaluations.append(_Scores.model_validate(parse_json(read_text(file, MAX_LIST_BYTES))).model_dump())
-        except ValidationError as error:
-            raise UserError(f"{file}: {explain(error)}") from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file}: cannot be read ({reason(error)})") from None
-    return evaluations
+    files = sorted(folder.glob("evaluation*.json"))
+    return [_read(file, parse_json, _Scores.model_validate, MAX_LIST_BYTES).model_dump() for file in files]
+
+
+def _read(file: Path, parse: Callable[[str], Any], check: Callable[[Any], Tables], max_bytes: int) -> Tables:
+    """Read a file of a run folder; every error becomes a UserError that names it."""
+    try:
+        return check(parse(read_text(file, max_bytes)))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{file.parent}: no run here ({file.name} is missing)") from None
+    except ValidationError as error:
+        raise UserError(f"{file}: {explain(error)}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({reason(error)})") from None
 
 
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
@@ -232,7 +227,11 @@ def write_metrics(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    write_csv(folder / METRICS_FILE, [{name: _format(value) for name, value in row.items()} for row in rows])
+    write_csv(folder / METRICS_FILE, [{name: _cell(value) for name, value in row.items()} for row in rows])
+
+
+def _cell(value: float) -> str:
+    return f"{value:.6g}" if math.isfinite(value) else ""  # such as the IoU of an absent class, a diverged loss
 
 
 def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -285,21 +284,6 @@ def _parse_row(row: Mapping[str, Any]) -> dict[str, float]:
     if not (1 <= numbers["epoch"] <= MOST_EPOCHS and numbers["seconds"] >= 0):
         raise ValueError(f"impossible epoch {row['epoch']} or seconds {row['seconds']}")
     return {**numbers, "epoch": int(numbers["epoch"])}
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return parse_toml(read_text(file))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{file.parent}: no run here ({file.name} is missing)") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({reason(error)})") from None
-
-
-def _format(value: float) -> str:
-    if isinstance(value, int):
-        return str(value)
-    return f"{value:.6g}" if math.isfinite(value) else ""  # such as the IoU of an absent class, a diverged loss
 
 
 def best_row(rows: Sequence[Mapping[str, float]]) -> Mapping[str, float]:

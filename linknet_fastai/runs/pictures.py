@@ -14,7 +14,7 @@ from torch import Tensor
 from linknet_fastai.core.images import VOID
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.predict.overlay import color_mask, overlay
-from linknet_fastai.runs.charts import literal, save_figure
+from linknet_fastai.runs.charts import literal, save_figure, subplots
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,9 @@ def save_predictions(frames: Sequence[ShownFrame], card: ModelCard, file: Path) 
     columns = ("frame", "ground truth", "prediction", "errors (red)")
     figure, grid = _grid(len(frames), len(columns), frames[0].image.size, card)
     for row, frame in enumerate(frames):
-        masks = (color_mask(channels, card) for channels in (frame.truth, frame.predicted))
-        pictures = (frame.image, *masks, _errors(frame.image, frame.wrong))
+        errors = np.asarray(frame.image.convert("L").convert("RGB")) // 2 + 120  # light gray
+        errors[frame.wrong] = (213, 0, 0)
+        pictures = (frame.image, color_mask(frame.truth, card), color_mask(frame.predicted, card), errors)
         for axes, picture, title in zip(grid[row], pictures, columns, strict=True):
             axes.imshow(picture)
             if row == 0:
@@ -92,18 +93,14 @@ def save_batch(images: Tensor, labels: Tensor, card: ModelCard, file: Path, max_
             images, labels = dls.one_batch()
             save_batch(images, labels, ModelCard.of(dls.recipe, dls.size), Path("batch.png"))
     """
-    mean, std = np.array(card.mean), np.array(card.std)
-    shown = min(len(images), max_frames)
-    columns = min(4, shown)
-    size = (images.shape[-1], images.shape[-2])
-    figure, grid = _grid(math.ceil(shown / columns), columns, size, card)
-    for number, axes in enumerate(grid.ravel()):
-        if number >= shown:
-            axes.set_visible(False)
-            continue
-        pixels = images[number].permute(1, 2, 0).cpu().numpy() * std + mean
-        image = Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
-        axes.imshow(overlay(image, labels[number].cpu().numpy().astype(np.uint8), card, opacity=0.45))
+    pixels = images[:max_frames].permute(0, 2, 3, 1).cpu().numpy() * card.std + card.mean
+    frames = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
+    columns = min(4, len(frames))
+    figure, grid = _grid(math.ceil(len(frames) / columns), columns, (frames.shape[2], frames.shape[1]), card)
+    for axes, frame, channels in zip(grid.flat, frames, labels.cpu().numpy().astype(np.uint8), strict=False):
+        axes.imshow(overlay(Image.fromarray(frame), channels, card, opacity=0.45))
+    for axes in grid.flat[len(frames) :]:
+        axes.set_visible(False)
     save_figure(figure, file)
 
 
@@ -112,16 +109,8 @@ def _grid(rows: int, columns: int, size: tuple[int, int], card: ModelCard) -> tu
     width = 12.0
     legend_rows = math.ceil((len(card.classes) + 1) / 8)
     height = width / columns * size[1] / size[0] * rows + 0.3 + 0.25 * legend_rows
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []})
+    figure, grid = subplots(width, height, rows, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []})
     entries = [*((entry.color, entry.name) for entry in card.classes), (card.void.color, "void")]
     handles = [Patch(facecolor=tuple(np.divide(color, 255)), label=literal(name)) for color, name in entries]
     figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8, frameon=False, handlelength=1.2)
     return figure, grid
-
-
-def _errors(image: Image.Image, wrong: np.ndarray) -> Image.Image:
-    """The frame in light gray, wrong pixels in red."""
-    pixels = np.asarray(image.convert("L").convert("RGB")) // 2 + 120
-    pixels[wrong] = (213, 0, 0)
-    return Image.fromarray(pixels)

@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 
-import jinja2
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.filters import Markup
 from PIL import Image
 
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.files import write_text
-from linknet_fastai.core.images import data_url
+from linknet_fastai.core.images import NEAREST, data_url
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.core.text import printable
 from linknet_fastai.data.dataset import Dataset, open_dataset
@@ -61,8 +61,7 @@ def representative_frames(
     for name, rank in {ranked[0]: "best", ranked[len(ranked) // 2]: "median", ranked[-1]: "worst"}.items():
         frame = frames[name]
         image, predicted = predict_file(engine, frame.image)
-        labels = dataset.read_label(frame.label)
-        shown.append(ShownFrame(frame.stem, rank, scored[name], image, labels, predicted))
+        shown.append(ShownFrame(frame.stem, rank, scored[name], image, dataset.read_label(frame.label), predicted))
     return shown
 
 
@@ -117,30 +116,27 @@ def write_report(folder: Path, shown: Sequence[ShownFrame], card: ModelCard) -> 
     """
     run = summarize(folder)
     scored = comparable_evaluation(run, run.settings["validate_on"])
-    charts = {title: partial(training_curves, run.rows, [title]) for title in CURVES}
+    figures = {title: partial(training_curves, run.rows, [title]) for title in CURVES}
     if scored and scored["classes"]:
         ious = {row["name"]: float("nan") if row["iou"] is None else row["iou"] for row in scored["classes"]}
-        charts["bars"] = partial(class_bars, ious)
-        charts["confusion"] = partial(confusion_matrix, np.array(scored["confusion"]), list(ious))
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string(files("linknet_fastai.runs").joinpath("templates", REPORT).read_text("utf-8"))
-    page = template.render(
+        figures["bars"] = partial(class_bars, ious)
+        figures["confusion"] = partial(confusion_matrix, np.array(scored["confusion"]), list(ious))
+    charts = {
+        # Not escaped again: matplotlib escapes the text in its SVG.
+        name: {"light": Markup(svg(draw)), "dark": Markup(svg(draw, dark=True))}
+        for name, draw in figures.items()
+    }
+    loader = PackageLoader("linknet_fastai.runs")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    page = environment.get_template(REPORT).render(
         run=run,
         scores=OVERALL_SCORES,
         scored=scored,
-        # Not escaped again: matplotlib escapes the text in its SVG.
-        charts={
-            name: {theme: jinja2.filters.Markup(svg(draw, theme == "dark")) for theme in ("light", "dark")}
-            for name, draw in charts.items()
-        },
+        charts=charts,
         curves=list(CURVES),
-        changed={
-            name: (run.settings.get(name), origin)
-            for name, origin in run.origins.items()
-            if origin not in ("default", "preset best")
-        },
+        changed={name: origin for name, origin in run.origins.items() if origin not in ("default", "preset best")},
         frames=[_pictures(frame, card) for frame in shown],
-        legend=[(entry.name, entry.css_color) for entry in card.classes],
+        classes=card.classes,
     )
     write_text(folder / REPORT, page)
     return folder / REPORT
@@ -150,16 +146,11 @@ def _pictures(frame: ShownFrame, card: ModelCard) -> dict[str, str]:
     """A frame, its masks and its errors as data URLs, by their name in the template."""
     red = np.zeros((*frame.truth.shape, 4), np.uint8)
     red[frame.wrong] = (213, 0, 0, 255)
-    size = frame.image.size
-    if size[0] > MAX_WIDTH:
-        size = (MAX_WIDTH, max(round(size[1] * MAX_WIDTH / size[0]), 1))
-    masks = {
-        "truth": Image.fromarray(color_mask(frame.truth, card)),
-        "predicted": Image.fromarray(color_mask(frame.predicted, card)),
-        "errors": Image.fromarray(red),
-    }
+    width = min(frame.image.width, MAX_WIDTH)
+    size = (width, max(round(frame.image.height * width / frame.image.width), 1))
+    masks = {"truth": color_mask(frame.truth, card), "predicted": color_mask(frame.predicted, card), "errors": red}
     return {
         "title": f"{frame.rank}: {printable(frame.stem)}, mIoU {frame.miou:.3f}",
         "image": data_url(frame.image.resize(size, Image.Resampling.BOX), "JPEG", quality=88),
-        **{name: data_url(mask.resize(size, Image.Resampling.NEAREST), "PNG") for name, mask in masks.items()},
+        **{name: data_url(Image.fromarray(mask).resize(size, NEAREST), "PNG") for name, mask in masks.items()},
     }

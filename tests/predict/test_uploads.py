@@ -14,7 +14,8 @@ from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.engines.engine import Engine
 from linknet_fastai.model.card import ModelCard
-from linknet_fastai.predict.uploads import SHOWN_SIDE, CountingEngine, Limits, predict_clip, predict_image
+from linknet_fastai.predict.uploads import CLIP_FPS, SHOWN_SIDE, CountingEngine, Limits, check_clip, predict_image
+from linknet_fastai.predict.video import predict_video
 
 CARD = ModelCard.of(load_recipe("street"), (64, 48))
 ROAD = 3
@@ -119,8 +120,8 @@ def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:
 def test_a_clip_is_drawn_with_the_selected_classes(clip: Path, tmp_path: Path) -> None:
     counting = CountingEngine(Quarters(), Event())
     steps = []
-    result = predict_clip(
-        counting, clip, tmp_path / "out.mp4", LIMITS, 1, [ROAD], lambda *progress: steps.append(progress)
+    result = predict_video(
+        counting, clip, tmp_path / "out.mp4", 1, CLIP_FPS, lambda *progress: steps.append(progress), [ROAD]
     )
     assert (result.frames, counting.frames, steps[-1][1:]) == (5, 5, (5, 5))
     assert counting.shares[[0, ROAD]].tolist() == [0.25, 0.75]
@@ -136,22 +137,19 @@ def test_a_clip_is_drawn_with_the_selected_classes(clip: Path, tmp_path: Path) -
         (replace(LIMITS, megapixels=0.003), r"clip\.mp4: 64x48 is more than 0\.003 million pixels"),
     ],
 )
-def test_a_clip_too_long_or_too_large_is_refused_unseen(
-    clip: Path, tmp_path: Path, limits: Limits, line: str
-) -> None:
-    engine = Quarters()
+def test_a_clip_too_long_or_too_large_is_refused(clip: Path, limits: Limits, line: str) -> None:
+    check_clip(clip, LIMITS)
     with pytest.raises(UserError, match=line):
-        predict_clip(engine, clip, tmp_path / "out.mp4", limits, 0.5, [ROAD])
-    assert engine.calls == 0
+        check_clip(clip, limits)
 
 
 def test_a_clip_of_unknown_length_ends_at_the_maximum_of_frames(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="more than 3 frames"):
-        predict_clip(CountingEngine(Quarters(), Event(), 3), clip, tmp_path / "out.mp4", LIMITS, 0.5, [ROAD])
+        predict_video(CountingEngine(Quarters(), Event(), 3), clip, tmp_path / "out.mp4")
     assert not (tmp_path / "out.mp4").exists()
 
 
 def test_a_clip_that_only_names_other_files_is_refused(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile {clip.name}\n")
     with pytest.raises(UserError, match=r"list\.mp4: cannot be opened as a video"):
-        predict_clip(Quarters(), tmp_path / "list.mp4", tmp_path / "out.mp4", LIMITS, 0.5, [ROAD])
+        check_clip(tmp_path / "list.mp4", LIMITS)
