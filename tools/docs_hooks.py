@@ -67,7 +67,7 @@ def rewrite_examples(docstring: str) -> str:
         code = textwrap.dedent(match[1]).strip("\n")
         return "Examples:\n" + textwrap.indent(f"```python\n{code}\n```\n", "    ")
 
-    docstring = re.sub(r"^Example::\n((?:[ ]{4}.*\n?|\n)+)", block, docstring, flags=re.MULTILINE)
+    docstring = re.sub(r"^Example:(?::|\n {4}::)\n((?:[ ]{4}.*\n?|\n)+)", block, docstring, flags=re.MULTILINE)
     return re.sub(r"^Example:$", "Examples:", docstring, flags=re.MULTILINE)
 
 

@@ -52,5 +52,6 @@ def test_examples_are_shown_as_code(hooks: ModuleType) -> None:
     assert (
         hooks.rewrite_examples("Add.\n\nExample:\n    >>> 1 + 1\n    2") == "Add.\n\nExamples:\n    >>> 1 + 1\n    2"
     )
-    shown = hooks.rewrite_examples("Add.\n\nExample::\n\n    x = 1\n    y = 2\n\nMore.")
-    assert shown == "Add.\n\nExamples:\n    ```python\n    x = 1\n    y = 2\n    ```\nMore."
+    expected = "Add.\n\nExamples:\n    ```python\n    x = 1\n    y = 2\n    ```\nMore."
+    assert hooks.rewrite_examples("Add.\n\nExample::\n\n    x = 1\n    y = 2\n\nMore.") == expected
+    assert hooks.rewrite_examples("Add.\n\nExample:\n    ::\n\n        x = 1\n        y = 2\n\nMore.") == expected
