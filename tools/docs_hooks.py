@@ -1,13 +1,16 @@
 """Fills in pages from the code when mkdocs builds the site: the table of settings, where public names are defined.
 
-mkdocs.yml names this file under `hooks`. `python tools/docs_hooks.py` prints the table of settings.
+mkdocs.yml names this file under `hooks`, and `Examples` as an extension of griffe, the reader of docstrings. `python
+tools/docs_hooks.py` prints the table of settings.
 """
 
 import re
+import textwrap
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import griffe
 import typer
 from pydantic.fields import FieldInfo
 
@@ -46,6 +49,26 @@ def _with_definition(match: re.Match) -> str:
     """Name the module that defines a public name: the package imports its names when they are first used."""
     defined = getattr(linknet_fastai, match[2])
     return f"{match[1]}{defined.__module__}.{defined.__qualname__}"
+
+
+class Examples(griffe.Extension):
+    """Shows `Example:` as code, with and without `>>>`; griffe knows `Examples:` alone."""
+
+    def on_object(self, *, obj: griffe.Object, **context: Any) -> None:
+        """Rewrite a docstring before it is parsed."""
+        if obj.docstring:
+            obj.docstring.value = rewrite_examples(obj.docstring.value)
+
+
+def rewrite_examples(docstring: str) -> str:
+    """A docstring whose `Example:` and `Example::` are a section `Examples:`, the latter with a block of code."""
+
+    def block(match: re.Match) -> str:
+        code = textwrap.dedent(match[1]).strip("\n")
+        return "Examples:\n" + textwrap.indent(f"```python\n{code}\n```\n", "    ")
+
+    docstring = re.sub(r"^Example:(?::|\n {4}::)\n((?:[ ]{4}.*\n?|\n)+)", block, docstring, flags=re.MULTILINE)
+    return re.sub(r"^Example:$", "Examples:", docstring, flags=re.MULTILINE)
 
 
 def settings_table() -> str:

@@ -46,3 +46,12 @@ def test_the_reference_names_where_each_public_name_is_defined(hooks: ModuleType
     assert shown.count("\n::: ") == len(linknet_fastai.__all__) - 1
     with pytest.raises(ValueError, match=r"docs/reference\.md lacks LinkNet"):
         hooks.on_page_markdown(text.replace("::: linknet_fastai.LinkNet\n", ""), page("reference.md"))
+
+
+def test_examples_are_shown_as_code(hooks: ModuleType) -> None:
+    assert (
+        hooks.rewrite_examples("Add.\n\nExample:\n    >>> 1 + 1\n    2") == "Add.\n\nExamples:\n    >>> 1 + 1\n    2"
+    )
+    expected = "Add.\n\nExamples:\n    ```python\n    x = 1\n    y = 2\n    ```\nMore."
+    assert hooks.rewrite_examples("Add.\n\nExample::\n\n    x = 1\n    y = 2\n\nMore.") == expected
+    assert hooks.rewrite_examples("Add.\n\nExample:\n    ::\n\n        x = 1\n        y = 2\n\nMore.") == expected
