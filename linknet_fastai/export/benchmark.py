@@ -136,12 +136,13 @@ def _measure(
     """The speeds at all sizes, each given with its multiply-adds; none if "auto" is fp32, which has its own run."""
     speeds = []
     for multiply_adds, size in work:
+        frame = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
         open_at_size = partial(open_engine, file, engine, precision, device, size)
         opened = open_at_size(frames=1)
         computed_in = opened.precision
         if precision == "auto" and computed_in == "fp32":
             return []
-        latency = _latency(opened, size)
+        latency = _latency(opened, frame)
         memory = peak_memory_mib(resolve_device(device))
         del opened
         speeds.append(
@@ -153,41 +154,36 @@ def _measure(
                 parameters=parameters,
                 multiply_adds=multiply_adds,
                 latency_ms=latency * 1e3,
-                frames_per_second=_throughput(open_at_size(), size),
+                frames_per_second=_throughput(open_at_size(), frame),
                 peak_memory_mib=memory,
             )
         )
     return speeds
 
 
-def _latency(engine: Engine, size: tuple[int, int]) -> float:
+def _latency(engine: Engine, frame: np.ndarray) -> float:
     """Seconds for a single frame; the first two runs are warm-up."""
-    frame = _frame(size)
     times: list[float] = []
     for _ in range(MAX_REPEATS + 2):
         start = time.perf_counter()
-        engine.channels(frame, size[::-1])  # the result is in main memory: no need to synchronize
+        engine.channels(frame, frame.shape[:2])  # the result is in main memory: no need to synchronize
         times.append(time.perf_counter() - start)
         if len(times) >= MIN_REPEATS + 2 and sum(times[2:]) > ENOUGH_SECONDS:
             break
     return median(times[2:])
 
 
-def _throughput(engine: Engine, size: tuple[int, int]) -> float:
+def _throughput(engine: Engine, frame: np.ndarray) -> float:
     """Frames a second with as many at the same time as the engine computes."""
-    frame, at_once = _frame(size), engine.frames_at_once
+    at_once = engine.frames_at_once
     with ThreadPoolExecutor(at_once) as pool:
 
         def predict(count: int) -> float:
             start = time.perf_counter()
-            list(pool.map(lambda _: engine.channels(frame, size[::-1]), range(count)))
+            list(pool.map(lambda _: engine.channels(frame, frame.shape[:2]), range(count)))
             return time.perf_counter() - start
 
         predict(at_once)
         once = predict(at_once) / at_once
         count = max(MIN_REPEATS * at_once, min(MAX_REPEATS * at_once, round(ENOUGH_SECONDS / once)))
         return count / predict(count)
-
-
-def _frame(size: tuple[int, int]) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from linknet_fastai.scoring.cityscapes import DRAWN_LABELS, LABEL_IDS, LABELS
-from linknet_fastai.scoring.scores import number
+from linknet_fastai.scoring.scores import count_pixels, number
 
 # Pixels of an average instance, `args.avgClassSize` of the official script; a test compares the two.
 AVERAGE_INSTANCE_SIZE = {
@@ -28,7 +28,6 @@ AVERAGE_INSTANCE_SIZE = {
 _N_IDS = len(DRAWN_LABELS)
 _PLATE = 255  # -1, the license plate, in 8 bits
 _SINGLE = 1000  # larger instance ids are single instances, label id * 1000 + n, as in the official script
-_TILE_ROWS = 256
 
 _EVALUATED = [label for label in LABELS if not label.ignore_in_eval]
 _CLASS_IDS = {label.name: [label.id] for label in _EVALUATED}
@@ -214,12 +213,7 @@ class CityscapesScorer:
 
 def _count_pairs(predicted_ids: np.ndarray, truth_ids: np.ndarray) -> np.ndarray:
     """Pixels by true and predicted label id, 34x34 int64."""
-    counts = np.zeros(1 << 16, np.int64)
-    for top in range(0, len(truth_ids), _TILE_ROWS):  # in tiles, because bincount converts its input to 64 bits
-        rows = slice(top, top + _TILE_ROWS)
-        pairs = truth_ids[rows].astype(np.uint16) << 8 | predicted_ids[rows]
-        counts += np.bincount(pairs.ravel(), minlength=1 << 16)
-    table = counts.reshape(256, 256)
+    table = count_pixels(predicted_ids, truth_ids, 256, 256)  # every value of a byte, to report unknown ones
     for name, other_axis, known in (
         ("true", 1, [*LABEL_IDS.values(), _PLATE]),
         ("predicted", 0, [*LABEL_IDS.values()]),
