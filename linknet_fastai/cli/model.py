@@ -52,7 +52,7 @@ def evaluate(
     if picture:
         from linknet_fastai.runs.charts import confusion_matrix, save_figure
 
-        save_figure(confusion_matrix(result.counts, result.class_names), picture)
+        save_figure(confusion_matrix(result.scores.counts, result.class_names), picture)
 
 
 @engine_options

@@ -44,13 +44,12 @@ def show_evaluation(result: "Evaluation", title: str) -> None:
 def _show_cityscapes(scores: "CityscapesScores") -> None:
     """Print the scores that the official script prints."""
     console.print(styled("\nscores of the official Cityscapes script", "bold"))
-    means = (scores.mean_class_iou, scores.mean_class_iiou), (scores.mean_category_iou, scores.mean_category_iiou)
-    for what, iou, iiou, mean in (
-        ("class", scores.class_iou, scores.class_iiou, means[0]),
-        ("category", scores.category_iou, scores.category_iiou, means[1]),
+    for what, iou, iiou in (
+        ("class", scores.class_iou, scores.class_iiou),
+        ("category", scores.category_iou, scores.category_iiou),
     ):
         rows = [(name, percent(value), percent(iiou[name]) if name in iiou else "") for name, value in iou.items()]
-        show_table((what, "IoU", "iIoU"), rows, bold=[("mean", *map(percent, mean))])
+        show_table((what, "IoU", "iIoU"), rows, bold=[("mean", percent(iou.mean), percent(iiou.mean))])
         console.print()
 
 

@@ -27,14 +27,12 @@ class EngineInfo:
             (file, precision, size, frames_at_once); torch's takes a network instead of a file.
         package: the package that it runs networks with.
         format: the name of the format to export a run to for this engine.
-        precisions: those that `benchmark` measures.
     """
 
     name: EngineName
     location: str
     package: str
     format: FormatName
-    precisions: tuple[str, ...] = ("fp32",)
 
     @property
     def is_installed(self) -> bool:
@@ -74,9 +72,9 @@ class Format:
 
 
 _ENGINES = (
-    EngineInfo("torch", "torch_engine:Predictor", "torch", "safetensors", ("fp32", "auto")),
+    EngineInfo("torch", "torch_engine:Predictor", "torch", "safetensors"),
     EngineInfo("onnxruntime", "onnx_engine:OnnxPredictor", "onnxruntime", "onnx"),
-    EngineInfo("openvino", "openvino_engine:OpenVinoPredictor", "openvino", "openvino", ("fp32", "auto")),
+    EngineInfo("openvino", "openvino_engine:OpenVinoPredictor", "openvino", "openvino"),
 )
 _ONNX, _OPENVINO = ("onnx", "onnxscript"), ("onnx", "onnxscript", "openvino")  # packages that write these
 _FORMATS = (

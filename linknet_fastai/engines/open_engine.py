@@ -58,8 +58,8 @@ def open_engine(
             at_once = 1
         else:
             torch.set_num_threads(max(1, usable_cores() // at_once))
-        predictor = ENGINES[name].load()
-        return predictor(*load_model(model, trust_pickle), device or "auto", precision, size, at_once, tta)
+        network, card = load_model(model, trust_pickle)
+        return ENGINES[name].load()(network, card, device or "auto", precision, size, at_once, tta)
     if tta:
         raise UsageError(f"--tta: {model.name} returns classes only; give the run folder or .safetensors")
     if device not in (None, "auto", "cpu"):

@@ -66,8 +66,7 @@ class OpenVinoPredictor(Engine):
         }
         super().__init__(card, "int8" if int8 else precision, size, frames_at_once)
         self.file = file
-        self._compiled: dict[tuple | None, Any] = {}
-        self._idle: dict[tuple | None, list[Any]] = {}
+        self._compiled: dict[tuple | None, tuple[Any, list[Any]]] = {}  # with the requests that are idle
         self._lock = Lock()
 
     def channels(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -75,8 +74,8 @@ class OpenVinoPredictor(Engine):
         try:
             with self._lock:
                 key = self._key(pixels.shape[:2], size)
-                idle = self._idle[key]
-                request = idle.pop() if idle else self._compiled[key].create_infer_request()
+                compiled, idle = self._compiled[key]
+                request = idle.pop() if idle else compiled.create_infer_request()
             inputs = {IMAGE: pixels[None]} | ({} if key else {SIZE: np.array(size, np.int64)})
             (mask,) = request.infer(inputs, share_inputs=True).values()
             with self._lock:
@@ -92,8 +91,7 @@ class OpenVinoPredictor(Engine):
             key = None
         if key not in self._compiled:
             graph = self._graph if key is None else _for_sizes(self._graph, seen, size)
-            self._compiled[key] = self._core.compile_model(graph, "CPU", self._options)
-            self._idle[key] = []
+            self._compiled[key] = self._core.compile_model(graph, "CPU", self._options), []
         return key
 
 

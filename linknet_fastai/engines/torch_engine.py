@@ -74,9 +74,7 @@ class Predictor(Engine):
         batch = torch.from_numpy(pixels.copy()).to(self.device).permute(2, 0, 1)[None]
         # The same operations as fastai's IntToFloatTensor and Normalize, so that both give the same bits.
         batch = (batch.float().div_(255.0) - self._mean) / self._std
-        if self.tta:
-            return self._averaged(batch, size)[0].argmax(0).to(torch.uint8).cpu().numpy()
-        logits = self.model(batch.to(self._dtype))
+        logits = self._averaged(batch, size) if self.tta else self.model(batch.to(self._dtype))
         return best_classes(logits, size)[0].to(torch.uint8).cpu().numpy()
 
     def __str__(self) -> str:

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.config.settings import Decoder
 from linknet_fastai.config.size import format_size
-from linknet_fastai.core.device import peak_memory_mib, resolve_device, resolve_precision
+from linknet_fastai.core.device import peak_memory_mib, resolve_device
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.engines.engine import Engine
 from linknet_fastai.engines.formats import ENGINES, FORMATS
@@ -84,32 +84,27 @@ def benchmark(
         for speed in benchmark(Path("runs/street"), [(480, 360)]):
             print(speed.engine, speed.precision, speed.frames_per_second)
     """
-    on = resolve_device(device)
-    networks = [load_model(model)] if model else list(_untrained())
+    resolve_device(device)  # raises before the work starts
     speeds: list[Speed] = []
     with TemporaryDirectory() as folder:
         runs = []
-        for network, card in networks:
-            home = Path(folder) / card.decoder
-            home.mkdir()
-            work = [_multiply_adds(network, size) for size in sizes]
-            measure = partial(_measure, card, sum(map(torch.numel, network.parameters())), list(sizes), work)
+        for network, card in [load_model(model)] if model else _untrained():
+            parameters = sum(map(torch.numel, network.parameters()))
+            # The smallest first, because the peak of the memory includes the earlier sizes.
+            work = sorted((_multiply_adds(network, size), size) for size in sizes)
             for name, engine in ENGINES.items():
                 file_format = FORMATS[engine.format]
-                if not engine.is_installed or file_format.missing_extra:
-                    continue
-                export_model(network, card, file := home / f"model{file_format.suffix}")
-                precisions = ["fp32", resolve_precision("auto", on)] if name == "torch" else engine.precisions
-                for precision in dict.fromkeys(precisions):
-                    runs.append(partial(measure, file, name, precision, device if name == "torch" else None))
+                if engine.is_installed and not file_format.missing_extra:
+                    file = Path(folder) / f"{card.decoder}{file_format.suffix}"
+                    export_model(network, card, file)
+                    on = device if name == "torch" else "cpu"
+                    measure = partial(_measure, card.decoder, parameters, work, file, name, on)
+                    runs += [partial(measure, "fp32"), partial(measure, "auto")]
         for done, run in enumerate(runs, 1):
             # In a process of its own, so that engines share neither threads nor memory.
             spawn = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(1, spawn, warnings.simplefilter, ("ignore",)) as process:
-                measured = process.submit(run).result()
-            known = {(speed.decoder, speed.engine, speed.precision) for speed in speeds}
-            # On a CPU without bf16, "auto" measures fp32 a second time.
-            speeds += [s for s in measured if (s.decoder, s.engine, s.precision) not in known]
+                speeds += process.submit(run).result()
             if progress:
                 progress("measuring", done, len(runs))
     return speeds
@@ -130,67 +125,65 @@ def _multiply_adds(network: LinkNet, size: tuple[int, int]) -> int:
 
 
 def _measure(
-    card: ModelCard,
+    decoder: str,
     parameters: int,
-    sizes: Sequence[tuple[int, int]],
-    multiply_adds: Sequence[int],
+    work: Sequence[tuple[int, tuple[int, int]]],
     file: Path,
     engine: str,
+    device: str,
     precision: str,
-    device: str | None,
 ) -> list[Speed]:
+    """The speeds at all sizes, each given with its multiply-adds; none if "auto" is fp32, which has its own run."""
     speeds = []
-    for size, work in sorted(zip(sizes, multiply_adds, strict=True), key=lambda pair: pair[1]):
+    for multiply_adds, size in work:
+        frame = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
         open_at_size = partial(open_engine, file, engine, precision, device, size)
         opened = open_at_size(frames=1)
-        latency = _latency(opened, size)
-        name, computed_in = opened.name, opened.precision
-        memory = peak_memory_mib(torch.device("cpu") if device is None else resolve_device(device))
+        computed_in = opened.precision
+        if precision == "auto" and computed_in == "fp32":
+            return []
+        latency = _latency(opened, frame)
+        memory = peak_memory_mib(resolve_device(device))
         del opened
         speeds.append(
             Speed(
-                decoder=card.decoder,
-                engine=name,
+                decoder=decoder,
+                engine=engine,
                 precision=computed_in,
                 size=format_size(size),
                 parameters=parameters,
-                multiply_adds=work,
+                multiply_adds=multiply_adds,
                 latency_ms=latency * 1e3,
-                frames_per_second=_throughput(open_at_size(), size),
+                frames_per_second=_throughput(open_at_size(), frame),
                 peak_memory_mib=memory,
             )
         )
     return speeds
 
 
-def _latency(engine: Engine, size: tuple[int, int]) -> float:
+def _latency(engine: Engine, frame: np.ndarray) -> float:
     """Seconds for a single frame; the first two runs are warm-up."""
-    frame = _frame(size)
     times: list[float] = []
     for _ in range(MAX_REPEATS + 2):
         start = time.perf_counter()
-        engine.channels(frame, size[::-1])  # the result is in main memory: no need to synchronize
+        engine.channels(frame, frame.shape[:2])  # the result is in main memory: no need to synchronize
         times.append(time.perf_counter() - start)
         if len(times) >= MIN_REPEATS + 2 and sum(times[2:]) > ENOUGH_SECONDS:
             break
     return median(times[2:])
 
 
-def _throughput(engine: Engine, size: tuple[int, int]) -> float:
+def _throughput(engine: Engine, frame: np.ndarray) -> float:
     """Frames a second with as many at the same time as the engine computes."""
-    frame, at_once = _frame(size), engine.frames_at_once
+    at_once = engine.frames_at_once
     with ThreadPoolExecutor(at_once) as pool:
 
         def predict(count: int) -> float:
             start = time.perf_counter()
-            list(pool.map(lambda _: engine.channels(frame, size[::-1]), range(count)))
+            list(pool.map(lambda _: engine.channels(frame, frame.shape[:2]), range(count)))
             return time.perf_counter() - start
 
         predict(at_once)
         once = predict(at_once) / at_once
         count = max(MIN_REPEATS * at_once, min(MAX_REPEATS * at_once, round(ENOUGH_SECONDS / once)))
         return count / predict(count)
-
-
-def _frame(size: tuple[int, int]) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)

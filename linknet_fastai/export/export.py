@@ -110,7 +110,7 @@ def export_run(
     # Checked in a temporary folder: a file that fails the check replaces no good one.
     with TemporaryDirectory() as temporary:
         export_model(model, card, written := Path(temporary) / file.name, calibrate)
-        result = check_graph(model, card, written, check or calibrate)
+        result = check_graph(model, card, written, check or calibrate, "auto" if int8 else "fp32")
         # The weights first: an `.xml` never exists without its `.bin`.
         for part in (written.with_suffix(".bin"), written):
             if part.is_file():

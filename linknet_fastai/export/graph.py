@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from linknet_fastai.core.errors import UserError, import_optional
 from linknet_fastai.core.files import atomic_write
 from linknet_fastai.core.images import open_image, resize_image
 from linknet_fastai.data.street import draw_scene
-from linknet_fastai.engines.engine import IMAGE, SIZE, Engine
+from linknet_fastai.engines.engine import IMAGE, SIZE
 from linknet_fastai.engines.formats import FORMATS
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.engines.torch_engine import Predictor
@@ -37,15 +36,13 @@ class Check:
         agreement: the share of pixels with the same class, from 0 to 1.
         frames: how many frames were compared.
         source: where the frames come from.
-        engine: what ran the file.
-        precision: what it computed in.
+        engine: what ran the file, and in which precision.
     """
 
     agreement: float
     frames: int
     source: str
     engine: str
-    precision: str
 
 
 def export_graph(model: LinkNet, card: ModelCard, file: Path, calibration: Path | None = None) -> None:
@@ -93,7 +90,9 @@ def _quantized(nncf: Any, graph: Any, card: ModelCard, images: Sequence[Path]) -
         return nncf.quantize(graph, frames, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images))
 
 
-def check_graph(model: LinkNet, card: ModelCard, file: Path, folder: Path | None = None) -> Check:
+def check_graph(
+    model: LinkNet, card: ModelCard, file: Path, folder: Path | None = None, precision: str = "fp32"
+) -> Check:
     """Compare an exported file with torch in fp32, frame by frame.
 
     Args:
@@ -101,35 +100,25 @@ def check_graph(model: LinkNet, card: ModelCard, file: Path, folder: Path | None
         card: its card.
         file: the exported file.
         folder: a folder of frames; None draws street scenes at the training size.
+        precision: what the file's engine computes in; "auto" for an int8 file.
 
     Raises:
         UserError: the class maps of a file in fp32 are not those of torch.
     """
-    frames: Sequence[Image.Image]
-    if folder is None:
-        frames = [draw_scene(seed, card.size)[0] for seed in range(CHECK_FRAMES)]
-        source = "drawn street scenes"
-    else:
+    if folder:
         frames, source = [open_image(path) for path in sample(find_images(folder), CHECK_FRAMES)], str(folder)
-    engine = _fp32_engine(file)
+    else:
+        frames, source = [draw_scene(seed, card.size)[0] for seed in range(CHECK_FRAMES)], "drawn street scenes"
+    engine = open_engine(file, precision=precision, frames=1)
     torch_engine = Predictor(model, card, "cpu", "fp32")
     same = [engine.predict_channels(frame) == torch_engine.predict_channels(frame) for frame in frames]
-    agreement = sum(int(part.sum()) for part in same) / sum(part.size for part in same)
-    check = Check(agreement, len(frames), source, engine.name, engine.precision)
-    if check.precision == "fp32" and agreement < MIN_AGREEMENT:
+    agreement = float(np.concatenate(same, axis=None).mean())
+    if engine.precision == "fp32" and agreement < MIN_AGREEMENT:
         raise UserError(
             f"{file.name}: not written; the graph agrees with torch on only {agreement:.2%} of the pixels of "
             f"{source}. Please report this with the encoder's name"
         )
-    return check
-
-
-def _fp32_engine(file: Path) -> Engine:
-    """The engine for a file, in fp32 unless the file is int8."""
-    try:
-        return open_engine(file, precision="fp32", frames=1)
-    except UserError:
-        return open_engine(file, frames=1)
+    return Check(agreement, len(frames), source, str(engine))
 
 
 def sample(paths: Sequence[Path], most: int) -> list[Path]:

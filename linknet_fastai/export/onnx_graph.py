@@ -7,7 +7,8 @@ import logging
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info, set_model_props
 
 from linknet_fastai.engines.engine import IMAGE, MASK, RESAMPLED, SIZE
 from linknet_fastai.model.batch_norm import fold_batch_norms
@@ -39,29 +40,26 @@ def onnx_graph(model: LinkNet, card: ModelCard) -> onnx.ModelProto:
     network = graph.graph
     (pixels,), (logits,) = network.input, network.output
     nodes = [*_normalization(card, pixels.name), *network.node, *_class_map(len(card.classes), logits.name)]
-    constants = [
+    constants = {
+        "byte_range": np.array(255, np.float32),
+        "mean": np.array(card.mean, np.float32),
+        "std": np.array(card.std, np.float32),
+        "batch_and_classes": np.array([1, len(card.classes)], np.int64),
+    }
+    values = [
         *network.initializer,
-        _constant(_ours("byte_range"), np.array(255, np.float32)),
-        _constant(_ours("mean"), np.array(card.mean, np.float32)),
-        _constant(_ours("std"), np.array(card.std, np.float32)),
-        _constant(_ours("batch_and_classes"), np.array([1, len(card.classes)], np.int64)),
+        *(numpy_helper.from_array(value, _ours(name)) for name, value in constants.items()),
     ]
-    exported = helper.make_model(
-        helper.make_graph(
-            nodes,
-            "linknet",
-            [
-                helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, [1, "H", "W", 3]),
-                helper.make_tensor_value_info(SIZE, TensorProto.INT64, [2]),
-            ],
-            [helper.make_tensor_value_info(MASK, TensorProto.UINT8, [1, "height", "width"])],
-            constants,
-        ),
-        opset_imports=[helper.make_opsetid("", OPSET)],
+    image = make_tensor_value_info(IMAGE, TensorProto.UINT8, [1, "H", "W", 3])
+    size = make_tensor_value_info(SIZE, TensorProto.INT64, [2])
+    mask = make_tensor_value_info(MASK, TensorProto.UINT8, [1, "height", "width"])
+    exported = make_model(
+        make_graph(nodes, "linknet", [image, size], [mask], values),
+        opset_imports=[make_opsetid("", OPSET)],
         ir_version=graph.ir_version,
         producer_name="linknet-fastai",
     )
-    helper.set_model_props(exported, {METADATA_KEY: card.model_dump_json()})
+    set_model_props(exported, {METADATA_KEY: card.model_dump_json()})
     onnx.checker.check_model(exported)
     return exported
 
@@ -73,9 +71,7 @@ def _network_graph(model: LinkNet) -> onnx.ModelProto:
     network = fold_batch_norms(model).cpu()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()):  # the exporter prints its progress
-        program = torch.onnx.export(
-            network, (pixels,), dynamo=True, dynamic_shapes=(sides,), opset_version=OPSET, verbose=False
-        )
+        program = torch.onnx.export(network, (pixels,), dynamo=True, dynamic_shapes=(sides,), opset_version=OPSET)
     assert program is not None  # it is None only for a file
     graph = program.model_proto
     for node in graph.graph.node:
@@ -87,18 +83,18 @@ def _network_graph(model: LinkNet) -> onnx.ModelProto:
 def _normalization(card: ModelCard, pixels: str) -> list[onnx.NodeProto]:
     """The same operations as in the torch engine, in the same order, so that both networks see the same input."""
     return [
-        helper.make_node("Cast", [IMAGE], [_ours("bytes")], to=TensorProto.FLOAT),
-        helper.make_node("Div", [_ours("bytes"), _ours("byte_range")], [_ours("fractions")]),
-        helper.make_node("Sub", [_ours("fractions"), _ours("mean")], [_ours("centered")]),
-        helper.make_node("Div", [_ours("centered"), _ours("std")], [_ours("normalized")]),
-        helper.make_node("Transpose", [_ours("normalized")], [pixels], perm=[0, 3, 1, 2]),
+        make_node("Cast", [IMAGE], [_ours("bytes")], to=TensorProto.FLOAT),
+        make_node("Div", [_ours("bytes"), _ours("byte_range")], [_ours("fractions")]),
+        make_node("Sub", [_ours("fractions"), _ours("mean")], [_ours("centered")]),
+        make_node("Div", [_ours("centered"), _ours("std")], [_ours("normalized")]),
+        make_node("Transpose", [_ours("normalized")], [pixels], perm=[0, 3, 1, 2]),
     ]
 
 
 def _class_map(n_classes: int, logits: str) -> list[onnx.NodeProto]:
     return [
-        helper.make_node("Concat", [_ours("batch_and_classes"), SIZE], [_ours("sizes")], axis=0),
-        helper.make_node(
+        make_node("Concat", [_ours("batch_and_classes"), SIZE], [_ours("sizes")], axis=0),
+        make_node(
             "Resize",
             [logits, "", "", _ours("sizes")],
             [RESAMPLED],
@@ -107,16 +103,12 @@ def _class_map(n_classes: int, logits: str) -> list[onnx.NodeProto]:
             coordinate_transformation_mode="half_pixel",
         ),
         # Along the last axis: OpenVINO computes in this layout, and is many times slower along the second.
-        helper.make_node("Transpose", [RESAMPLED], [_ours("scores_of_pixels")], perm=[0, 2, 3, 1]),
-        helper.make_node("ArgMax", [_ours("scores_of_pixels")], [_ours("channels")], axis=3, keepdims=0),
-        helper.make_node("Cast", [_ours("channels")], [MASK], to=TensorProto.UINT8),
+        make_node("Transpose", [RESAMPLED], [_ours("scores_of_pixels")], perm=[0, 2, 3, 1]),
+        make_node("ArgMax", [_ours("scores_of_pixels")], [_ours("channels")], axis=3, keepdims=0),
+        make_node("Cast", [_ours("channels")], [MASK], to=TensorProto.UINT8),
     ]
 
 
 def _ours(name: str) -> str:
     """A name that the exporter gives to no value: its names are those of operations, such as `mean`."""
     return f"linknet/{name}"
-
-
-def _constant(name: str, value: np.ndarray) -> onnx.TensorProto:
-    return numpy_helper.from_array(value, name)

@@ -135,7 +135,7 @@ class SharedTraining(DistributedTrainer):
     def _sum_counts(self) -> None:
         for metric in self.learn.metrics:
             if isinstance(metric, ForegroundIoU):
-                torch.distributed.all_reduce(metric.matrix.counts)
+                torch.distributed.all_reduce(metric.counts)
 
 
 def shared_loader(loader: TfmdDL) -> DistributedDL:

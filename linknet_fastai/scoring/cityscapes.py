@@ -67,6 +67,7 @@ LABELS = (
 )
 
 DRAWN_LABELS = LABELS[:34]  # those that label maps contain; label `id` is DRAWN_LABELS[id]
+LABEL_IDS = {label.name: label.id for label in DRAWN_LABELS}
 
 _FILE_NAME = re.compile(r"(?P<frame>[^_]+_\d{6}_\d{6})(_.*)?")
 
@@ -88,10 +89,9 @@ def label_ids_of_channels(class_names: Sequence[str]) -> np.ndarray:
         >>> label_ids_of_channels(["road", "car"]).tolist()
         [7, 26]
     """
-    ids = {label.name: label.id for label in DRAWN_LABELS}
-    if foreign := [name for name in class_names if name not in ids]:
+    if foreign := [name for name in class_names if name not in LABEL_IDS]:
         raise UsageError(f"class {foreign[0]!r} is not a Cityscapes label: this model cannot write label ids")
-    return np.array([ids[name] for name in class_names], np.uint8)
+    return np.array([LABEL_IDS[name] for name in class_names], np.uint8)
 
 
 def official_file_name(image: Path) -> str:

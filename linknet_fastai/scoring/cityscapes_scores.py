@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from linknet_fastai.scoring.cityscapes import DRAWN_LABELS, LABELS
-from linknet_fastai.scoring.scores import number
+from linknet_fastai.scoring.cityscapes import DRAWN_LABELS, LABEL_IDS, LABELS
+from linknet_fastai.scoring.scores import count_pixels, number
 
 # Pixels of an average instance, `args.avgClassSize` of the official script; a test compares the two.
 AVERAGE_INSTANCE_SIZE = {
@@ -28,7 +28,6 @@ AVERAGE_INSTANCE_SIZE = {
 _N_IDS = len(DRAWN_LABELS)
 _PLATE = 255  # -1, the license plate, in 8 bits
 _SINGLE = 1000  # larger instance ids are single instances, label id * 1000 + n, as in the official script
-_TILE_ROWS = 256
 
 _EVALUATED = [label for label in LABELS if not label.ignore_in_eval]
 _CLASS_IDS = {label.name: [label.id] for label in _EVALUATED}
@@ -38,14 +37,31 @@ _CATEGORY_IDS = {
 }
 # Categories in which all labels have instances, with the label ids that are correct there, ignored ones included.
 _INSTANCE_CATEGORY_IDS = {
-    category: [label.id for label in DRAWN_LABELS if label.category == category]
-    for category in _CATEGORIES
-    if all(label.has_instances for label in DRAWN_LABELS if label.category == category)
+    category: [label.id for label in DRAWN_LABELS if label.category == category] for category in ("human", "vehicle")
 }
 # By label id.
 _CATEGORY_OF = np.array([label.category_id for label in DRAWN_LABELS], np.uint8)
 _AVERAGE_SIZE = np.array([AVERAGE_INSTANCE_SIZE.get(label.name, 0.0) for label in DRAWN_LABELS])  # ignored: weight 0
 _MAY_BE_SINGLE = np.array([label.has_instances or label.ignore_in_eval for label in DRAWN_LABELS])
+
+
+class NamedScores(dict[str, float]):
+    """Scores by the name of a class or category: fractions from 0 to 1, nan without pixels.
+
+    Example:
+        >>> NamedScores(road=0.5, car=math.nan).mean
+        0.5
+    """
+
+    @property
+    def mean(self) -> float:
+        """The mean of the scores that are not nan; nan if there are none."""
+        present = [score for score in self.values() if not math.isnan(score)]
+        return sum(present) / len(present) if present else math.nan
+
+    def of(self, names: Iterable[str]) -> dict[str, float | None]:
+        """The scores of these names, None where there is none."""
+        return {name: number(self.get(name, math.nan)) for name in names}
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,7 @@ class CityscapesScores:
     divided by the instance's own size. Groups are not weighted in, and FP remain pixels.
 
     Attributes:
-        class_iou: IoU of the 19 evaluated classes.
+        class_iou: IoU of the 19 evaluated classes; its mean is the benchmark's main figure.
         class_iiou: iIoU of the 8 evaluated classes with instances.
         category_iou: IoU of the 7 categories.
         category_iiou: iIoU of human and vehicle. Here, as in the official script, caravan and trailer are correct
@@ -68,51 +84,30 @@ class CityscapesScores:
         confusion: pixels, 34x34 int64: rows are label ids of the truth, columns the predicted ones.
     """
 
-    class_iou: dict[str, float]
-    class_iiou: dict[str, float]
-    category_iou: dict[str, float]
-    category_iiou: dict[str, float]
+    class_iou: NamedScores
+    class_iiou: NamedScores
+    category_iou: NamedScores
+    category_iiou: NamedScores
     confusion: np.ndarray
-
-    @property
-    def mean_class_iou(self) -> float:
-        """Mean of the class IoU that are not nan, the benchmark's main figure."""
-        return _mean(self.class_iou.values())
-
-    @property
-    def mean_class_iiou(self) -> float:
-        """Mean of the class iIoU that are not nan."""
-        return _mean(self.class_iiou.values())
-
-    @property
-    def mean_category_iou(self) -> float:
-        """Mean of the category IoU that are not nan."""
-        return _mean(self.category_iou.values())
-
-    @property
-    def mean_category_iiou(self) -> float:
-        """Mean of the category iIoU that are not nan."""
-        return _mean(self.category_iiou.values())
 
     def as_official_json(self) -> dict[str, Any]:
         """What the official script writes, under its own keys, with None for its NaN, which JSON does not have.
 
         As there, class scores list all 34 ids and category scores include void; ignored ones have no score.
         """
-        names = [label.name for label in DRAWN_LABELS]
-        pixels = max(int(self.confusion.sum()), 1)
-        shares = [int(row.sum()) / pixels if self.confusion.any() else None for row in self.confusion]
+        pixels = self.confusion.sum(1).tolist()
+        total = sum(pixels)
         return {
-            "averageScoreClasses": number(self.mean_class_iou),
-            "averageScoreInstClasses": number(self.mean_class_iiou),
-            "averageScoreCategories": number(self.mean_category_iou),
-            "averageScoreInstCategories": number(self.mean_category_iiou),
-            "classScores": _filled(self.class_iou, names),
-            "classInstScores": _filled(self.class_iiou, names),
-            "categoryScores": _filled(self.category_iou, _CATEGORIES),
-            "categoryInstScores": _filled(self.category_iiou, _CATEGORIES),
-            "labels": {label.name: label.id for label in DRAWN_LABELS},
-            "priors": dict(zip(names, shares, strict=True)),
+            "averageScoreClasses": number(self.class_iou.mean),
+            "averageScoreInstClasses": number(self.class_iiou.mean),
+            "averageScoreCategories": number(self.category_iou.mean),
+            "averageScoreInstCategories": number(self.category_iiou.mean),
+            "classScores": self.class_iou.of(LABEL_IDS),
+            "classInstScores": self.class_iiou.of(LABEL_IDS),
+            "categoryScores": self.category_iou.of(_CATEGORIES),
+            "categoryInstScores": self.category_iiou.of(_CATEGORIES),
+            "labels": dict(LABEL_IDS),
+            "priors": {name: pixels[label_id] / total if total else None for name, label_id in LABEL_IDS.items()},
             "confMatrix": self.confusion.tolist(),
         }
 
@@ -176,11 +171,9 @@ class CityscapesScorer:
         sizes = np.bincount(ids)
         present = np.flatnonzero(sizes)
         weights = _AVERAGE_SIZE[present // 1000] / sizes[present]
-        correct_as_class = predicted == labels
-        correct_as_category = _CATEGORY_OF[predicted] == _CATEGORY_OF[labels]
         for table, correct in (
-            (self._class_instances, correct_as_class),
-            (self._category_instances, correct_as_category),
+            (self._class_instances, predicted == labels),
+            (self._category_instances, _CATEGORY_OF[predicted] == _CATEGORY_OF[labels]),
         ):
             hits = np.bincount(ids[correct], minlength=len(sizes))
             hits_and_misses = np.stack([hits, sizes - hits], axis=1)[present]
@@ -188,65 +181,44 @@ class CityscapesScorer:
 
     def scores(self) -> CityscapesScores:
         """The scores of all frames so far."""
+        by_class, by_category = self._class_instances, self._category_instances
         return CityscapesScores(
-            class_iou={name: self._iou(ids) for name, ids in _CLASS_IDS.items()},
-            class_iiou={
-                name: self._iiou(self._class_instances, _CLASS_IDS[name], _CLASS_IDS[name])
-                for name in _CLASS_IDS
-                if name in AVERAGE_INSTANCE_SIZE
-            },
-            category_iou={category: self._iou(ids) for category, ids in _CATEGORY_IDS.items()},
-            category_iiou={
-                category: self._iiou(self._category_instances, _CATEGORY_IDS[category], ids)
-                for category, ids in _INSTANCE_CATEGORY_IDS.items()
-            },
-            confusion=self._confusion.copy(),
+            NamedScores((name, self._iou(ids)) for name, ids in _CLASS_IDS.items()),
+            NamedScores((name, self._iiou(by_class, _CLASS_IDS[name])) for name in AVERAGE_INSTANCE_SIZE),
+            NamedScores((name, self._iou(ids)) for name, ids in _CATEGORY_IDS.items()),
+            NamedScores(
+                (name, self._iiou(by_category, _CATEGORY_IDS[name], ids))
+                for name, ids in _INSTANCE_CATEGORY_IDS.items()
+            ),
+            self._confusion.copy(),
         )
 
     def _iou(self, ids: list[int]) -> float:
         truth = self._confusion[ids]
         right = int(truth[:, ids].sum())
-        return _score(right, self._false_positives(ids, ids), int(truth.sum()) - right)
+        return self._score(right, int(truth.sum()) - right, ids, ids)
 
-    def _iiou(self, instances: np.ndarray, ids: list[int], predicted_as: list[int]) -> float:
+    def _iiou(self, instances: np.ndarray, ids: list[int], predicted_as: list[int] | None = None) -> float:
         if not self._with_instances:
             return math.nan
         right, wrong = instances[ids].sum(axis=0).tolist()
-        return _score(right, self._false_positives(ids, predicted_as), wrong)
+        return self._score(right, wrong, ids, predicted_as or ids)
 
-    def _false_positives(self, ids: list[int], predicted_as: list[int]) -> int:
-        """Pixels of evaluated labels other than `ids` that were predicted as one of `predicted_as`."""
+    def _score(self, right: float, wrong: float, ids: list[int], predicted_as: list[int]) -> float:
+        """TP / (TP + FP + FN); FP are pixels of evaluated labels other than `ids`, predicted as `predicted_as`."""
         others = [label.id for label in _EVALUATED if label.id not in ids]
-        return int(self._confusion[np.ix_(others, predicted_as)].sum())
+        union = right + int(self._confusion[np.ix_(others, predicted_as)].sum()) + wrong
+        return right / union if union else math.nan
 
 
 def _count_pairs(predicted_ids: np.ndarray, truth_ids: np.ndarray) -> np.ndarray:
     """Pixels by true and predicted label id, 34x34 int64."""
-    counts = np.zeros(1 << 16, np.int64)
-    for top in range(0, len(truth_ids), _TILE_ROWS):  # in tiles, because bincount converts its input to 64 bits
-        rows = slice(top, top + _TILE_ROWS)
-        pairs = truth_ids[rows].astype(np.uint16) << 8 | predicted_ids[rows]
-        counts += np.bincount(pairs.ravel(), minlength=1 << 16)
-    table = counts.reshape(256, 256)
-    true, predicted = np.flatnonzero(table.any(axis=1)), np.flatnonzero(table.any(axis=0))
-    for name, unknown in (
-        ("true", true[(true >= _N_IDS) & (true != _PLATE)]),
-        ("predicted", predicted[predicted >= _N_IDS]),
+    table = count_pixels(predicted_ids, truth_ids, 256, 256)  # every value of a byte, to report unknown ones
+    for name, other_axis, known in (
+        ("true", 1, [*LABEL_IDS.values(), _PLATE]),
+        ("predicted", 0, [*LABEL_IDS.values()]),
     ):
-        if len(unknown):
+        unknown = np.setdiff1d(np.flatnonzero(table.any(other_axis)), known)
+        if unknown.size:
             raise ValueError(f"{name} label id {unknown[0]} is not in the official table (0 to {_N_IDS - 1})")
     return table[:_N_IDS, :_N_IDS]
-
-
-def _score(right: float, false_positives: float, false_negatives: float) -> float:
-    union = right + false_positives + false_negatives
-    return right / union if union else math.nan
-
-
-def _mean(values: Iterable[float]) -> float:
-    present = [value for value in values if not math.isnan(value)]
-    return sum(present) / len(present) if present else math.nan
-
-
-def _filled(scores: dict[str, float], names: Iterable[str]) -> dict[str, float | None]:
-    return {name: number(scores.get(name, math.nan)) for name in names}

@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from functools import cached_property
 from threading import Lock
 from typing import Any
 
@@ -27,7 +26,7 @@ class Evaluation:
         split: the split that was scored.
         size: what the network saw, "WIDTHxHEIGHT" or "native".
         class_names: the names of the classes.
-        counts: the confusion matrix, CxC integers, rows are the truth, columns the prediction.
+        scores: the scores, and in `scores.counts` the confusion matrix.
         frame_mious: the mIoU of each single frame, by its image's path relative to the data folder.
         seconds: how long the evaluation took.
         engine: what ran the network.
@@ -41,7 +40,7 @@ class Evaluation:
     split: str
     size: str
     class_names: list[str]
-    counts: np.ndarray
+    scores: Scores
     frame_mious: dict[str, float]
     seconds: float
     engine: str
@@ -49,11 +48,6 @@ class Evaluation:
     official: CityscapesScores | None = None
     course_dice: float | None = None
     note: str | None = None
-
-    @cached_property
-    def scores(self) -> Scores:
-        """The scores of the confusion matrix."""
-        return Scores(self.counts)
 
     @property
     def frames(self) -> int:
@@ -82,7 +76,7 @@ class Evaluation:
                 {"name": name, **{key: number(values[channel]) for key, values in of_classes.items()}}
                 for channel, name in enumerate(self.class_names)
             ],
-            "confusion": self.counts.tolist(),
+            "confusion": scores.counts.tolist(),
             "frame_miou": {name: number(miou) for name, miou in self.frame_mious.items()},
         }
 
@@ -150,7 +144,7 @@ def evaluate(
         split,
         engine.size if isinstance(engine.size, str) else format_size(engine.size),
         dataset.recipe.class_names,
-        counts,
+        Scores(counts),
         frame_mious,
         seconds,
         str(engine),

@@ -51,7 +51,7 @@ class ConfusionMatrix:
         return Scores(self.counts.cpu().numpy())
 
 
-class ForegroundIoU(Metric):
+class ForegroundIoU(ConfusionMatrix, Metric):
     """mIoU over all pixels that are not void, from one confusion matrix over the whole split.
 
     Unlike a mean over batches or frames it does not depend on the batch size. The other scores of the same matrix
@@ -67,25 +67,14 @@ class ForegroundIoU(Metric):
 
     name = "miou"
 
-    def __init__(self, n_classes: int) -> None:
-        self.matrix = ConfusionMatrix(n_classes)
-
-    def reset(self) -> None:
-        """Set all counts to zero."""
-        self.matrix.reset()
-
     def accumulate(self, learn: Learner) -> None:
         """Count `learn.pred`, logits BxCxHxW, against `learn.y`, labels BxHxW."""
-        self.matrix.update(learn.pred.max(1).indices, learn.y)  # much faster than argmax on a CPU
+        self.update(learn.pred.max(1).indices, learn.y)  # much faster than argmax on a CPU
 
     @property
     def value(self) -> float:
         """The mIoU so far."""
         return self.score("miou")
-
-    def scores(self) -> Scores:
-        """All scores so far."""
-        return self.matrix.scores()
 
     def score(self, name: str) -> float:
         """One of the `OVERALL_SCORES` so far."""

@@ -29,7 +29,7 @@ def finish_run(
     predictor = Predictor(model, card, settings.device, settings.precision)
     scored = evaluate(predictor, dataset, settings.validate_on, progress)
     write_evaluation(folder, scored.as_json())
-    save_figure(confusion_matrix(scored.counts, scored.class_names), folder / "confusion.png")
+    save_figure(confusion_matrix(scored.scores.counts, scored.class_names), folder / "confusion.png")
     shown = representative_frames(scored.frame_mious, dataset, settings.validate_on, predictor)
     if shown:
         save_predictions(shown, card, folder / "predictions.png")

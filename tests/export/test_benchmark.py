@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import linknet_fastai.engines.torch_engine
 import linknet_fastai.export.benchmark
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.export.benchmark import _multiply_adds, benchmark
@@ -30,7 +31,11 @@ def threads() -> None:
 
 @pytest.mark.usefixtures("in_this_process", "threads")
 def test_every_engine_is_measured_at_every_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linknet_fastai.export.benchmark, "resolve_precision", lambda *_: "bf16")
+    monkeypatch.setattr(
+        linknet_fastai.engines.torch_engine,
+        "resolve_precision",
+        lambda given, _: "bf16" if given == "auto" else given,
+    )
     model = LinkNet(11, decoder="pixelshuffle", pretrained=False).eval()
     card = ModelCard.of(load_recipe("camvid"), (64, 48), decoder="pixelshuffle")
     save_model(model, card, tmp_path / "model.safetensors")

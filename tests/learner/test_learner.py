@@ -109,7 +109,7 @@ def test_validation_scores_at_the_label_maps_own_size(dls):
     learn = linknet_learner(dls, pretrained=False)
     with learn.no_bar():
         learn.validate()
-    counted = int(learn.metrics[0].matrix.counts.sum())
+    counted = int(learn.metrics[0].counts.sum())
     labels = [np.asarray(Image.open(item.label)) for item in dls.valid_ds.items]
     assert counted == sum(int((label != 11).sum()) for label in labels)
 

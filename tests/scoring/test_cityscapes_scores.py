@@ -173,7 +173,7 @@ def test_only_evaluated_classes_have_scores() -> None:
     assert list(scores.class_iiou) == list(AVERAGE_INSTANCE_SIZE)
     assert list(scores.category_iou) == ["flat", "construction", "object", "nature", "sky", "human", "vehicle"]
     assert list(scores.category_iiou) == ["human", "vehicle"]
-    assert scores.mean_class_iou == scores.mean_category_iou == 1
+    assert scores.class_iou.mean == scores.category_iou.mean == 1
 
 
 def test_without_frames_there_are_no_scores() -> None:

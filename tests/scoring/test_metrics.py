@@ -90,9 +90,9 @@ def test_fastai_metrics_share_one_count_and_reset():
     assert [metric.name for metric in metrics] == ["miou", "mean_accuracy", "pixel_accuracy"]
     assert [metric.value for metric in metrics] == [0.25, 0.5, 0.5]
     assert isinstance(metrics[0], ForegroundIoU)
-    assert metrics[0].matrix.counts.sum() == 2
+    assert metrics[0].counts.sum() == 2
     metrics[0].reset()
-    assert metrics[0].matrix.counts.sum() == 0
+    assert metrics[0].counts.sum() == 0
 
 
 def test_metrics_survive_a_pickle_together():
