@@ -4,7 +4,6 @@ import functools
 import inspect
 import tomllib
 from collections.abc import Callable, Collection, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -24,6 +23,7 @@ from linknet_fastai.config.settings import (
 )
 from linknet_fastai.config.size import parse_size
 from linknet_fastai.core.errors import UsageError
+from linknet_fastai.core.text import did_you_mean
 from linknet_fastai.engines.formats import ENGINES, EngineName
 
 
@@ -270,8 +270,7 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
         if not equals:
             raise UsageError(f"--set {text}: write NAME=VALUE, as in flip=false")
         if name not in Settings.model_fields and name not in RENAMED:
-            near = get_close_matches(name, Settings.model_fields, n=1)
-            raise UsageError(f"--set {text}: no setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise UsageError(f"--set {text}: no setting {name!r}{did_you_mean(name, Settings.model_fields)}")
         try:
             given[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

@@ -3,18 +3,15 @@
 import math
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
+from fastai.learner import Learner
 from rich.progress import TaskID, TextColumn
 
 from linknet_fastai.cli.terminal import console, progress_columns, show_lines, show_note, show_table, styled
+from linknet_fastai.config.settings import Settings
+from linknet_fastai.core.device import resolve_precision
 from linknet_fastai.scoring.scores import OVERALL_SCORES
-
-if TYPE_CHECKING:  # --help does not import torch and fastai
-    from fastai.learner import Learner
-
-    from linknet_fastai.config.settings import Settings
-    from linknet_fastai.core.parallel import Progress
+from linknet_fastai.training.run_record import Observer
 
 COLUMNS = (
     ("epoch", "epoch", 9, ""),
@@ -26,13 +23,13 @@ COLUMNS = (
 )
 
 
-class TrainingDisplay:
-    """Shows the settings once, a bar over all batches, and a row per epoch. An `Observer` of `fit`."""
+class TrainingDisplay(Observer):
+    """Shows the settings once, a bar over all batches, and a row per epoch."""
 
     def __init__(self) -> None:
         self._bar = progress_columns(console, TextColumn("{task.fields[state]}"))
         self._task: TaskID | None = None
-        self.progress: Progress | None = self._show_progress
+        self.progress = self._show_progress
         self._checks: dict[str, TaskID] = {}
         self._phase_start = time.perf_counter()
 
@@ -51,12 +48,8 @@ class TrainingDisplay:
             self._checks[what] = self._bar.add_task(what, total=total, state="")
         self._bar.update(self._checks[what], completed=done, total=total, visible=done < total)
 
-    def started(
-        self, learn: "Learner", settings: "Settings", origins: Mapping[str, str], run: Mapping[str, Any]
-    ) -> None:
+    def started(self, learn: Learner, settings: Settings, origins: Mapping[str, str], run: Mapping) -> None:
         """Show network, data and device, and every setting that is not a default with its origin."""
-        from linknet_fastai.core.device import resolve_precision
-
         dls = learn.dls
         processes = run["processes"]
         self.bs, self.valid_bs, self.epochs = dls.train.bs * processes, dls.valid.bs * processes, settings.epochs

@@ -1,6 +1,5 @@
 """TOML files, shipped or written by users: found by name or path, and read."""
 
-import difflib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from typing import Any
 
 from linknet_fastai.core.errors import UsageError, reason
 from linknet_fastai.core.files import MAX_TOML_BYTES, parse_toml, read_text
+from linknet_fastai.core.text import did_you_mean
 
 
 def recipe_folder() -> Path:
@@ -45,8 +45,7 @@ def find_shipped(name_or_path: str | Path, folder: Path, what: str) -> Path:
         if not os.path.isfile(file):
             raise UsageError(f"{file}: no such {what} file")
         return file
-    similar = difflib.get_close_matches(text, names, n=1)
-    hint = f"did you mean {similar[0]!r}?" if similar else f"shipped are {', '.join(names)};"
+    hint = did_you_mean(text, names).removeprefix("; ") or f"shipped are {', '.join(names)};"
     raise UsageError(f"no {what} {text!r}: {hint} a {what} of your own is the path of a .toml file")
 
 

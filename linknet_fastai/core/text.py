@@ -1,5 +1,7 @@
-"""Text of unknown origin: how it is shown, and the types of a checked line and a checked name."""
+"""Text of unknown origin: how it is shown, which name was meant, and the types of a checked line and name."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -20,6 +22,17 @@ def printable(text: str, keep: str = "") -> str:
         letter if letter.isprintable() or letter in keep else letter.encode("unicode_escape").decode()
         for letter in text
     )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: a hint at the most similar known one, or nothing.
+
+    Example:
+        >>> did_you_mean("epoch", ["epochs", "seed"])
+        "; did you mean 'epochs'?"
+    """
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def check_printable(text: str) -> str:

@@ -4,7 +4,6 @@ import math
 import operator
 import os
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,6 +26,7 @@ from linknet_fastai.core.device import resolve_device
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.images import open_image
 from linknet_fastai.core.parallel import Progress, process_count, usable_cores
+from linknet_fastai.core.text import did_you_mean
 from linknet_fastai.data.augmentation import FIRST, AugmentBatch, ResizeFrame, ResizeImage
 from linknet_fastai.data.cache import CachedFrame, cached_frames
 from linknet_fastai.data.dataset import Dataset, Frame, open_dataset
@@ -198,8 +198,7 @@ def segmentation_dls(
             dls.show_batch()
     """
     for name in settings.keys() - Settings.model_fields.keys() - RENAMED.keys():
-        near = get_close_matches(name, Settings.model_fields, n=1)
-        raise UsageError(f"{name}: no such setting" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise UsageError(f"{name}: no such setting{did_you_mean(name, Settings.model_fields)}")
     given = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()}
     given["device"] = None if device is None else str(device)
     dataset = open_dataset(recipe, path, progress)

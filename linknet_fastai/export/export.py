@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.files import atomic_write
 from linknet_fastai.data.dataset import Frame
@@ -130,7 +131,8 @@ def _export_pickle(model: LinkNet, card: ModelCard, file: Path) -> None:
     blank = Frame(image, image[..., 0], "blank")
     block = segmentation_block(card.class_names, np.asarray, card.size, n_train=1)
     dls = block.dataloaders([blank, blank], bs=1, num_workers=0, device=torch.device("cpu"))
-    learn = wrap_model(dls, deepcopy(model).cpu().eval(), card, SegmentationLoss(), path=".")
+    settings = Settings(optimizer="adamw")
+    learn = wrap_model(dls, deepcopy(model).cpu().eval(), card, settings, loss_func=SegmentationLoss())
     # An absolute name, because `learn.path` would be prepended, and is pickled.
     with atomic_write(file) as partial:
         learn.export(partial.absolute())

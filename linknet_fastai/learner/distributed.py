@@ -3,7 +3,6 @@
 What is fixed, and why, is in docs/several-gpus.md.
 """
 
-from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -50,13 +49,11 @@ class SharedDL(DistributedDL):
         self.n = len(order)
         count = -(-self.n // self.world_size)
         self.n_padded = count * self.world_size
-        places = range(self.rank * count, (self.rank + 1) * count)
-        self.order = list(islice(cycle(order), places.start, places.stop))
+        own = range(self.rank * count, (self.rank + 1) * count)
+        self.order = [order[place % self.n] for place in own]
         if isinstance(self.dl, ReproducibleDL):
             # A frame that is repeated is augmented differently.
-            names = [
-                i if place < self.n else f"{i} again {place}" for i, place in zip(self.order, places, strict=True)
-            ]
+            names = [i if place < self.n else f"{i} again {place}" for i, place in zip(self.order, own, strict=True)]
             self.dl.prepare_generators(names)
         return self.order
 

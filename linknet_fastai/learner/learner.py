@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Sequence
 from copy import copy
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,9 @@ from linknet_fastai.core.device import autocast, resolve_device, resolve_precisi
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.fastai_private import ForwardLearner
 from linknet_fastai.core.parallel import Progress
+from linknet_fastai.core.text import did_you_mean
 from linknet_fastai.data.dataset import Dataset
 from linknet_fastai.data.loaders import dls_from_settings
-from linknet_fastai.learner import loss
 from linknet_fastai.learner.callbacks import (
     AccumulateGradients,
     DevicePrecision,
@@ -35,7 +34,7 @@ from linknet_fastai.learner.callbacks import (
     ScoreAtLabelSize,
     SkipVoidBatches,
 )
-from linknet_fastai.learner.loss import SegmentationLoss
+from linknet_fastai.learner.loss import SegmentationLoss, class_weights
 from linknet_fastai.learner.optimizers import OPTIMIZERS
 from linknet_fastai.learner.process_group import check_shareable
 from linknet_fastai.model.card import ModelCard
@@ -150,14 +149,9 @@ def linknet_learner(
     resolve_precision(settings.precision, torch.device(dls.device))  # raises before weights are loaded
     if settings.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
-    model = LinkNet(
-        len(dls.recipe.classes),
-        settings.encoder,
-        settings.decoder,
-        settings.pretrained and settings.init_from is None,
-        settings.encoder_weights,
-    )
     card = ModelCard.of(dls.recipe, dls.size, encoder=settings.encoder, decoder=settings.decoder)
+    pretrained = settings.pretrained and settings.init_from is None
+    model = LinkNet(len(card.classes), settings.encoder, settings.decoder, pretrained, settings.encoder_weights)
     if settings.init_from is not None:
         initialize_from(model, card, settings.init_from)
     if settings.compile:
@@ -166,21 +160,8 @@ def linknet_learner(
         kwargs["lr"] = settings.lr
     if settings.accumulate > 1:
         cbs = [*cbs, AccumulateGradients(settings.accumulate, dls.train.bs)]
-    learn = wrap_model(
-        dls,
-        model,
-        card,
-        kwargs.pop("loss_func", SegmentationLoss(loss.class_weights(dls.class_pixels, settings.class_weights))),
-        settings.optimizer,
-        settings.weight_decay,
-        settings.precision,
-        metrics=metrics,
-        cbs=cbs,
-        path=path,
-        **kwargs,
-    )
-    learn.settings = settings
-    return learn
+    kwargs.setdefault("loss_func", SegmentationLoss(class_weights(dls.class_pixels, settings.class_weights)))
+    return wrap_model(dls, model, card, settings, metrics=metrics, cbs=cbs, path=path, **kwargs)
 
 
 def _check_names(kwargs: dict[str, Any]) -> None:
@@ -188,8 +169,7 @@ def _check_names(kwargs: dict[str, Any]) -> None:
     known = [*inspect.signature(Learner).parameters][2:]  # without dls and model
     for name in kwargs:
         if name not in known:
-            near = get_close_matches(name, [*Settings.model_fields, *known], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, [*Settings.model_fields, *known])
             raise UsageError(f"{name}: neither a setting of fit nor an argument of fastai's Learner{hint}")
 
 
@@ -197,25 +177,18 @@ def wrap_model(
     dls: DataLoaders,
     model: LinkNet,
     card: ModelCard,
-    loss_func: SegmentationLoss,
-    optimizer: str = "adamw",
-    weight_decay: float | None = None,
-    precision: str = "auto",
-    *,
+    settings: Settings,
     metrics: Sequence[Metric] | None = None,
     cbs: Sequence[Callback] = (),
     **kwargs: Any,
 ) -> LinkNetLearner:
-    """Put a network into a Learner with the callbacks that it needs; see `linknet_learner`.
+    """Put a network into a Learner with the optimizer and callbacks that it needs; see `linknet_learner`.
 
     Args:
         dls: DataLoaders whose labels are 255 where they are void.
         model: the network.
         card: its card, which becomes the learner's `card`.
-        loss_func: the loss.
-        optimizer: a name in `OPTIMIZERS`.
-        weight_decay: the optimizer's; None is its own default.
-        precision: "auto", "fp32", "bf16" or "fp16".
+        settings: of which `optimizer`, `weight_decay` and `precision` are used here.
         metrics: see `linknet_learner`.
         cbs: further callbacks.
         kwargs: further arguments of fastai's `Learner`.
@@ -223,24 +196,20 @@ def wrap_model(
     Example:
         Around DataLoaders of one's own::
 
-            learn = wrap_model(dls, model, card, SegmentationLoss(), optimizer="muon")
+            learn = wrap_model(dls, model, card, Settings(optimizer="sgd"), loss_func=SegmentationLoss())
     """
-    decay = {} if weight_decay is None else {"weight_decay": weight_decay}
+    decay = {} if settings.weight_decay is None else {"weight_decay": settings.weight_decay}
     chosen = {
-        "opt_func": partial(OptimWrapper, opt=OPTIMIZERS[optimizer], **decay),
+        "opt_func": partial(OptimWrapper, opt=OPTIMIZERS[settings.optimizer], **decay),
         "splitter": encoder_and_rest,
         # torch's RMSprop has no momentum by default, which a schedule would turn on.
-        "moms": (0.0, 0.0, 0.0) if optimizer == "rmsprop" else (0.95, 0.85, 0.95),
+        "moms": (0.0, 0.0, 0.0) if settings.optimizer == "rmsprop" else (0.95, 0.85, 0.95),
+        "metrics": segmentation_metrics(model.n_classes) if metrics is None else metrics,
+        "cbs": [SkipVoidBatches(), DevicePrecision(), ScoreAtLabelSize(), EpochSeed(), *cbs],
+        "path": ".",
     }
-    learn = LinkNetLearner(
-        dls,
-        model,
-        loss_func,
-        metrics=list(metrics) if metrics is not None else segmentation_metrics(model.n_classes),
-        cbs=[SkipVoidBatches(), DevicePrecision(), ScoreAtLabelSize(), EpochSeed(), *cbs],
-        **(chosen | kwargs),
-    )
-    learn.card, learn.precision = card, precision
+    learn = LinkNetLearner(dls, model, **(chosen | kwargs))
+    learn.card, learn.settings, learn.precision = card, settings, settings.precision
     return learn
 
 

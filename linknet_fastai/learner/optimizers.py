@@ -61,10 +61,7 @@ class Muon(torch.optim.Optimizer):
         Returns:
             The loss that `closure` returns, or None.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:

@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -31,13 +32,19 @@ LARGEST_METRICS = 1 << 24  # bytes
 PACKAGES = ("linknet-fastai", "fastai", "torch", "torchvision", "timm", "numpy", "pillow")
 
 
-def refuse_used_folder(folder: Path) -> None:
-    """Raise UsageError unless a new run can be written into a folder: missing or empty, and writable."""
+def new_folder(out: Path | None, name: str) -> Path:
+    """The folder to write a new run into: `out`, or by default runs/NAME-DATE-TIME in the current folder.
+
+    Raises:
+        UsageError: it is not empty, or cannot be written into.
+    """
+    folder = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     if folder.is_dir() and any(folder.iterdir()):
         raise UsageError(f"--out: {folder} is not empty; choose another folder")
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UsageError(f"--out: {folder} cannot be created, {existing} is not a writable folder")
+    return folder
 
 
 @contextmanager

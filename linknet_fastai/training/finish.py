@@ -17,9 +17,7 @@ from linknet_fastai.scoring.evaluate import evaluate
 from linknet_fastai.training.run_record import FitResult
 
 
-def finish_run(
-    dataset: Dataset, settings: Settings, result: FitResult, progress: Progress | None = None
-) -> FitResult:
+def finish_run(dataset: Dataset, settings: Settings, result: FitResult, progress: Progress | None) -> None:
     """Write scores, pictures, the exported learner, the result and the report of a run's best weights."""
     folder = result.folder
     write_metrics(folder, result.rows)  # the run may have been killed between its last checkpoint and this file
@@ -35,7 +33,6 @@ def finish_run(
         save_predictions(shown, card, folder / "predictions.png")
     record_result(result, predictor.device)
     write_report(folder, shown, card)
-    return result
 
 
 def record_result(result: FitResult, device: torch.device) -> None:

@@ -20,27 +20,21 @@ from linknet_fastai.config.presets import settings_for
 from linknet_fastai.config.recipe import recipe_names
 from linknet_fastai.config.settings import Settings, resolve_settings
 from linknet_fastai.core.device import resolve_precision
-from linknet_fastai.core.errors import UsageError, UserError, reason
+from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.fastai_private import number_of_workers
 from linknet_fastai.core.parallel import Progress, is_first, process_count
 from linknet_fastai.data.dataset import Dataset, open_dataset
 from linknet_fastai.learner.learner import learner_from_settings
-from linknet_fastai.learner.process_group import (
-    from_rank_0,
-    is_end_of_another,
-    join_processes,
-    rank_0_first,
-    training_together,
-)
+from linknet_fastai.learner.process_group import from_rank_0, join_processes, rank_0_first, training_together
 from linknet_fastai.learner.schedules import fit_schedule
 from linknet_fastai.runs.checkpoint import read_checkpoint
-from linknet_fastai.runs.folder import RunFile, locked, read_run, refuse_used_folder, write_run
+from linknet_fastai.runs.folder import RunFile, locked, new_folder, read_run, write_run
 from linknet_fastai.runs.pictures import save_batch
+from linknet_fastai.training.errors import explain_errors
 from linknet_fastai.training.finish import finish_run, record_result
 from linknet_fastai.training.interrupt import stop_on_signals
 from linknet_fastai.training.loggers import logging_callbacks, require_loggers
 from linknet_fastai.training.lr_find import search_lr
-from linknet_fastai.training.out_of_memory import explain_out_of_memory
 from linknet_fastai.training.run_record import FitResult, Observer, RunRecord, SkipDoneBatches, check_same_data
 
 FREE_ON_RESUME = {"device", "workers", "cache", "cache_dir", "checkpoint_minutes"}
@@ -78,26 +72,25 @@ def fit(
     """
     join_processes()
     observer, log_to = _of_rank_0(observer, log_to)
-    progress = observer.progress if observer else None
+    progress = observer.progress
     with rank_0_first():
         dataset = open_dataset(recipe, data, progress)
     settings, origins = settings_for(dataset.recipe, dataset.layout, options or {})
     settings = _pin_files(settings, dataset)
-    folder = from_rank_0(lambda: _new_folder(out, dataset.recipe.name))
+    folder = from_rank_0(lambda: new_folder(out, dataset.recipe.name))
     learn = _learner(dataset, settings, progress)
     if settings.lr == "auto":
-        settings = settings.model_copy(update={"lr": from_rank_0(lambda: _search(learn, settings, progress))})
+        lr = from_rank_0(lambda: _search(learn, progress))
+        settings = learn.settings = settings.model_copy(update={"lr": lr})
         origins["lr"] = "learning rate finder"
-    record = RunRecord(folder, None, observer, settings.checkpoint_minutes)
     with _locked_by_rank_0(folder), logging_callbacks(log_to, folder, settings) as loggers:
         if is_first():
-            run = _describe(recipe, dataset, learn, settings)
+            run = _describe(recipe, dataset, learn)
             write_run(folder, settings, origins, run)
             images, labels = learn.dls.train.one_batch()
             save_batch(images, labels, learn.card, folder / "batch.png")
-            if observer:
-                observer.started(learn, settings, origins, {**run, "folder": folder})
-        return _train(learn, dataset, settings, record, loggers)
+            observer.started(learn, settings, origins, {**run, "folder": folder})
+        return _train(learn, dataset, RunRecord(folder, None, observer), loggers)
 
 
 def resume(
@@ -129,50 +122,41 @@ def resume(
     """
     join_processes()
     observer, log_to = _of_rank_0(observer, log_to)
-    progress = observer.progress if observer else None
     saved = from_rank_0(lambda: read_run(folder))
     with _locked_by_rank_0(folder):
-        settings, run = _resumed_settings(folder, saved, recipe, options), saved.run
+        settings = _resumed_settings(folder, saved, recipe, options)
         with rank_0_first():
-            dataset = open_dataset(run["recipe"], data or Path(run["data"]), progress)
+            dataset = open_dataset(saved.run["recipe"], data or Path(saved.run["data"]), observer.progress)
         checkpoint, damaged = from_rank_0(lambda: read_checkpoint(folder))
         if checkpoint and checkpoint["classes"] != dataset.recipe.class_names:
-            raise UserError(f"--resume: {run['recipe']} has other classes now than when {folder} was started")
+            raise UserError(f"--resume: {saved.run['recipe']} has other classes now than when {folder} was started")
         if checkpoint and checkpoint["epochs_done"] >= settings.epochs:
             if saved.result.get("finished"):
                 raise UsageError(f"--resume: {folder} is complete, all {settings.epochs} epochs are done")
             result = FitResult(folder, checkpoint["rows"])
-            return finish_run(dataset, settings, result, progress) if is_first() else result
-        learn = _learner(dataset, settings, progress, checkpoint)
+            if is_first():
+                finish_run(dataset, settings, result, observer.progress)
+            return result
+        learn = _learner(dataset, settings, observer.progress, checkpoint)
         if checkpoint:
             check_same_data(learn, checkpoint, folder)
-        if observer:
-            run["notes"] = damaged + _notes(dataset, settings)
-            run["train_frames"], run["validation_frames"] = len(learn.dls.train_ds), len(learn.dls.valid_ds)
-            if (before := run.get("processes", 1)) != process_count():
-                run["notes"].append(
-                    f"started with {before} process(es), resumed with {process_count()}: other batches"
-                )
-            observer.started(learn, settings, saved.origins, {**run, "processes": process_count(), "folder": folder})
-        record = RunRecord(folder, checkpoint, observer, settings.checkpoint_minutes)
+        run = _describe(saved.run["recipe"], dataset, learn)
+        run["notes"] = damaged + run["notes"]
+        if (before := saved.run.get("processes", 1)) != (now := run["processes"]):
+            run["notes"].append(f"started with {before} process(es), resumed with {now}: other batches")
+        observer.started(learn, settings, saved.origins, {**run, "folder": folder})
         with logging_callbacks(log_to, folder, settings) as loggers:
-            return _train(learn, dataset, settings, record, loggers)
+            return _train(learn, dataset, RunRecord(folder, checkpoint, observer), loggers)
 
 
-def _of_rank_0(observer: Observer | None, log_to: Collection[str]) -> tuple[Observer | None, Collection[str]]:
+def _of_rank_0(observer: Observer | None, log_to: Collection[str]) -> tuple[Observer, Collection[str]]:
     """Observer and loggers of this rank; raises UserError where a logger is not installed."""
     require_loggers(log_to)
-    return (observer, log_to) if is_first() else (None, ())
+    return (observer or Observer(), log_to) if is_first() else (Observer(), ())
 
 
 def _locked_by_rank_0(folder: Path) -> AbstractContextManager[None]:
     return locked(folder) if is_first() else nullcontext()
-
-
-def _new_folder(out: Path | None, recipe_name: str) -> Path:
-    folder = out or Path("runs") / f"{recipe_name}-{datetime.now():%Y%m%d-%H%M%S}"
-    refuse_used_folder(folder)
-    return folder
 
 
 def _pin_recipe(recipe: str | Path) -> str:
@@ -209,10 +193,12 @@ def _learner(
     dataset: Dataset, settings: Settings, progress: Progress | None, checkpoint: Mapping[str, Any] | None = None
 ) -> Learner:
     """The learner of a run, as at its start or as at a checkpoint; rank 0 alone loads weights to start from."""
+    start = settings
     if checkpoint or not is_first():
-        settings = settings.model_copy(update={"pretrained": False, "encoder_weights": None, "init_from": None})
+        start = settings.model_copy(update={"pretrained": False, "encoder_weights": None, "init_from": None})
     with rank_0_first():
-        learn = learner_from_settings(dataset, settings, progress)
+        learn = learner_from_settings(dataset, start, progress)
+    learn.settings = settings  # a trained encoder keeps its share of the learning rate
     if checkpoint:
         learn.model.load_state_dict(checkpoint["model"])
         learn.model.to(learn.dls.device)
@@ -221,14 +207,16 @@ def _learner(
     return learn
 
 
-def _search(learn: Learner, settings: Settings, progress: Progress | None) -> float:
+def _search(learn: Learner, progress: Progress | None) -> float:
     """The learning rate that fastai's finder suggests."""
-    with modified_env(WORLD_SIZE="1"), explain_out_of_memory(learn, settings):  # fastai does not expect other ranks
+    with modified_env(WORLD_SIZE="1"), explain_errors(learn):  # fastai does not expect other ranks
         return search_lr(learn, progress=progress).suggestions["valley"]
 
 
-def _describe(recipe: str | Path, dataset: Dataset, learn: Learner, settings: Settings) -> dict[str, Any]:
+def _describe(recipe: str | Path, dataset: Dataset, learn: Learner) -> dict[str, Any]:
     """The table `run` of run.toml."""
+    settings = learn.settings
+    splits = dict.fromkeys((settings.train_on, settings.validate_on))
     return {
         "recipe": _pin_recipe(recipe),
         "data": str(dataset.folder.resolve()),
@@ -241,35 +229,16 @@ def _describe(recipe: str | Path, dataset: Dataset, learn: Learner, settings: Se
         "parameters": sum(weight.numel() for weight in learn.model.parameters()),
         "train_frames": len(learn.dls.train_ds),
         "validation_frames": len(learn.dls.valid_ds),
-        "notes": _notes(dataset, settings),
+        "notes": [note for split in splits if (note := dataset.published_split_note(split))],
     }
 
 
-def _notes(dataset: Dataset, settings: Settings) -> list[str]:
-    """What a user should know of this run: splits that do not have the published frames."""
-    splits = dict.fromkeys((settings.train_on, settings.validate_on))
-    return [note for split in splits if (note := dataset.published_split_note(split))]
-
-
-def _train(
-    learn: Learner, dataset: Dataset, settings: Settings, record: RunRecord, loggers: Sequence[Callback]
-) -> FitResult:
-    encoder_lr = settings.encoder_lr if settings.encoder_is_trained else 1
-    callbacks = [record, SkipDoneBatches(), *loggers]
-    try:
-        with explain_out_of_memory(learn, settings), training_together(learn), stop_on_signals() as record.stop:
-            fit_schedule(
-                learn, settings.schedule, settings.epochs, settings.lr, record.start_epoch, callbacks, encoder_lr
-            )
-    except Exception as error:
-        if not settings.compile or isinstance(error, UserError) or is_end_of_another(error):
-            raise
-        raise UserError(f"--compile: torch.compile fails here ({reason(error)}); leave it out") from error
+def _train(learn: Learner, dataset: Dataset, record: RunRecord, loggers: Sequence[Callback]) -> FitResult:
+    with explain_errors(learn), training_together(learn), stop_on_signals() as record.stop:
+        fit_schedule(learn, start_epoch=record.start_epoch, cbs=[record, SkipDoneBatches(), *loggers])
     result = FitResult(record.folder, record.rows, finished=not record.stopped)
-    if not is_first():
-        return result
-    if result.finished:
-        return finish_run(dataset, settings, result, record.observer.progress if record.observer else None)
-    if result.rows:  # the user wants to stop: pictures and scores, which take time, are made after a resumption
+    if is_first() and result.finished:
+        finish_run(dataset, learn.settings, result, record.observer.progress)
+    elif is_first() and result.rows:  # pictures and scores, which take time, are made after a resumption
         record_result(result, learn.dls.device)
     return result

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,22 +13,20 @@ from fastai.callback.schedule import minimum, steep, valley
 from fastai.learner import Learner, replacing_yield
 
 from linknet_fastai.config.presets import settings_for
-from linknet_fastai.core.files import write_text
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.data.dataset import EmptySplitError, open_dataset
 from linknet_fastai.learner.learner import learner_from_settings
 from linknet_fastai.runs.charts import lr_search_curve, save_figure
-from linknet_fastai.runs.folder import refuse_used_folder
-from linknet_fastai.training.out_of_memory import explain_out_of_memory
+from linknet_fastai.runs.folder import new_folder, write_csv
+from linknet_fastai.training.errors import explain_errors
 
 
 @dataclass(frozen=True)
 class LRSearch:
-    """The result of the learning rate finder: suggestions by name, and the points of its curve."""
+    """The result of the learning rate finder: suggestions by name, and the points (rate, loss) of its curve."""
 
     suggestions: dict[str, float]
-    rates: list[float]
-    losses: list[float]
+    points: list[tuple[float, float]]
 
 
 def search_lr(learn: Learner, steps: int = 100, progress: Progress | None = None) -> LRSearch:
@@ -57,13 +54,9 @@ def search_lr(learn: Learner, steps: int = 100, progress: Progress | None = None
     ):
         found = learn.lr_find(num_it=steps, show_plot=False, suggest_funcs=(valley, steep, minimum))
     learn.opt = None  # the next training starts with a fresh optimizer, as without a search
-    rates, losses = learn.recorder.lrs, [float(loss) for loss in learn.recorder.losses]
-    pairs = [(float(r), loss) for r, loss in zip(rates, losses, strict=False) if math.isfinite(loss)]
-    return LRSearch(
-        {name: float(value) for name, value in found._asdict().items()},
-        [rate for rate, _ in pairs],
-        [loss for _, loss in pairs],
-    )
+    points = [(float(r), float(loss)) for r, loss in zip(learn.recorder.lrs, learn.recorder.losses, strict=False)]
+    suggestions = {name: float(value) for name, value in found._asdict().items()}
+    return LRSearch(suggestions, [(rate, loss) for rate, loss in points if math.isfinite(loss)])
 
 
 def find_lr(
@@ -102,12 +95,11 @@ def find_lr(
         dataset.frames(settings.validate_on)
     except EmptySplitError:  # nothing is validated here
         settings = settings.model_copy(update={"validate_on": settings.train_on})
-    folder = out or Path("runs") / f"{dataset.recipe.name}-lr-find-{datetime.now():%Y%m%d-%H%M%S}"
-    refuse_used_folder(folder)
+    folder = new_folder(out, f"{dataset.recipe.name}-lr-find")
     learn = learner_from_settings(dataset, settings, progress)
-    with explain_out_of_memory(learn, settings):
+    with explain_errors(learn):
         found = search_lr(learn, steps, progress)
-    save_figure(lr_search_curve(found.rates, found.losses, found.suggestions), folder / "lr-find.png")
-    points = "".join(f"{rate:.6g},{loss:.6g}\n" for rate, loss in zip(found.rates, found.losses, strict=True))
-    write_text(folder / "lr-find.csv", "lr,loss\n" + points)
+    rates, losses = zip(*found.points, strict=True)
+    save_figure(lr_search_curve(rates, losses, found.suggestions), folder / "lr-find.png")
+    write_csv(folder / "lr-find.csv", [{"lr": f"{rate:.6g}", "loss": f"{loss:.6g}"} for rate, loss in found.points])
     return found, folder

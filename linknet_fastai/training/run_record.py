@@ -3,9 +3,9 @@
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from fastai.callback.core import Callback, CancelFitException
@@ -14,24 +14,25 @@ from fastai.torch_core import get_model
 
 from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UserError
-from linknet_fastai.core.parallel import Progress, is_first, process_count
+from linknet_fastai.core.parallel import Progress, is_first
 from linknet_fastai.learner.callbacks import AccumulateGradients, skip_batch
 from linknet_fastai.learner.process_group import on_any_rank
 from linknet_fastai.model.save_load import RUN_MODEL, save_model
 from linknet_fastai.runs.checkpoint import plain_numbers, write_checkpoint
 from linknet_fastai.runs.folder import best_row, write_metrics
-from linknet_fastai.scoring.metrics import ForegroundIoU
 from linknet_fastai.training.interrupt import StopRequest
 
 Row = dict[str, float]
 
 
-class Observer(Protocol):
-    """Receives the events of a training; the command line's display is one."""
+class Observer:
+    """Receives the events of a training, and ignores them; the command line's display is a subclass.
 
-    @property
-    def progress(self) -> Progress | None:
-        """Called with how far the preparation of data and the evaluation are."""
+    Attributes:
+        progress: called with how far the preparation of data and the evaluation are.
+    """
+
+    progress: Progress | None = None
 
     def started(self, learn: Learner, settings: Settings, origins: Mapping[str, str], run: Mapping) -> None:
         """Everything is resolved and checked; the first epoch follows."""
@@ -48,7 +49,7 @@ class FitResult:
     """The result of a training: its folder, its rows, and whether it ran to the end."""
 
     folder: Path
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Row]
     finished: bool = True
 
     @property
@@ -64,26 +65,17 @@ class RunRecord(Callback):
 
     Args:
         folder: the run folder.
-        checkpoint: where an interrupted run resumes; the batches before it are skipped.
+        checkpoint: where an interrupted run resumes; the batches before it are skipped. None for a new run.
         observer: receives batches and epochs.
-        minutes: between two checkpoints within an epoch.
     """
 
     order = 70  # after Recorder and ParamScheduler
 
-    def __init__(
-        self,
-        folder: Path,
-        checkpoint: Mapping[str, Any] | None = None,
-        observer: Observer | None = None,
-        minutes: float = math.inf,
-    ) -> None:
-        self.folder, self.checkpoint, self.observer, self.minutes = folder, checkpoint, observer, minutes
-        self.start_epoch, self.start_batch = 0, 0
-        self.rows: list[Row] = []
-        if checkpoint:
-            self.start_epoch, self.start_batch = checkpoint["epochs_done"], checkpoint["batches_done"]
-            self.rows = list(checkpoint["rows"])
+    def __init__(self, folder: Path, checkpoint: Mapping[str, Any] | None, observer: Observer) -> None:
+        self.folder, self.checkpoint, self.observer = folder, checkpoint or {}, observer
+        self.start_epoch = self.checkpoint.get("epochs_done", 0)
+        self.start_batch = self.checkpoint.get("batches_done", 0)
+        self.rows: list[Row] = [*self.checkpoint.get("rows", ())]
         self.stop = StopRequest()
         self.stopped = False
 
@@ -103,14 +95,13 @@ class RunRecord(Callback):
         self.written = time.perf_counter()
         self.learn.train_iter = self.start_epoch * len(self.learn.dls.train)
         self._restore()
-        if self.checkpoint:
-            scaler, state = self.learn.device_precision.scaler, self.checkpoint["scaler"]
-            if scaler and state:  # a run may be resumed on a device that trains in another precision
-                scaler.load_state_dict(state)
+        scaler, state = self.learn.device_precision.scaler, self.checkpoint.get("scaler")
+        if scaler and state:  # a run may be resumed on a device that trains in another precision
+            scaler.load_state_dict(state)
 
     def before_epoch(self) -> None:
         """Start the clock."""
-        earlier = self.checkpoint["seconds"] if self.checkpoint and self.epoch == self.start_epoch else 0
+        earlier = self.checkpoint.get("seconds", 0) if self.epoch == self.start_epoch else 0
         self.started = time.perf_counter() - earlier
 
     def after_batch(self) -> None:
@@ -130,11 +121,11 @@ class RunRecord(Callback):
         loss = float(self.learn.smooth_loss) if self.learn.training else float(self.learn.loss)
         if self.learn.training and not math.isfinite(loss):
             raise UserError(self._not_finite(loss))
-        if self.observer:
-            lr = float(self.opt.hypers[-1]["lr"])
-            self.observer.stepped(self.epoch + 1, done, self.learn.n_iter, loss, lr, self.learn.training)
-        self.stopped = self._stop_asked()
-        due = time.perf_counter() - self.written > 60 * self.minutes
+        lr = float(self.opt.hypers[-1]["lr"])
+        self.observer.stepped(self.epoch + 1, done, self.learn.n_iter, loss, lr, self.learn.training)
+        # If any rank was asked to stop, all of them stop after the same batch.
+        self.stopped = on_any_rank(torch.tensor(self.stop.asked, device=self.learn.dls.device))
+        due = time.perf_counter() - self.written > 60 * self.learn.settings.checkpoint_minutes
         if (self.stopped or (due and self.learn.training)) and not self._gradients_pending():
             self._write_checkpoint(self.epoch, self.batches)
             if self.stopped:
@@ -156,8 +147,7 @@ class RunRecord(Callback):
         self.started = time.perf_counter()
         self._write_checkpoint(self.epoch + 1, 0)
         write_metrics(self.folder, self.rows)
-        if self.observer:
-            self.observer.epoch_ended(row)
+        self.observer.epoch_ended(row)
 
     def _restore(self) -> None:
         if self.checkpoint:
@@ -183,12 +173,6 @@ class RunRecord(Callback):
         }
         write_checkpoint(self.folder, epochs_done, batches_done, state)
 
-    def _stop_asked(self) -> bool:
-        """Whether any rank was asked to stop: all of them stop after the same batch."""
-        if process_count() == 1:
-            return self.stop.asked
-        return on_any_rank(torch.tensor(self.stop.asked, device=self.learn.dls.device))
-
     def _gradients_pending(self) -> bool:
         """Whether gradients of this batch are added to those of the next, which no checkpoint contains."""
         return self.learn.training and any(
@@ -207,8 +191,8 @@ class RunRecord(Callback):
         )
 
     def _row(self) -> Row:
-        recorder, scores = self.learn.recorder, self._confusion().scores()
-        names = self.learn.card.class_names
+        recorder, names = self.learn.recorder, self.learn.card.class_names
+        scores = self.learn.metrics[0].scores()  # the first of `segmentation_metrics`, which counts for all
         return {
             "epoch": self.epoch + 1,
             "train_loss": float(recorder.smooth_loss.value),
@@ -218,9 +202,6 @@ class RunRecord(Callback):
             "lr": float(self.opt.hypers[-1]["lr"]),
             "seconds": time.perf_counter() - self.started,
         }
-
-    def _confusion(self) -> ForegroundIoU:
-        return next(metric for metric in self.learn.metrics if isinstance(metric, ForegroundIoU))
 
 
 def check_same_data(learn: Learner, checkpoint: Mapping[str, Any], folder: Path) -> None:

@@ -31,8 +31,8 @@ from linknet_fastai.runs.checkpoint import read_checkpoint, write_checkpoint
 from linknet_fastai.runs.folder import locked
 from linknet_fastai.scoring.evaluate import evaluate
 from linknet_fastai.training import fit as training
+from linknet_fastai.training.errors import is_out_of_memory
 from linknet_fastai.training.lr_find import find_lr
-from linknet_fastai.training.out_of_memory import is_out_of_memory
 
 SMALL = {"size": "64x48", "bs": 4, "workers": 0, "epochs": 3, "seed": 1, "device": "cpu"}
 
@@ -468,7 +468,7 @@ def test_lr_find_leaves_plot_and_points(street_data, tmp_path):
     assert (folder / "lr-find.png").is_file()
     with (folder / "lr-find.csv").open() as file:
         points = list(csv.DictReader(file))
-    assert len(points) == len(found.rates) > 5
+    assert len(points) == len(found.points) > 5
     assert sorted(path.name for path in folder.iterdir()) == ["lr-find.csv", "lr-find.png"]
 
 

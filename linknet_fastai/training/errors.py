@@ -1,4 +1,4 @@
-"""Memory that runs out in a training: how libraries report it, and which options to try instead."""
+"""Errors in a training that an option avoids: memory runs out, or torch.compile fails."""
 
 import traceback
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from contextlib import contextmanager
 import torch
 from fastai.learner import Learner
 
-from linknet_fastai.config.settings import Settings
 from linknet_fastai.config.size import format_size
-from linknet_fastai.core.errors import UserError
+from linknet_fastai.core.errors import UserError, reason
+from linknet_fastai.learner.process_group import is_end_of_another
 
 # On a CPU: torch's allocator (Windows has another), C++, oneDNN where a convolution gets no memory. On a GPU where
 # torch raises no OutOfMemoryError: Apple's, and CUDA's libraries.
@@ -25,19 +25,21 @@ SIGNS = (
 
 
 @contextmanager
-def explain_out_of_memory(learn: Learner, settings: Settings) -> Iterator[None]:
+def explain_errors(learn: Learner) -> Iterator[None]:
     """Run a block that trains a learner.
 
     Raises:
-        UserError: memory runs out; the message names the options to try.
+        UserError: memory runs out, or torch.compile fails; the message names the options to try.
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+    except Exception as error:
+        if is_out_of_memory(error):
+            traceback.clear_frames(error.__traceback__)  # they hold tensors, which a notebook keeps with the error
+            raise UserError(_advice(learn)) from None
+        if not learn.settings.compile or isinstance(error, UserError) or is_end_of_another(error):
             raise
-        traceback.clear_frames(error.__traceback__)  # they hold tensors, which a notebook would keep with the error
-        raise UserError(_advice(learn.dls.train.bs, settings)) from None
+        raise UserError(f"--compile: torch.compile fails here ({reason(error)}); leave it out") from error
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -47,10 +49,12 @@ def is_out_of_memory(error: Exception) -> bool:
         >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
         True
     """
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in SIGNS)
+    named = isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+    return named or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
-def _advice(bs: int, settings: Settings) -> str:
+def _advice(learn: Learner) -> str:
+    settings, bs = learn.settings, learn.dls.train.bs
     size = format_size(settings.crop or settings.size)
     if bs <= 2:
         return f"memory ran out with --bs {bs} at {size}; try a smaller --size, or train on a --crop of it"
