@@ -70,9 +70,8 @@ def _fed_by_convolutions(network: nn.Module, probe: Tensor) -> list[tuple[str, s
 def _fold(network: nn.Module, convolution: str, norm: str) -> None:
     before: Any = network.get_submodule(convolution)
     after: Any = network.get_submodule(norm)
-    network.set_submodule(
-        convolution, fuse_conv_bn_eval(before, after, transpose=isinstance(before, nn.ConvTranspose2d))
-    )
+    fused = fuse_conv_bn_eval(before, after, transpose=isinstance(before, nn.ConvTranspose2d))
+    network.set_submodule(convolution, fused)
     # timm's batch norm contains its activation, which remains.
     rest = nn.Sequential(after.drop, after.act) if isinstance(after, BatchNormAct2d) else nn.Identity()
     network.set_submodule(norm, rest)
