@@ -377,7 +377,8 @@ def test_run(name: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         (run / name).write_text(valid, encoding="utf-8")
 
 
-INDEX = Index(size=(8, 6), label_shapes=[(6, 8)] * 2, survey=Survey(2, {"8x6": 2}, [48, 48], 0, []))
+SURVEY = Survey(frames=2, sizes={"8x6": 2}, class_pixels=[48, 48], void_pixels=0, problems=[])
+INDEX = Index(size=(8, 6), label_shapes=[(6, 8)] * 2, survey=SURVEY)
 
 
 @fuzz

@@ -48,13 +48,9 @@ def load_preset(name_or_path: str | Path) -> Preset:
         'rmsprop'
     """
     file = find_shipped(name_or_path, preset_folder(), "preset")
-    table = read_toml(file, "preset")
-    title, base = table.pop("title", file.stem), table.pop("base", None)
+    table, base = read_toml(file, preset_folder(), "preset")
+    title = table.pop("title", file.stem)
     if base is not None:
-        if base not in preset_names() or file.samefile(preset_folder() / f"{base}.toml"):
-            raise UsageError(
-                f"{file}: base: {str(base)[:50]!r} is not a shipped preset ({', '.join(preset_names())})"
-            )
         table = load_preset(base).settings | table
     try:
         title = TypeAdapter(Line).validate_python(title)

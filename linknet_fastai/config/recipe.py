@@ -99,17 +99,14 @@ class Layout(Checked):
 
 def _check_wildcards(pattern: str, key: str) -> None:
     """Raise ValueError for a pattern that is invalid, or could take forever to match."""
+    where = f"{key}: {pattern!r}"
     if re.search(r"[{}]", FIELD.sub("", pattern)):
-        raise ValueError(f"{key}: {pattern!r}: a field is a name in braces, as in {{stem}}")
+        raise ValueError(f"{where}: a field is a name in braces, as in {{stem}}")
     plain = FIELD.sub("*", pattern)
     if "**" in plain:
-        raise ValueError(
-            f"{key}: {pattern!r}: fields and '*' need something between them; each is one folder or name"
-        )
+        raise ValueError(f"{where}: fields and '*' need something between them; each is one folder or name")
     if max(part.count("*") for part in plain.split("/")) > MAX_WILDCARDS:
-        raise ValueError(
-            f"{key}: {pattern!r}: more than {MAX_WILDCARDS} fields and '*' in one folder's or file's name"
-        )
+        raise ValueError(f"{where}: more than {MAX_WILDCARDS} fields and '*' in one folder's or file's name")
 
 
 class Recipe(Checked):
@@ -190,22 +187,6 @@ def recipe_names() -> list[str]:
     return toml_names(recipe_folder())
 
 
-def find_recipe(name_or_path: str | Path) -> Path:
-    """The TOML file of a recipe.
-
-    Args:
-        name_or_path: the name of a shipped recipe, or the path of a TOML file.
-
-    Raises:
-        UsageError: there is neither such a recipe nor such a file.
-
-    Example:
-        >>> find_recipe("camvid").name
-        'camvid.toml'
-    """
-    return find_shipped(name_or_path, recipe_folder(), "recipe")
-
-
 def copy_recipe(name: str, file: Path) -> list[Path]:
     """Copy a shipped recipe and its lists of frames, as the start of a new recipe.
 
@@ -227,7 +208,7 @@ def copy_recipe(name: str, file: Path) -> list[Path]:
     """
     if file.suffix != ".toml":
         raise UsageError(f"--copy: {file}: a recipe is a .toml file")
-    source = find_recipe(name)
+    source = find_shipped(name, recipe_folder(), "recipe")
     lists = [split.list for split in load_recipe(name).splits.values() if split.list]
     copies = {source.parent / part: file.parent / part for part in lists} | {source: file}
     for copy in copies.values():
@@ -253,7 +234,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         >>> len(recipe.classes), len(recipe.splits["train"].stems)
         (11, 367)
     """
-    file = find_recipe(name_or_path)
+    file = find_shipped(name_or_path, recipe_folder(), "recipe")
     try:
         table = _read_with_base(file)
         splits = table.get("splits")
@@ -284,13 +265,9 @@ def read_stems(file: Path) -> list[str]:
 
 
 def _read_with_base(file: Path) -> dict[str, Any]:
-    table = read_toml(file, "recipe")
-    if (base_name := table.pop("base", None)) is None:
+    table, base_name = read_toml(file, recipe_folder(), "recipe")
+    if base_name is None:
         return table
-    if base_name not in recipe_names() or file.samefile(recipe_folder() / f"{base_name}.toml"):
-        raise UsageError(
-            f"{file}: base: {str(base_name)[:50]!r} is not a shipped recipe ({', '.join(recipe_names())})"
-        )
     base = load_recipe(base_name).model_dump(exclude_unset=True)
     layouts = {layout["name"]: layout for layout in base["layouts"]}
     if isinstance(named := table.get("layouts"), list):

@@ -41,10 +41,11 @@ def find_shipped(name_or_path: str | Path, folder: Path, what: str) -> Path:
     text, names = str(name_or_path), toml_names(folder)
     if text in names:
         return folder / f"{text}.toml"
-    if (file := Path(text)).suffix == ".toml" or os.path.isfile(file):
-        if not os.path.isfile(file):
-            raise UsageError(f"{file}: no such {what} file")
+    file = Path(text)
+    if os.path.isfile(file):
         return file
+    if file.suffix == ".toml":
+        raise UsageError(f"{file}: no such {what} file")
     hint = did_you_mean(text, names).removeprefix("; ") or f"shipped are {', '.join(names)};"
     raise UsageError(f"no {what} {text!r}: {hint} a {what} of your own is the path of a .toml file")
 
@@ -59,22 +60,31 @@ def toml_names(folder: Path) -> list[str]:
     return sorted(file.stem for file in folder.glob("*.toml"))
 
 
-def read_toml(file: Path, what: str) -> dict[str, Any]:
-    """Read a TOML file written by a user.
+def read_toml(file: Path, folder: Path, what: str) -> tuple[dict[str, Any], str | None]:
+    """Read a TOML file written by a user, which may build on a shipped one.
 
     Args:
         file: its path.
+        folder: the folder of the shipped files.
         what: what the file is, for the message.
 
+    Returns:
+        The file's table without `base`, and `base`: the name of a shipped file, or None.
+
     Raises:
-        UsageError: the file cannot be read, or is not TOML.
+        UsageError: the file cannot be read, or is not TOML, or its `base` is no shipped file or the file itself.
 
     Example:
-        >>> read_toml(recipe_folder() / "street.toml", "recipe")["fetch"]
-        'street'
+        >>> table, base = read_toml(recipe_folder() / "street.toml", recipe_folder(), "recipe")
+        >>> table["fetch"], base
+        ('street', None)
     """
     with _reported_as(file, what):
-        return parse_toml(read_text(file))
+        table = parse_toml(read_text(file))
+    base, names = table.pop("base", None), toml_names(folder)
+    if base is not None and (base not in names or file.samefile(folder / f"{base}.toml")):
+        raise UsageError(f"{file}: base: {str(base)[:50]!r} is not a shipped {what} ({', '.join(names)})")
+    return table, base
 
 
 def read_source(file: Path, what: str, max_bytes: int = MAX_TOML_BYTES) -> str:

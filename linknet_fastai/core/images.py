@@ -49,10 +49,9 @@ def opened_image(path: Path, what: str, max_pixels: float | None = None) -> Iter
             if image.width * image.height > max_pixels:
                 raise ValueError(f"{image.width}x{image.height} is more than {max_pixels / 1e6:g} million pixels")
             yield image
-    except UnidentifiedImageError:
-        raise UserError(f"{path}: cannot read {what} (none of {', '.join(FORMATS)})") from None
     except Exception as error:  # Pillow's readers raise a dozen kinds of errors for damaged files
-        raise UserError(f"{path}: cannot read {what} ({reason(error)})") from None
+        why = f"none of {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else reason(error)
+        raise UserError(f"{path}: cannot read {what} ({why})") from None
 
 
 def open_image(path: Path, max_pixels: float | None = None) -> Image.Image:
@@ -84,17 +83,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: which of its values is white is not defined, as in floats.
     """
-    return image if image.mode == "RGB" else _to_8_bits(image).convert("RGB")
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """The upper 8 bits of a 16-bit gray image; Pillow's own conversion turns all values above 255 to white."""
-    if not image.mode.startswith(("I", "F")):
-        return image
-    pixels = np.asarray(image)
-    if image.mode == "F" or not 0 <= pixels.min() <= pixels.max() < 1 << 16:  # old Pillows open 16-bit PNGs as "I"
-        raise ValueError(f"mode {image.mode}: its value of white is unknown; save the image with 8 or 16 bits")
-    return Image.fromarray((pixels >> 8).astype(np.uint8))
+    if image.mode.startswith(("I", "F")):  # Pillow's own conversion turns all values above 255 to white
+        pixels = np.asarray(image)
+        # Old Pillows open 16-bit PNGs as "I".
+        if image.mode == "F" or not 0 <= pixels.min() <= pixels.max() < 1 << 16:
+            raise ValueError(f"mode {image.mode}: its value of white is unknown; save the image with 8 or 16 bits")
+        image = Image.fromarray((pixels >> 8).astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -51,13 +51,10 @@ class ResizeFrame(ResizeImage):
 
     def encodes(self, item):  # noqa: ANN001, ANN201 - see ResizeImage
         """Resize item[0], a PILImage, and item[1], a PILMask."""
-        image, *labels = super().encodes(item)
-        return (image, *map(self._resize_labels, labels))
-
-    def _resize_labels(self, labels: PILMask | TensorMask) -> PILMask | TensorMask:
-        if not isinstance(labels, Image.Image):
-            return labels
-        return PILMask(Image.fromarray(resize_labels(np.asarray(labels), self.size)))
+        image, labels = super().encodes(item)
+        if isinstance(labels, Image.Image):
+            labels = PILMask(Image.fromarray(resize_labels(np.asarray(labels), self.size)))
+        return image, labels
 
 
 class AugmentBatch(ItemTransform):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, BinaryIO, Self
+from typing import Annotated, Self
 
 import numpy as np
 import torch
@@ -195,10 +195,9 @@ def clear_caches(recipe_name: str, folder: Path | None = None) -> int:
 
 
 def _open(folder: Path) -> FrameCache | None:
-    try:
+    with suppress(OSError, ValueError):  # it does not exist, or is damaged
         return FrameCache(folder)
-    except (OSError, ValueError):
-        return None
+    return None
 
 
 def _acquire(lock: FileLock, progress: Progress | None) -> AcquireReturnProxy:
@@ -226,11 +225,25 @@ def _build(
     if shutil.disk_usage(target.parent).free < len(frames) * _frame_bytes(frames[0], size, training):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # reported at once, not after minutes
     staging.mkdir()
+    label_shapes: list[tuple[int, int]] = []
+
+    def convert(image: Image.Image, channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        planes = np.asarray(resize_image(image, size)).transpose(2, 0, 1)
+        kept = resize_labels(channels, size) if training else channels
+        return np.ascontiguousarray(planes), np.ascontiguousarray(kept)
+
     try:
         with (staging / IMAGES).open("wb") as images, (staging / LABELS).open("wb") as labels:
-            found, shapes = _write_frames(dataset, frames, size, training, images, labels, progress)
+
+            def store(converted: tuple[np.ndarray, np.ndarray]) -> None:
+                image, channels = converted
+                images.write(image.data)
+                labels.write(channels.data)
+                label_shapes.append(channels.shape)
+
+            found = check_frames(dataset, frames, "decoding frames", progress, convert, store)
         found.raise_problems()
-        index = Index(size=size, label_shapes=shapes, survey=found)
+        index = Index(size=size, label_shapes=label_shapes, survey=found)
         (staging / INDEX).write_text(index.model_dump_json(), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)  # a damaged one
         staging.rename(target)
@@ -247,28 +260,3 @@ def _frame_bytes(frame: Frame, size: tuple[int, int], training: bool) -> int:
         with suppress(UserError), opened_image(frame.label, "label map") as image:  # damage is reported later
             label_size = image.size
     return 3 * math.prod(size) + math.prod(label_size)
-
-
-def _write_frames(
-    dataset: Dataset,
-    frames: Sequence[Frame],
-    size: tuple[int, int],
-    training: bool,
-    images: BinaryIO,
-    labels: BinaryIO,
-    progress: Progress | None,
-) -> tuple[Survey, list[tuple[int, int]]]:
-    shapes: list[tuple[int, int]] = []
-
-    def convert(image: Image.Image, channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        planes = np.asarray(resize_image(image, size)).transpose(2, 0, 1)
-        kept = resize_labels(channels, size) if training else channels
-        return np.ascontiguousarray(planes), np.ascontiguousarray(kept)
-
-    def store(converted: tuple[np.ndarray, np.ndarray]) -> None:
-        image, channels = converted
-        images.write(image.data)
-        labels.write(channels.data)
-        shapes.append(channels.shape)
-
-    return check_frames(dataset, frames, "decoding frames", progress, convert, store), shapes

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from linknet_fastai.config.recipe import FIELD, Layout, Recipe, Split, load_recipe, read_stems
@@ -121,14 +122,12 @@ class Dataset:
         frames = _by_stem(match_frames(self.folder, self.layout))
         if split.stems:
             absent = [stem for stem in split.stems if stem not in frames]
-            if len(absent) == len(split.stems):
-                return []
-            if absent:
+            if 0 < len(absent) < len(split.stems):
                 raise UserError(
                     f"{self.folder}: {len(absent)} of the {len(split.stems)} frames of split {name!r} are missing "
                     f"(first {self.layout.images.replace('{stem}', absent[0][:LONGEST_NAME])})"
                 )
-            return [frames[stem] for stem in split.stems]
+            return [frames[stem] for stem in split.stems if stem in frames]
         return [frames[stem] for stem in self._fraction_stems(name, list(frames))]
 
     def _fraction_stems(self, name: str, stems: list[str]) -> list[str]:
@@ -136,13 +135,9 @@ class Dataset:
         stems = [stem for stem in stems if stem not in listed]
         # Ordered by digest: the same split on every machine, and a new frame moves few others to another split.
         shuffled = sorted(stems, key=lambda stem: hashlib.sha256(os.fsencode(stem)).digest())
-        begin = 0.0
-        for other, split in self.recipe.splits.items():
-            end = begin + (split.fraction or 0)
-            if other == name:
-                return sorted(shuffled[round(begin * len(stems)) : round(end * len(stems))])
-            begin = end
-        return []
+        bounds = pairwise(accumulate((split.fraction or 0 for split in self.recipe.splits.values()), initial=0.0))
+        begin, end = dict(zip(self.recipe.splits, bounds, strict=True))[name]
+        return sorted(shuffled[round(begin * len(stems)) : round(end * len(stems))])
 
     def _listed_frames(self, file: Path) -> list[Frame]:
         # A dictionary, as two splits may use one folder: without frames for test, val often serves for both.
@@ -172,35 +167,25 @@ def match_frames(folder: Path, layout: Layout, split: str = "") -> list[Frame]:
         layout: the patterns.
         split: what replaces `{split}` in them.
     """
-    expression, seen = "", {"split"}
-    for index, part in enumerate(FIELD.split(layout.images)):  # text and names of fields alternate
-        if index % 2 == 0:
-            expression += re.escape(part).replace(r"\*", "[^/]*")
-        elif part == "split":
-            expression += re.escape(split)
-        else:
-            expression += f"(?P={part})" if part in seen else f"(?P<{part}>[^/]+)"
-            seen.add(part)
-    matcher = re.compile(expression)
+    expression = re.escape(layout.images).replace(r"\*", "[^/]*")
+    for field in set(FIELD.findall(layout.images)) - {"split"}:
+        in_braces = re.escape(f"{{{field}}}")
+        # Where a field occurs twice, the first place is a group, and the second matches the same text.
+        expression = expression.replace(in_braces, f"(?P<{field}>[^/]+)", 1).replace(in_braces, f"(?P={field})")
+    matcher = re.compile(expression.replace(re.escape("{split}"), re.escape(split)))
     frames = []
     for path in sorted(folder.glob(_glob(layout.images, split))):
         match = matcher.fullmatch(path.relative_to(folder).as_posix())
         if match and not os.path.isdir(path):  # other files that are no images are reported when they are read
-            label = _fill(layout.labels, {**match.groupdict(), "split": split})
+            label = layout.labels.format(split=split, **match.groupdict())
             frames.append(Frame(path, folder / label, match["stem"]))
     return frames
 
 
-def _fill(pattern: str, values: dict[str, str]) -> str:
-    return FIELD.sub(lambda field: values[field[1]], pattern)
-
-
 def _glob(pattern: str, split: str) -> str:
     """A layout's pattern as a glob, in which only `*` and fields match anything."""
-    texts = FIELD.split(pattern)
-    texts[::2] = [glob.escape(text).replace("[*]", "*") for text in texts[::2]]
-    texts[1::2] = [glob.escape(split) if field == "split" else "*" for field in texts[1::2]]
-    return "".join(texts)
+    with_fields = glob.escape(pattern).replace("[*]", "*")
+    return FIELD.sub(lambda field: glob.escape(split) if field[1] == "split" else "*", with_fields)
 
 
 def size_mismatch(frame: Frame, label_size: tuple[int, int], image_size: tuple[int, int]) -> str:

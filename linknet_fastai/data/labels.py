@@ -35,18 +35,16 @@ class LabelReader:
         channels = {name: VOID if c is None else c for name, c in recipe.channel_of_label.items()}
         self.in_color = layout.colors is not None
         if layout.colors is not None:
-            raw = {_pack(color): channels[name] for name, color in layout.colors.items()}
+            self.raw = {r << 16 | g << 8 | b: channels[name] for name, (r, g, b) in layout.colors.items()}
         elif layout.values is not None:
-            raw = {value: channels[name] for value, name in layout.values.items()}
+            self.raw = {value: channels[name] for value, name in layout.values.items()}
         else:
-            raw = {entry.id: channel for channel, entry in enumerate(recipe.classes)} | {recipe.void.id: VOID}
-        self.raw = raw
+            self.raw = {entry.id: channel for channel, entry in enumerate(recipe.classes)} | {recipe.void.id: VOID}
 
     @cached_property
     def _channel_of_raw(self) -> np.ndarray:
         table = np.full(1 << 24 if self.in_color else 1 << 16, UNMAPPED, np.uint8)
-        for value, channel in self.raw.items():
-            table[value] = channel
+        table[list(self.raw)] = list(self.raw.values())
         return table
 
     def __getstate__(self) -> dict:
@@ -88,7 +86,3 @@ class LabelReader:
 
     def _show(self, value: int) -> str:
         return f"({value >> 16}, {value >> 8 & 255}, {value & 255})" if self.in_color else str(value)
-
-
-def _pack(color: tuple[int, int, int]) -> int:
-    return color[0] << 16 | color[1] << 8 | color[2]

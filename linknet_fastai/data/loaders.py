@@ -9,12 +9,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from fastai.data.block import DataBlock
+from fastai.data.block import DataBlock, TransformBlock
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import IndexSplitter, IntToFloatTensor, Normalize, Transform
 from fastai.torch_core import default_device
-from fastai.vision.core import PILImage, PILMask, TensorImage, TensorMask, imagenet_stats
-from fastai.vision.data import ImageBlock, MaskBlock
+from fastai.vision.core import AddMaskCodes, PILImage, PILMask, TensorImage, TensorMask, imagenet_stats
 from fastcore.foundation import L
 from PIL import Image
 
@@ -114,15 +113,12 @@ def segmentation_block(
     own_item_tfms, own_batch_tfms = L(item_tfms), L(batch_tfms)
     if any(tfm is Normalize or isinstance(tfm, Normalize) for tfm in own_batch_tfms):
         raise UsageError("batch_tfms: the loaders normalize with ImageNet's statistics already; leave Normalize out")
-    blocks = (ImageBlock(), MaskBlock(codes=class_names))
-    # The getters open images and label maps. fastai's own openers are pickled by value: an exported learner would
-    # contain their bytecode and a path, and load in this version of Python only.
-    for block in blocks:
-        block.type_tfms = L()
     to_float = IntToFloatTensor()
     to_float.order = FIRST + 1  # further transforms follow, whose order is 0 by default
     block = DataBlock(
-        blocks=blocks,
+        # As ImageBlock and MaskBlock, but the getters open images and label maps. fastai's own openers are pickled by
+        # value: an exported learner would contain their bytecode and a path, and load in this version of Python only.
+        blocks=(TransformBlock(), TransformBlock(item_tfms=AddMaskCodes(codes=class_names))),
         get_x=FrameImage(as_pil=bool(own_item_tfms)),
         get_y=FrameLabels(read_label, as_pil=bool(own_item_tfms)),
         splitter=lambda frames: IndexSplitter(range(n_train, len(frames)))(frames),

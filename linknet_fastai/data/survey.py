@@ -6,13 +6,12 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import PIL
 from PIL import Image
-from pydantic import TypeAdapter
+from pydantic import BaseModel
 
 from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UserError, reason
@@ -24,9 +23,10 @@ from linknet_fastai.data.labels import LabelReader
 
 FORMAT = 2  # increase it when the code decodes or counts pixels in another way: stored results become invalid
 
+Convert = Callable[[Image.Image, np.ndarray], Any]  # called with an RGB image and its HxW uint8 channels
 
-@dataclass(frozen=True)
-class Survey:
+
+class Survey(BaseModel, frozen=True):
     """What a check of some frames found.
 
     Attributes:
@@ -50,9 +50,6 @@ class Survey:
             raise UserError(self.problems[0] + more)
 
 
-SURVEY = TypeAdapter(Survey)
-
-
 def survey(dataset: Dataset, frames: Sequence[Frame], progress: Progress | None = None) -> Survey:
     """Read all images and label maps once.
 
@@ -74,11 +71,11 @@ def survey(dataset: Dataset, frames: Sequence[Frame], progress: Progress | None 
     """
     file = cache_folder() / "surveys" / f"{fingerprint(dataset, frames)}.json"
     with suppress(OSError, ValueError):  # it does not exist, or is damaged
-        return SURVEY.validate_json(read_text(file), strict=True)
+        return Survey.model_validate_json(read_text(file), strict=True)
     found = check_frames(dataset, frames, "checking frames", progress)
     if not found.problems:
         with suppress(UserError):  # without a stored result the next start takes longer
-            write_text(file, SURVEY.dump_json(found).decode())
+            write_text(file, found.model_dump_json())
     return found
 
 
@@ -87,7 +84,7 @@ def check_frames(
     frames: Sequence[Frame],
     task: str,
     progress: Progress | None = None,
-    convert: Callable[[Image.Image, np.ndarray], Any] | None = None,
+    convert: Convert | None = None,
     store: Callable[[Any], object] | None = None,
 ) -> Survey:
     """Read all images and label maps in threads, and store what is made of them.
@@ -97,7 +94,7 @@ def check_frames(
         frames: the frames to read.
         task: what `progress` is called with, as in "checking frames".
         progress: called with `task`, how many frames are done and of how many.
-        convert: called in the threads for each undamaged frame, with its RGB image and its HxW uint8 channels.
+        convert: called in the threads for each undamaged frame.
         store: called in this thread with what `convert` returned, in the order of the frames, up to the first
             damaged one.
     """
@@ -125,9 +122,7 @@ def check_frames(
     )
 
 
-def _check_frame(
-    frame: Frame, read_label: LabelReader, convert: Callable[[Image.Image, np.ndarray], Any] | None
-) -> tuple[str, np.ndarray, Any] | str:
+def _check_frame(frame: Frame, read_label: LabelReader, convert: Convert | None) -> tuple[str, np.ndarray, Any] | str:
     """The size of a frame, how often each of 256 channels occurs, and what `convert` returned; or the problem."""
     try:
         image, labels = open_image(frame.image), read_label(frame.label)

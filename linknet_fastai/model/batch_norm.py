@@ -37,7 +37,7 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
     probe = torch.linspace(-2, 2, 3 * PROBE_SIZE[0] * PROBE_SIZE[1]).view(1, 3, *PROBE_SIZE)
     probe = probe.to(next(plain.parameters()).device)
     with torch.no_grad():
-        for convolution, norm in _fed_by_convolutions(folded, probe):
+        for convolution, norm in _fed_by_convolutions(deepcopy(plain), probe):
             _fold(folded, convolution, norm)
         expected, actual = plain(probe), folded(probe)
     close = torch.allclose(actual, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
@@ -45,7 +45,10 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 
 
 def _fed_by_convolutions(network: nn.Module, probe: Tensor) -> list[tuple[str, str]]:
-    """The names of all pairs of a convolution and the batch norm whose input is the convolution's output."""
+    """The names of all pairs of a convolution and the batch norm whose input is the convolution's output.
+
+    The hooks that observe them stay in `network`.
+    """
     outputs: list[tuple[str, Tensor]] = []  # keeps the tensors alive: a new one could get the identity of a freed one
     pairs: list[tuple[str, str]] = []
 
@@ -55,24 +58,20 @@ def _fed_by_convolutions(network: nn.Module, probe: Tensor) -> list[tuple[str, s
     def before_norm(name: str, module: nn.Module, inputs: tuple[Tensor]) -> None:
         pairs.extend((convolution, name) for convolution, output in outputs if output is inputs[0])
 
-    hooks = []
     for name, module in network.named_modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            hooks.append(module.register_forward_hook(partial(after_convolution, name)))
+            module.register_forward_hook(partial(after_convolution, name))
         elif type(module) in (nn.BatchNorm2d, BatchNormAct2d):
-            hooks.append(module.register_forward_pre_hook(partial(before_norm, name)))
+            module.register_forward_pre_hook(partial(before_norm, name))
     network(probe)
-    for hook in hooks:
-        hook.remove()
     return pairs
 
 
 def _fold(network: nn.Module, convolution: str, norm: str) -> None:
     before: Any = network.get_submodule(convolution)
     after: Any = network.get_submodule(norm)
-    network.set_submodule(
-        convolution, fuse_conv_bn_eval(before, after, transpose=isinstance(before, nn.ConvTranspose2d))
-    )
+    fused = fuse_conv_bn_eval(before, after, transpose=isinstance(before, nn.ConvTranspose2d))
+    network.set_submodule(convolution, fused)
     # timm's batch norm contains its activation, which remains.
     rest = nn.Sequential(after.drop, after.act) if isinstance(after, BatchNormAct2d) else nn.Identity()
     network.set_submodule(norm, rest)

@@ -53,12 +53,9 @@ class DecoderBlock(nn.Sequential):
         # Created first: the order in which layers draw their initial weights decides what a seed gives.
         middle = upsampling.inner(width, width) if upsampling else nn.Conv2d(width, width, 3, padding=1, bias=False)
         super().__init__(
-            nn.Conv2d(in_channels, width, 1, bias=False),
-            *norm_relu(width),
-            middle,
-            *norm_relu(width),
-            nn.Conv2d(width, out_channels, 1, bias=False),
-            *norm_relu(out_channels),
+            *norm_relu(nn.Conv2d(in_channels, width, 1, bias=False), width),
+            *norm_relu(middle, width),
+            *norm_relu(nn.Conv2d(width, out_channels, 1, bias=False), out_channels),
         )
 
 
@@ -76,17 +73,15 @@ class Head(nn.Sequential):
     def __init__(self, in_channels: int, n_classes: int, upsampling: Upsampling) -> None:
         last = upsampling.last(HEAD_WIDTH, n_classes)  # created first, as in `DecoderBlock`
         super().__init__(
-            upsampling.inner(in_channels, HEAD_WIDTH),
-            *norm_relu(HEAD_WIDTH),
-            nn.Conv2d(HEAD_WIDTH, HEAD_WIDTH, 3, padding=1, bias=False),
-            *norm_relu(HEAD_WIDTH),
+            *norm_relu(upsampling.inner(in_channels, HEAD_WIDTH), HEAD_WIDTH),
+            *norm_relu(nn.Conv2d(HEAD_WIDTH, HEAD_WIDTH, 3, padding=1, bias=False), HEAD_WIDTH),
             last,
         )
 
 
-def norm_relu(channels: int) -> tuple[nn.Module, nn.Module]:
-    """Batch norm and ReLU, which keep the shape BxCxHxW."""
-    return nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+def norm_relu(layer: nn.Module, channels: int) -> tuple[nn.Module, ...]:
+    """A layer, the batch norm of its output channels, and ReLU."""
+    return layer, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
 
 
 class LinkNet(nn.Module):

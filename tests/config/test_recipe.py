@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from linknet_fastai.config.recipe import Recipe, find_recipe, load_recipe, read_stems, recipe_folder, recipe_names
+from linknet_fastai.config.recipe import Recipe, load_recipe, read_stems, recipe_folder, recipe_names
+from linknet_fastai.config.toml_files import find_shipped
 from linknet_fastai.core.errors import UsageError
 
 CAMVID_CLASSES = ["Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian"]
@@ -177,7 +178,7 @@ def test_cityscapes34_has_every_label_id_as_a_class() -> None:
 
 
 def test_a_recipe_is_found_by_name_and_by_path(own_recipe: Callable[..., Path]) -> None:
-    assert find_recipe("camvid") == recipe_folder() / "camvid.toml"
+    assert find_shipped("camvid", recipe_folder(), "recipe") == recipe_folder() / "camvid.toml"
     assert load_recipe(own_recipe()).class_names == ["ground", "wall", "air"]
     assert load_recipe(str(own_recipe())).void.id == 99
 

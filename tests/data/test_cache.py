@@ -160,7 +160,7 @@ def test_a_full_disk_is_reported_with_the_fix_and_nothing_is_left(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(linknet_fastai.data.cache, "_write_frames", full)
+    monkeypatch.setattr(linknet_fastai.data.cache, "check_frames", full)
     with pytest.raises(UserError, match=r"caches.*No space left on device.*--cache-dir.*--no-cache"):
         build(dataset, caches)
     assert folders(caches) == []
