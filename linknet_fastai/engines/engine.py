@@ -20,6 +20,9 @@ NATIVE = "native"  # as a size: each frame's own
 IMAGE, SIZE, MASK, RESAMPLED = "image", "size", "mask", "linknet/resampled"
 
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray
+InputSize = (
+    tuple[int, int] | str | None
+)  # what the network sees: (width, height), NATIVE, or None for the card's size
 
 
 class Engine(ABC):
@@ -41,9 +44,7 @@ class Engine(ABC):
     name: str
     tta = False
 
-    def __init__(
-        self, card: ModelCard, precision: str, size: tuple[int, int] | str | None = None, frames_at_once: int = 1
-    ) -> None:
+    def __init__(self, card: ModelCard, precision: str, size: InputSize = None, frames_at_once: int = 1) -> None:
         self.card, self.precision, self.frames_at_once = card, precision, frames_at_once
         self.size = card.size if size is None else size
         self.class_ids = np.array([entry.id for entry in card.classes], np.uint8)

@@ -6,7 +6,7 @@ import numpy as np
 
 from linknet_fastai.core.errors import UsageError, UserError, import_optional, reason
 from linknet_fastai.core.parallel import usable_cores
-from linknet_fastai.engines.engine import IMAGE, SIZE, Engine, check_interface, checked_mask
+from linknet_fastai.engines.engine import IMAGE, SIZE, Engine, InputSize, check_interface, checked_mask
 from linknet_fastai.model.card import METADATA_KEY, parse_card
 
 
@@ -30,13 +30,7 @@ class OnnxPredictor(Engine):
 
     name = "onnxruntime"
 
-    def __init__(
-        self,
-        file: Path,
-        precision: str = "auto",
-        size: tuple[int, int] | str | None = None,
-        frames_at_once: int = 1,
-    ) -> None:
+    def __init__(self, file: Path, precision: str = "auto", size: InputSize = None, frames_at_once: int = 1) -> None:
         if precision not in ("auto", "fp32"):
             raise UsageError(f"--precision: onnxruntime computes in fp32 only; for {precision} use --engine openvino")
         onnxruntime = import_optional("onnxruntime", "onnx")
@@ -48,8 +42,7 @@ class OnnxPredictor(Engine):
         except Exception as error:  # a dozen types, all its own
             raise UserError(f"{file}: damaged, or not an ONNX file ({reason(error)})") from None
         card = parse_card(self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), file)
-        inputs = [node.name for node in self._session.get_inputs()]
-        check_interface(inputs, len(self._session.get_outputs()), file)
+        check_interface([node.name for node in self._session.get_inputs()], len(self._session.get_outputs()), file)
         super().__init__(card, "fp32", size, frames_at_once)
         self.file = file
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.parallel import usable_cores
-from linknet_fastai.engines.engine import Engine
+from linknet_fastai.engines.engine import Engine, InputSize
 from linknet_fastai.engines.formats import ENGINES, format_of
 
 MOST_AT_ONCE = 8  # each frame in the network keeps its features in memory
@@ -17,7 +17,7 @@ def open_engine(
     engine: str = "auto",
     precision: str = "auto",
     device: str | None = None,
-    size: tuple[int, int] | str | None = None,
+    size: InputSize = None,
     trust_pickle: bool = False,
     frames: int | None = None,
     tta: bool = False,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from linknet_fastai.core.errors import UsageError, UserError, import_optional, reason
-from linknet_fastai.engines.engine import IMAGE, RESAMPLED, SIZE, Engine, check_interface, checked_mask
+from linknet_fastai.engines.engine import IMAGE, RESAMPLED, SIZE, Engine, InputSize, check_interface, checked_mask
 from linknet_fastai.model.card import METADATA_KEY, parse_card
 
 MOST_COMPILED = 4  # further sizes share one graph that takes any size
@@ -36,13 +36,7 @@ class OpenVinoPredictor(Engine):
 
     name = "openvino"
 
-    def __init__(
-        self,
-        file: Path,
-        precision: str = "auto",
-        size: tuple[int, int] | str | None = None,
-        frames_at_once: int = 1,
-    ) -> None:
+    def __init__(self, file: Path, precision: str = "auto", size: InputSize = None, frames_at_once: int = 1) -> None:
         openvino = import_optional("openvino", "openvino")
         self._core = openvino.Core()
         if precision == "fp16":

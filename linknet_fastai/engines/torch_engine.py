@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from linknet_fastai.config.size import SMALLEST_SIDE
 from linknet_fastai.core.device import DTYPES, resolve_device, resolve_precision, tune
-from linknet_fastai.engines.engine import Engine
+from linknet_fastai.engines.engine import Engine, InputSize
 from linknet_fastai.model.batch_norm import fold_batch_norms
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import resample_logits
@@ -53,7 +53,7 @@ class Predictor(Engine):
         card: ModelCard,
         device: str = "auto",
         precision: str = "auto",
-        size: tuple[int, int] | str | None = None,
+        size: InputSize = None,
         frames_at_once: int = 1,
         tta: bool = False,
     ) -> None:

@@ -99,9 +99,8 @@ def export_run(
         raise UsageError(f"--out: {out} is a folder; name a file")
     if check and not checked:
         raise UsageError(f"--check: compares other engines with torch; a {file_format} runs in torch itself")
-    for folder in (calibrate, check):
-        if folder:
-            find_images(folder)  # raises before the work starts
+    for folder in filter(None, (calibrate, check)):
+        find_images(folder)  # raises before the work starts
     model, card = load_model(run)
     file = out or (run if run.is_dir() else run.parent) / f"export{'-int8' if int8 else ''}{suffix}"
     file = file if file.suffix == suffix else file.with_name(f"{file.name}{suffix}")

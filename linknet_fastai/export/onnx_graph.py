@@ -46,15 +46,12 @@ def onnx_graph(model: LinkNet, card: ModelCard) -> onnx.ModelProto:
         "std": np.array(card.std, np.float32),
         "batch_and_classes": np.array([1, len(card.classes)], np.int64),
     }
-    values = [
-        *network.initializer,
-        *(numpy_helper.from_array(value, _ours(name)) for name, value in constants.items()),
-    ]
+    network.initializer.extend(numpy_helper.from_array(value, _ours(name)) for name, value in constants.items())
     image = make_tensor_value_info(IMAGE, TensorProto.UINT8, [1, "H", "W", 3])
     size = make_tensor_value_info(SIZE, TensorProto.INT64, [2])
     mask = make_tensor_value_info(MASK, TensorProto.UINT8, [1, "height", "width"])
     exported = make_model(
-        make_graph(nodes, "linknet", [image, size], [mask], values),
+        make_graph(nodes, "linknet", [image, size], [mask], network.initializer),
         opset_imports=[make_opsetid("", OPSET)],
         ir_version=graph.ir_version,
         producer_name="linknet-fastai",

@@ -30,7 +30,6 @@ _PLATE = 255  # -1, the license plate, in 8 bits
 _SINGLE = 1000  # larger instance ids are single instances, label id * 1000 + n, as in the official script
 
 _EVALUATED = [label for label in LABELS if not label.ignore_in_eval]
-_CLASS_IDS = {label.name: [label.id] for label in _EVALUATED}
 _CATEGORIES = list(dict.fromkeys(label.category for label in LABELS))
 _CATEGORY_IDS = {
     category: ids for category in _CATEGORIES if (ids := [lab.id for lab in _EVALUATED if lab.category == category])
@@ -183,8 +182,8 @@ class CityscapesScorer:
         """The scores of all frames so far."""
         by_class, by_category = self._class_instances, self._category_instances
         return CityscapesScores(
-            NamedScores((name, self._iou(ids)) for name, ids in _CLASS_IDS.items()),
-            NamedScores((name, self._iiou(by_class, _CLASS_IDS[name])) for name in AVERAGE_INSTANCE_SIZE),
+            NamedScores((label.name, self._iou([label.id])) for label in _EVALUATED),
+            NamedScores((name, self._iiou(by_class, [LABEL_IDS[name]])) for name in AVERAGE_INSTANCE_SIZE),
             NamedScores((name, self._iou(ids)) for name, ids in _CATEGORY_IDS.items()),
             NamedScores(
                 (name, self._iiou(by_category, _CATEGORY_IDS[name], ids))
@@ -214,10 +213,8 @@ class CityscapesScorer:
 def _count_pairs(predicted_ids: np.ndarray, truth_ids: np.ndarray) -> np.ndarray:
     """Pixels by true and predicted label id, 34x34 int64."""
     table = count_pixels(predicted_ids, truth_ids, 256, 256)  # every value of a byte, to report unknown ones
-    for name, other_axis, known in (
-        ("true", 1, [*LABEL_IDS.values(), _PLATE]),
-        ("predicted", 0, [*LABEL_IDS.values()]),
-    ):
+    ids = list(range(_N_IDS))
+    for name, other_axis, known in (("true", 1, [*ids, _PLATE]), ("predicted", 0, ids)):
         unknown = np.setdiff1d(np.flatnonzero(table.any(other_axis)), known)
         if unknown.size:
             raise ValueError(f"{name} label id {unknown[0]} is not in the official table (0 to {_N_IDS - 1})")

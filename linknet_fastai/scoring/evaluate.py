@@ -1,6 +1,7 @@
 """Score a model over a split, at the size of the label maps, from one confusion matrix."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -162,10 +163,7 @@ def official_label_ids(dataset: Dataset) -> np.ndarray | None:
         C uint8; None if the recipe names no benchmark, or is built on one with other classes or with label maps
         that hold no label ids.
     """
-    recipe = dataset.recipe
-    if recipe.official_scores is None or not dataset.layout.labels.endswith("_labelIds.png"):
-        return None
-    try:
-        return label_ids_of_channels(recipe.class_names)
-    except UsageError:
-        return None
+    if dataset.recipe.official_scores and dataset.layout.labels.endswith("_labelIds.png"):
+        with suppress(UsageError):
+            return label_ids_of_channels(dataset.recipe.class_names)
+    return None
