@@ -40,7 +40,7 @@ def onnx_graph(model: LinkNet, card: ModelCard) -> onnx.ModelProto:
     network = graph.graph
     (pixels,), (logits,) = network.input, network.output
     nodes = [*_normalization(card, pixels.name), *network.node, *_class_map(len(card.classes), logits.name)]
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "byte_range": np.array(255, np.float32),
         "mean": np.array(card.mean, np.float32),
         "std": np.array(card.std, np.float32),
