@@ -93,10 +93,7 @@ def settings_for(
         >>> origins["epochs"], origins["optimizer"], origins["size"], origins["seed"]
         ('command line', 'preset paper', 'recipe', 'default')
     """
-    layers: list[tuple[str, Mapping[str, Any]]] = [
-        ("recipe", recipe.training),
-        ("recipe's layout", {"size": layout.size}),
-    ]
+    layers = [("recipe", recipe.training), ("recipe's layout", {"size": layout.size})]
     named = options.get("preset")
     if name := named or recipe.training.get("preset"):
         preset = load_preset(name)

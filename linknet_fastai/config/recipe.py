@@ -80,10 +80,9 @@ class Layout(Checked):
             if "{stem}" not in pattern:
                 raise ValueError(f"{key}: {pattern!r} has no {{stem}}")
             _check_wildcards(pattern, key)
-        fields = set(FIELD.findall(self.images))
         if "*" in self.labels:
             raise ValueError(f"labels: {self.labels!r} must name one file for each frame, without '*'")
-        if unknown := set(FIELD.findall(self.labels)) - fields:
+        if unknown := set(FIELD.findall(self.labels)) - set(FIELD.findall(self.images)):
             raise ValueError(f"labels: {{{unknown.pop()}}} is not a field of images {self.images!r}")
         if self.values and self.colors:
             raise ValueError("values and colors exclude each other")

@@ -36,9 +36,8 @@ def resolve_device(device: str) -> torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"--device: {device} is not available on this machine ({str(error).splitlines()[0]})"
-        ) from None
+        why = str(error).splitlines()[0]
+        raise UsageError(f"--device: {device} is not available on this machine ({why})") from None
     return torch.device(device)
 
 

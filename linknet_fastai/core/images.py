@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +148,6 @@ def save_image(image: Image.Image, file: Path) -> None:
 
 def is_own_png(file: Path) -> bool:
     """Whether `save_image` wrote the file and no other program has written it since."""
-    try:
-        with opened_image(file, "this image") as image:
-            return SOFTWARE in image.info.items()
-    except UserError:
-        return False
+    with suppress(UserError), opened_image(file, "this image") as image:
+        return SOFTWARE in image.info.items()
+    return False

@@ -106,8 +106,7 @@ class AugmentBatch(ItemTransform):
         images, labels = (part.as_subclass(Tensor) for part in batch)
         generators = self._next_generators(len(images))
         width, height = self.size
-        canvas = torch.tensor(PADDING, dtype=torch.uint8, device=images.device).view(1, 3, 1, 1)
-        canvas = canvas.repeat(len(images), 1, height, width)
+        canvas = images.new_tensor(PADDING).view(1, 3, 1, 1).repeat(len(images), 1, height, width)
         truth = labels.new_full((len(labels), height, width), VOID)
         for frame, generator in enumerate(generators):
             self._place(images[frame], labels[frame], canvas[frame], truth[frame], generator)

@@ -22,7 +22,7 @@ from PIL import Image
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
-from linknet_fastai.config.size import format_size
+from linknet_fastai.config.size import Size, format_size
 from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.files import MAX_LIST_BYTES, cache_folder, read_text
 from linknet_fastai.core.images import MAX_PIXELS, opened_image, resize_image, resize_labels
@@ -201,23 +201,17 @@ def _open(folder: Path) -> FrameCache | None:
 
 
 def _acquire(lock: FileLock, progress: Progress | None) -> AcquireReturnProxy:
-    try:
+    with suppress(Timeout):
         return lock.acquire(timeout=0)
-    except Timeout:
-        report = partial(progress or noop, "waiting for another run that is building the cache")
-        report(0, 1)
-        acquired = lock.acquire()
-        report(1, 1)
-        return acquired
+    report = partial(progress or noop, "waiting for another run that is building the cache")
+    report(0, 1)
+    acquired = lock.acquire()
+    report(1, 1)
+    return acquired
 
 
 def _build(
-    dataset: Dataset,
-    frames: Sequence[Frame],
-    size: tuple[int, int],
-    training: bool,
-    target: Path,
-    progress: Progress | None,
+    dataset: Dataset, frames: Sequence[Frame], size: Size, training: bool, target: Path, progress: Progress | None
 ) -> FrameCache:
     """Decode all frames into a temporary folder, which is renamed to `target` when it is complete."""
     staging = target.with_name(f"{target.name}.partial")
@@ -253,7 +247,7 @@ def _build(
     return FrameCache(target)
 
 
-def _frame_bytes(frame: Frame, size: tuple[int, int], training: bool) -> int:
+def _frame_bytes(frame: Frame, size: Size, training: bool) -> int:
     """The size of a frame in a cache in bytes: three for each pixel of the image, one for each of the label map."""
     label_size = size
     if not training:

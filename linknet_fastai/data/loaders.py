@@ -226,15 +226,8 @@ def dls_from_settings(
     train_frames, valid_frames = dataset.frames(settings.train_on), dataset.frames(settings.validate_on)
     train_survey, train = _checked(dataset, train_frames, settings, True, progress)
     valid_survey, valid = _checked(dataset, valid_frames, settings, False, progress)
-    block = segmentation_block(
-        dataset.recipe.class_names,
-        dataset.read_label,
-        settings.size,
-        len(train),
-        AugmentBatch(settings.crop or settings.size, settings),
-        item_tfms,
-        batch_tfms,
-    )
+    names, augment = dataset.recipe.class_names, AugmentBatch(settings.crop or settings.size, settings)
+    block = segmentation_block(names, dataset.read_label, settings.size, len(train), augment, item_tfms, batch_tfms)
     dls = block.dataloaders(
         [*train, *valid],
         path=".",

@@ -202,9 +202,8 @@ class LinkNet(nn.Module):
         except Exception as error:  # timm's encoders fail in many ways
             raise unsuitable_encoder(self.encoder_name, error) from error
         if sizes != [(-(-height // stride), -(-width // stride)) for stride in STRIDES]:
-            raise unsuitable_encoder(
-                self.encoder_name, f"their (height, width) for a {width}x{height} image is {sizes}"
-            )
+            why = f"their (height, width) for a {width}x{height} image is {sizes}"
+            raise unsuitable_encoder(self.encoder_name, why)
         return pooled, features
 
 
