@@ -123,7 +123,7 @@ def write_report(folder: Path, shown: Sequence[ShownFrame], card: ModelCard) -> 
         figures["confusion"] = partial(confusion_matrix, np.array(scored["confusion"]), list(ious))
     charts = {
         # Not escaped again: matplotlib escapes the text in its SVG.
-        name: {"light": Markup(svg(draw)), "dark": Markup(svg(draw, dark=True))}
+        name: {"light": Markup(svg(draw, dark=False)), "dark": Markup(svg(draw, dark=True))}
         for name, draw in figures.items()
     }
     loader = PackageLoader("linknet_fastai.runs")
