@@ -9,6 +9,7 @@ import torch
 import linknet_fastai.engines.torch_engine
 import linknet_fastai.export.benchmark
 from linknet_fastai.config.recipe import load_recipe
+from linknet_fastai.engines.formats import ENGINES
 from linknet_fastai.export.benchmark import _multiply_adds, benchmark
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import LinkNet
@@ -44,7 +45,7 @@ def test_every_engine_is_measured_at_every_size(tmp_path: Path, monkeypatch: pyt
         tmp_path / "model.safetensors", [(64, 48), (50, 33)], "cpu", lambda *given: calls.append(given)
     )
     assert {(speed.engine, speed.size) for speed in speeds} == {
-        (engine, size) for engine in ("torch", "onnxruntime", "openvino") for size in ("64x48", "50x33")
+        (engine, size) for engine in ENGINES for size in ("64x48", "50x33")
     }
     assert {speed.precision for speed in speeds if speed.engine == "torch"} == {"fp32", "bf16"}
     assert {speed.decoder for speed in speeds} == {"pixelshuffle"}
