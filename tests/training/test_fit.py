@@ -324,7 +324,11 @@ def test_when_memory_runs_out_options_are_named(street_data, tmp_path, monkeypat
 
 
 def test_two_trainings_do_not_share_a_folder(run, tmp_path):
-    with locked(tmp_path / "new"), pytest.raises(UserError, match="another fit that is running"), locked(tmp_path / "new"):
+    with (
+        locked(tmp_path / "new"),
+        pytest.raises(UserError, match="another fit that is running"),
+        locked(tmp_path / "new"),
+    ):
         pytest.fail("two are in it")
     assert not (tmp_path / "new").exists()  # it was empty
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
