@@ -126,7 +126,7 @@ def test_auto_takes_the_fastest_engine_that_is_installed(
 
 
 @pytest.mark.parametrize(
-    ("file_format", "options", "said"),
+    ("file_format", "options", "expected"),
     [
         (None, {"engine": "openvino"}, r"--engine: openvino .*linknet-fastai export .*--format openvino"),
         (None, {"engine": "onnxruntime"}, r"--engine: onnxruntime .*--format onnx"),
@@ -138,9 +138,9 @@ def test_auto_takes_the_fastest_engine_that_is_installed(
     ],
 )
 def test_what_an_engine_cannot_do_is_refused(
-    run: Path, files: dict[str, Path], file_format: str | None, options: dict, said: str
+    run: Path, files: dict[str, Path], file_format: str | None, options: dict, expected: str
 ) -> None:
-    with pytest.raises(UsageError, match=said) as caught:
+    with pytest.raises(UsageError, match=expected) as caught:
         open_engine(files[file_format] if file_format else run, **options)
     assert "\n" not in str(caught.value)
 
@@ -254,7 +254,7 @@ def test_int8_is_written_checked_and_said(run: Path, street_data: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("file_format", "options", "said"),
+    ("file_format", "options", "expected"),
     [
         ("onnx", {"int8": True, "calibrate": Path()}, "--int8: goes with --format openvino"),
         ("openvino", {"int8": True}, "--int8 and --calibrate DIR need each other"),
@@ -264,9 +264,9 @@ def test_int8_is_written_checked_and_said(run: Path, street_data: Path, tmp_path
     ],
 )
 def test_options_of_export_that_do_not_go_together_are_refused(
-    run: Path, tmp_path: Path, file_format: str, options: dict, said: str
+    run: Path, tmp_path: Path, file_format: str, options: dict, expected: str
 ) -> None:
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=expected):
         export_run(run, file_format, tmp_path / "model", **options)
     assert list(tmp_path.iterdir()) == []
 

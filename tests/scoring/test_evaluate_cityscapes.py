@@ -122,26 +122,26 @@ def test_data_counts_the_frames_of_each_city_and_says_what_is_not_published(
     tree: Path, command: Callable, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
     assert command("data", "cityscapes", "--data", tree, "--out", tmp_path / "batch.png") == 0
-    said = capsys.readouterr()
-    assert "train: aachen 2, bremen 2" in said.out
-    assert "val: bad honnef-süd 2, lindau 2" in said.out
-    assert "note: train: 4 frames here, the published split has 2975; scores cannot be compared" in said.err
+    printed = capsys.readouterr()
+    assert "train: aachen 2, bremen 2" in printed.out
+    assert "val: bad honnef-süd 2, lindau 2" in printed.out
+    assert "note: train: 4 frames here, the published split has 2975; scores cannot be compared" in printed.err
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "expected"),
     [
         (lambda tree: (tree / "gtFine").rename(tree / "elsewhere"), "Only the images are there"),
         (lambda tree: (tree / "leftImg8bit").rename(tree / "elsewhere"), "Only the label maps are there"),
     ],
 )
 def test_half_of_the_data_is_said_in_one_line(
-    spoil: Callable, said: str, command: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+    spoil: Callable, expected: str, command: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     spoil(tree := write_cityscapes(tmp_path / "tree"))
     assert command("data", "cityscapes", "--data", tree) == 1
     error = capsys.readouterr().err
-    assert said in error
+    assert expected in error
     assert "leftImg8bit/{split}/{city}" in error
     assert "https://www.cityscapes-dataset.com" in error
     assert error.count("\n") == 1

@@ -25,7 +25,7 @@ def test_counts_are_those_of_the_metrics_matrix(n_classes: int) -> None:
 def test_the_course_projects_dice_scores_void_frame_by_frame() -> None:
     labels = np.array([[0, 0, 1, 255]], np.uint8)
     predicted = np.array([[0, 1, 1, 1]], np.uint8)
-    # class 0: 2*1 / (2+1); class 1: 2*1 / (1+3); void: nobody predicts it; class 2 occurs nowhere
+    # class 0: 2*1 / (2+1); class 1: 2*1 / (1+3); void: not predicted; class 2 occurs nowhere
     assert frame_dice(predicted, labels, 3) == pytest.approx((2 / 3 + 2 / 4 + 0) / 3)
     assert frame_dice(predicted[:, :3], labels[:, :3], 3) == pytest.approx((2 / 3 + 2 / 3) / 2)
 

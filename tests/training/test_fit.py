@@ -492,12 +492,12 @@ def test_lr_auto_trains_at_the_valley(street_data, tmp_path):
 
 def test_a_user_trains_on_lists_of_stems(street_data, tmp_path):
     (tmp_path / "some.txt").write_text("train_0000\ntrain_0001\ntrain_0002\ntrain_0003\n")
-    (tmp_path / "held.txt").write_text("train_0004\nval_0000.png\n")
+    (tmp_path / "validation.txt").write_text("train_0004\nval_0000.png\n")
     options = {
         **SMALL,
         "epochs": 1,
         "train_on": str(tmp_path / "some.txt"),
-        "validate_on": str(tmp_path / "held.txt"),
+        "validate_on": str(tmp_path / "validation.txt"),
     }
     result = training.fit("street", street_data, options, tmp_path / "run")
     assert len(result.rows) == 1
