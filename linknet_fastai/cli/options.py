@@ -24,7 +24,7 @@ from linknet_fastai.config.settings import (
 from linknet_fastai.config.size import parse_size
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.text import did_you_mean
-from linknet_fastai.engines.formats import ENGINES, EngineName
+from linknet_fastai.engines.formats import ENGINES, FORMATS, EngineName
 
 
 def _recipe_names() -> list[str]:
@@ -124,8 +124,9 @@ RECIPE = typer.Argument(
     metavar="RECIPE", help="Name of a shipped recipe, or path of a TOML file.", autocompletion=_recipe_names
 )
 RecipeArgument = Annotated[str, RECIPE]
+SUFFIXES = ", ".join(entry.suffix for entry in FORMATS.values())
 ModelArgument = Annotated[
-    Path, "Run folder, .safetensors, .onnx, OpenVINO .xml, or .pkl with --trust-pickle.", "MODEL"
+    Path, f"Run folder, or file in one of the formats of `export`: {SUFFIXES} (.pkl with --trust-pickle).", "MODEL"
 ]
 DataOption = Annotated[
     Path | None,
