@@ -16,9 +16,9 @@ POLYNOMIALS = (
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
     (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
 )
-# timm.optim.Muon (timm 1.0.31), given the same polynomials, is as fast where the CPU has bf16: a step of LinkNet takes
-# 411 ms of CPU time, this one 432. But it always computes in bf16: without hardware for it a step takes 14.8 s instead
-# of 0.8 s.
+# timm.optim.Muon (timm 1.0.31), given the same polynomials, is as fast where the CPU has bf16: a step of LinkNet
+# takes 411 ms of CPU time, this one 432. But it always computes in bf16: without hardware for it a step takes 14.8 s
+# instead of 0.8 s.
 UPDATE_SIZE = 0.2  # root mean square of an update at a learning rate of 1, the same as AdamW's (Liu et al., 2025)
 
 
