@@ -14,7 +14,7 @@ from fastai.torch_core import get_model
 
 from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UserError
-from linknet_fastai.core.parallel import Progress, is_first
+from linknet_fastai.core.parallel import Progress, is_first, process_count
 from linknet_fastai.learner.callbacks import AccumulateGradients, skip_batch
 from linknet_fastai.learner.process_group import on_any_rank
 from linknet_fastai.model.save_load import RUN_MODEL, save_model
@@ -124,7 +124,9 @@ class RunRecord(Callback):
         lr = float(self.opt.hypers[-1]["lr"])
         self.observer.stepped(self.epoch + 1, done, self.learn.n_iter, loss, lr, self.learn.training)
         # If any rank was asked to stop, all of them stop after the same batch.
-        self.stopped = on_any_rank(torch.tensor(self.stop.asked, device=self.learn.dls.device))
+        self.stopped = self.stop.asked
+        if process_count() > 1:  # a tensor on a GPU would make a single process wait for it in every batch
+            self.stopped = on_any_rank(torch.tensor(self.stop.asked, device=self.learn.dls.device))
         due = time.perf_counter() - self.written > 60 * self.learn.settings.checkpoint_minutes
         if (self.stopped or (due and self.learn.training)) and not self._gradients_pending():
             self._write_checkpoint(self.epoch, self.batches)
