@@ -21,7 +21,7 @@ from linknet_fastai.core.parallel import Progress, map_in_threads, usable_cores
 from linknet_fastai.data.dataset import Dataset, Frame, size_mismatch
 from linknet_fastai.data.labels import LabelReader
 
-FORMAT = 2  # increase it when the code decodes or counts pixels in another way: stored results become invalid
+FORMAT = 3  # increase it when the code decodes or counts pixels in another way: stored results become invalid
 
 Convert = Callable[[Image.Image, np.ndarray], Any]  # called with an RGB image and its HxW uint8 channels
 
@@ -125,7 +125,8 @@ def check_frames(
 def _check_frame(frame: Frame, read_label: LabelReader, convert: Convert | None) -> tuple[str, np.ndarray, Any] | str:
     """The size of a frame, how often each of 256 channels occurs, and what `convert` returned; or the problem."""
     try:
-        image, labels = open_image(frame.image), read_label(frame.label)
+        image = open_image(frame.image)
+        labels = read_label.of_frame(frame, image.size)
     except UserError as error:
         return str(error)
     if labels.shape[::-1] != image.size:
