@@ -18,7 +18,7 @@ class PixelsPng(PngImagePlugin.PngImageFile):
     """
 
     @property
-    def png(self) -> PngImagePlugin.PngStream | None:  # type: ignore[override]
+    def png(self) -> PngImagePlugin.PngStream | None:
         """What reads the chunks of the file, None after the pixels are read."""
         return self._stream
 
@@ -37,7 +37,7 @@ class _PixelsStream(PngImagePlugin.PngStream):
                 return super().call(cid, pos, length)
             except Exception:  # too long, damaged, or of a kind that Pillow does not know
                 self.fp.seek(pos)  # type: ignore[union-attr]
-        return ImageFile._safe_read(self.fp, length)  # type: ignore[arg-type]
+        return ImageFile._safe_read(self.fp, length)  # type: ignore[arg-type] # noqa: SLF001
 
     def crc(self, cid: bytes, data: bytes) -> None:
         (self.crc_skip if _is_metadata(cid) else super().crc)(cid, data)

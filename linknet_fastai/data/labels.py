@@ -73,7 +73,7 @@ class LabelReader:
             path: an image file of one channel of at most 16 bits, or with a palette; in color, of any mode.
 
         Returns:
-            HxW uint8: the network's channel of each pixel, 255 for void, turned upright by the file's EXIF orientation.
+            HxW uint8: the network's channel of each pixel, 255 for void; turned upright by its EXIF orientation.
 
         Raises:
             UserError: the file cannot be read, is lossy, has different channels where values are expected, or has a
@@ -134,8 +134,8 @@ class LabelReader:
         for index, (color, count) in enumerate(zip(palette, pixels, strict=False)):
             if count and self.raw.get(index) not in self.colors.get(color, [self.raw.get(index)]):
                 raise ValueError(
-                    f"value {index} has the color {color} of another class, as after an optimizer that sorts palettes; "
-                    "if the colors are right, read them with [layouts.colors]"
+                    f"value {index} has the color {color} of another class, as if an optimizer sorted the palette; "
+                    "if the colors are right, [layouts.colors] reads them"
                 )
 
     @staticmethod

@@ -59,7 +59,9 @@ class FrameImage(Transform):
             image = item.cache.image(item.position)
             return PILImage(Image.fromarray(image.permute(1, 2, 0).numpy())) if self.as_pil else TensorImage(image)
         source = item.image if isinstance(item, Frame) else item
-        return PILImage(open_image(Path(source))) if isinstance(source, str | os.PathLike) else PILImage.create(source)
+        return (
+            PILImage(open_image(Path(source))) if isinstance(source, str | os.PathLike) else PILImage.create(source)
+        )
 
 
 class FrameLabels(Transform):
@@ -183,7 +185,8 @@ def segmentation_dls(
 
     Returns:
         DataLoaders with, in addition to fastai's attributes, `recipe`, `size` (width, height), `settings` (the
-        resolved `Settings`) and `class_pixels` (C counts over the training label maps).
+        resolved `Settings`), `class_pixels` (C counts over the training label maps) and `notes` (lines about frames
+        that may be wrong).
 
     Raises:
         UsageError: an unknown setting or a wrong value.
@@ -242,6 +245,8 @@ def dls_from_settings(
     )
     dls.recipe, dls.size, dls.settings = dataset.recipe, settings.size, settings
     dls.class_pixels = torch.tensor(train_survey.class_pixels)
+    surveys = {settings.train_on: train_survey, settings.validate_on: valid_survey}
+    dls.notes = [note for name, found in surveys.items() if (note := found.turned_note(name))]
     return dls
 
 
