@@ -23,7 +23,7 @@ def read_samples(file: Path, image: Image.Image, expected: Collection[int] = (1,
     Args:
         file: the file.
         image: the file, opened but not loaded.
-        expected: the values that have a meaning. Where all of them are multiples of what viewers scale samples of few
+        expected: the values of classes. Where all of them are multiples of what viewers scale samples of 1, 2 or 4
             bits by, as 0 and 255 are, the scaled values are returned: optimizers store such images in few bits.
 
     Returns:

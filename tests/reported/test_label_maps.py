@@ -29,7 +29,7 @@ name = "four"
 title = "Four classes"
 source = "painted"
 
-{classes}
+{classes}{void}
 [[layouts]]
 name = "four"
 images = "images/{{stem}}.{image}"
@@ -58,13 +58,17 @@ Reader = Callable[..., LabelReader]
 def recipe(tmp_path: Path) -> MakeRecipe:
     """Writes a recipe of four classes, whose ids are 0 to 3 and whose colors are `COLORS`; void is 255."""
 
-    def write(ids: tuple[int, ...] = (0, 1, 2, 3), image: str = "png", label: str = "png", mapping: str = "") -> Path:
+    def write(
+        ids: tuple[int, ...] = (0, 1, 2, 3), image: str = "png", label: str = "png", mapping: str = "", void: str = ""
+    ) -> Path:
         classes = "".join(
             f'[[classes]]\nid = {value}\nname = "class {value}"\ncolor = {list(color)}\n'
             for value, color in zip(ids, COLORS, strict=False)
         )
         file = tmp_path / "four.toml"
-        file.write_text(RECIPE.format(classes=classes, image=image, label=label, mapping=mapping), encoding="utf-8")
+        file.write_text(
+            RECIPE.format(classes=classes, image=image, label=label, mapping=mapping, void=void), encoding="utf-8"
+        )
         return file
 
     return write
@@ -181,7 +185,7 @@ def test_0_and_255_that_an_optimizer_packed_into_few_bits_are_0_and_255(
     bits: int, reader: Reader, tmp_path: Path
 ) -> None:
     (tmp_path / "a.png").write_bytes(png(bits, 0, (IDS & 1) * np.uint8(2**bits - 1)))
-    read = reader((0, 1), mapping='values = { 0 = "class 0", 255 = "class 1" }')
+    read = reader((0, 255), void="[void]\nid = 254\n")
     assert np.array_equal(read(tmp_path / "a.png"), IDS & 1)
 
 
@@ -360,20 +364,19 @@ def test_images_that_are_turned_without_their_label_maps_are_in_a_note(recipe: M
 # Sizes and metadata
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 2), (20_000, 3), (6000, 5600)])  # 33.6 megapixels
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (20_000, 3)])  # outside of what --size accepts
 def test_frames_of_any_size_are_checked_trained_on_and_scored(
     size: tuple[int, int], recipe: MakeRecipe, tmp_path: Path
 ) -> None:
-    for number in range(2):
-        for part, mode in (("images", "RGB"), ("masks", "L")):
-            (tmp_path / "data" / part).mkdir(parents=True, exist_ok=True)
-            Image.new(mode, size).save(tmp_path / f"data/{part}/{number}.png", compress_level=1)
+    for part in ("images", "masks"):
+        (tmp_path / "data" / part).mkdir(parents=True, exist_ok=True)
+        for number in range(2):
+            Image.new("L", size).save(tmp_path / f"data/{part}/{number}.png")
     dls = segmentation_dls(recipe(), tmp_path / "data", device="cpu", workers=0, cache=False)
     assert dls.valid.one_batch()[1].shape == (1, *size[::-1])
     dataset = open_dataset(recipe(), tmp_path / "data")
     assert survey(dataset, dataset.frames("val")).sizes == {f"{size[0]}x{size[1]}": 1}
-    if size[1] < 100:  # others take seconds
-        assert evaluate(SeesRed(dataset), dataset).scores.counts.sum() == size[0] * size[1]
+    assert evaluate(SeesRed(dataset), dataset).scores.counts.sum() == size[0] * size[1]
 
 
 LONG = zlib.compress(bytes(3 << 20))  # Pillow's limit for a text or profile is 1 MiB
