@@ -1,6 +1,7 @@
 """The library from a notebook: a Learner that behaves as fastai users expect."""
 
-import shutil
+from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 
 import matplotlib as mpl
@@ -257,12 +258,18 @@ def test_an_interrupted_batch_does_not_leave_autocast_on(dls):
     assert not torch.is_autocast_enabled("cpu")
 
 
-@pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++"))), reason="torch.compile needs a C++ compiler on a CPU")
-def test_a_compiled_network_trains_as_a_plain_one(street_data, tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    losses = []
+def test_a_compiled_network_trains_as_a_plain_one(street_data, monkeypatch):
+    graphs, losses = [], []
 
-    def end_after_two_batches(callback: Callback) -> None:  # validation would be compiled too, which takes long
+    def backend(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        """Run what torch.compile captured as it is: the C++ of its own backend takes a minute to compile."""
+        graphs.append(graph)
+        return graph.forward
+
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(compile_module, backend=backend))
+
+    def end_after_two_batches(callback: Callback) -> None:
         losses.append(callback.loss.item())
         if callback.iter == 1:
             raise CancelFitException
@@ -277,10 +284,10 @@ def test_a_compiled_network_trains_as_a_plain_one(street_data, tmp_path, monkeyp
         return learn
 
     plain = train()
-    assert not any(tmp_path.rglob("*.so"))
+    assert not graphs
     compiled = train(compile=True)
-    assert any(tmp_path.rglob("*.so")), "nothing was compiled"
-    assert losses[2:] == pytest.approx(losses[:2], rel=1e-3)
+    assert len(graphs) == 1, "the network is not captured as a whole"
+    assert losses[2:] == pytest.approx(losses[:2], rel=1e-5)
     assert losses[0] != losses[1]
     assert compiled.model.state_dict().keys() == plain.model.state_dict().keys()
 
