@@ -64,6 +64,7 @@ def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = No
             found.problems.append(str(error))
     found.problems += [problem for split in found.surveys.values() for problem in split.problems]
     found.notes = [note for name in found.surveys if (note := dataset.published_split_note(name))]
+    found.notes += [note for name, split in found.surveys.items() if (note := split.turned_note(name))]
     train, valid = found.surveys.get(settings.train_on), found.surveys.get(settings.validate_on)
     if train and (weights := class_weights(torch.tensor(train.class_pixels), "log")) is not None:
         found.weights = weights.tolist()

@@ -229,7 +229,7 @@ def _describe(recipe: str | Path, dataset: Dataset, learn: Learner) -> dict[str,
         "parameters": sum(weight.numel() for weight in learn.model.parameters()),
         "train_frames": len(learn.dls.train_ds),
         "validation_frames": len(learn.dls.valid_ds),
-        "notes": [note for split in splits if (note := dataset.published_split_note(split))],
+        "notes": [note for split in splits if (note := dataset.published_split_note(split))] + learn.dls.notes,
     }
 
 
