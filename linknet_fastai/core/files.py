@@ -1,5 +1,6 @@
 """Files written completely or not at all, and files of unknown origin read with limits on size and nesting."""
 
+import codecs
 import errno
 import hashlib
 import json
@@ -11,8 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
-
-from fastcore.xdg import xdg_cache_home
 
 from linknet_fastai.core.errors import UserError, reason
 
@@ -104,7 +103,7 @@ def check_regular(file: Path) -> None:
 
 
 def read_text(file: Path, max_bytes: int = MAX_TOML_BYTES) -> str:
-    """Read a text file in UTF-8.
+    """Read a text file in UTF-8, or in UTF-16 if it begins with a byte order mark, as programs on Windows write them.
 
     Args:
         file: its path.
@@ -112,7 +111,7 @@ def read_text(file: Path, max_bytes: int = MAX_TOML_BYTES) -> str:
 
     Raises:
         OSError: the file cannot be read, or is not a regular file.
-        ValueError: the file is larger, or not UTF-8.
+        ValueError: the file is larger, or in another encoding.
 
     Example:
         ::
@@ -124,7 +123,15 @@ def read_text(file: Path, max_bytes: int = MAX_TOML_BYTES) -> str:
         content = opened.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise ValueError(f"larger than {max_bytes >> 20} MiB")
-    return content.decode("utf-8")
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"its encoding is not UTF-8 (line {line}); save it as UTF-8") from None
+    if "\0" in text:  # of UTF-16 without a byte order mark, and of UTF-32
+        raise ValueError("it is no text, or its encoding is not UTF-8; save it as UTF-8")
+    return text
 
 
 def is_system_file(path: PurePath) -> bool:
@@ -188,5 +195,14 @@ def _children(value: Any) -> list[Any]:
 
 
 def cache_folder() -> Path:
-    """The folder `linknet-fastai` in the user's cache folder, for files that can be made again."""
-    return Path(xdg_cache_home()) / "linknet-fastai"
+    """The folder `linknet-fastai` in the user's cache folder, for files that can be made again.
+
+    Raises:
+        UserError: there is none, as in a container whose user has neither a home nor an entry in /etc/passwd.
+    """
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    try:  # fastcore's `xdg_cache_home` needs a home even where the variable is set
+        caches = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
+    except RuntimeError:
+        raise UserError("this user has no home folder: set XDG_CACHE_HOME (or HOME) to a writable folder") from None
+    return caches / "linknet-fastai"
