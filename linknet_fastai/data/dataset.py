@@ -129,7 +129,7 @@ class Dataset:
             )
             if shared := [self.relative_path(frame) for identity, frame in files.items() if identity in others]:
                 return (
-                    f"{first} and {second} share {len(shared)} frames (first {shared[0]}); scores over frames that "
+                    f"frames in both {first} and {second}: {len(shared)}, first {shared[0]}; scores over frames that "
                     "were trained on are too high"
                 )
         return None

@@ -53,12 +53,13 @@ class Match:
         """A line for each kind of file that is left out."""
         any_ending = PurePosixPath(layout.images).with_suffix(".*")
         kinds = {
-            "images without a label map are left out": [frame.image for frame in self.unlabeled],
-            "label maps without an image are left out": self.unused,
-            f"images with another ending than {layout.images} are left out; with images = "
-            f'"{any_ending}" the recipe takes any ending': self.other_endings,
+            "images without a label map": [frame.image for frame in self.unlabeled],
+            "label maps without an image": self.unused,
+            f'images with another ending than {layout.images} (to use them: images = "{any_ending}")': (
+                self.other_endings
+            ),
         }
-        return [f"{len(files)} {what} (first {files[0]})" for what, files in kinds.items() if files]
+        return [f"{what}, left out: {len(files)}, first {files[0]}" for what, files in kinds.items() if files]
 
 
 def match_frames(folder: Path, layout: Layout, split: str = "") -> Match:

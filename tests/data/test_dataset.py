@@ -227,7 +227,8 @@ def test_a_split_that_is_not_the_published_one_is_noted(segnet_tree: Path) -> No
 
 def test_the_published_split_needs_no_note(segnet_tree: Path, fastai_tree: Path, street_data: Path) -> None:
     for stem in (stems := load_recipe("camvid").splits["val"].stems):
-        shutil.copy(segnet_tree / "val" / "extra_val.png", segnet_tree / "val" / f"{stem}.png")
+        for kind in ("val", "valannot"):
+            shutil.copy(segnet_tree / kind / "extra_val.png", segnet_tree / kind / f"{stem}.png")
     (segnet_tree / "val" / "extra_val.png").unlink()
     assert len(stems) == 101
     assert open_dataset("camvid", segnet_tree).published_split_note("val") is None
