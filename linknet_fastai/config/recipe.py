@@ -274,7 +274,7 @@ def read_stems(file: Path) -> list[str]:
 
             read_stems(Path("data_recipes/camvid/val.txt"))  # ["0016E5_07959", ...]
     """
-    stems = {}
+    stems: dict[str, None] = {}
     for line in re.split(r"[\r\n]+", read_source(file, "list of frames", MAX_LIST_BYTES)):
         # Byte order marks: inside of a file that was joined of several.
         name = normalize("NFC", line).replace("\ufeff", "").replace("\\", "/").strip()

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, combinations, pairwise
@@ -13,6 +14,7 @@ from linknet_fastai.config.toml_files import find_shipped, recipe_folder
 from linknet_fastai.core.errors import UsageError, UserError, reason
 from linknet_fastai.core.files import is_system_file
 from linknet_fastai.core.parallel import Progress
+from linknet_fastai.core.text import printable
 from linknet_fastai.data.fetch import fetch
 from linknet_fastai.data.labels import LabelReader
 from linknet_fastai.data.match import Frame, Match, find_listed, match_frames, matching_files
@@ -96,11 +98,20 @@ class Dataset:
             selections: splits or lists that `frames` accepts.
         """
         splits = [name for name in dict.fromkeys(selections) if name in self.recipe.splits]
-        folders = dict.fromkeys(self._split_folder(name) if self.layout.by_folder else "" for name in splits)
-        left_out = [note for folder in folders for note in self._match(folder).notes(self.layout)]
+        matches = {folder: self._match(folder) for folder in self._folders(self.recipe.splits)}
+        # Splits may share a folder of label maps.
+        used = {frame.label for match in matches.values() for frame in match.frames}
+        chosen = [matches[folder] for folder in self._folders(splits)]
+        left_out = Match(
+            frames=[],
+            unlabeled=[frame for match in chosen for frame in match.unlabeled],
+            unused=sorted({path for match in chosen for path in match.unused} - used),
+            other_endings=[path for match in chosen for path in match.other_endings],
+        ).notes(self.layout)
         published = [note for name in splits if (note := self.published_split_note(name))]
         pairs = combinations(dict.fromkeys(selections), 2)
-        return published + left_out + [note for pair in pairs if (note := self._shared_note(*pair))]
+        shared = [note for pair in pairs if (note := self._shared_note(*pair))]
+        return [printable(note) for note in (*published, *left_out, *shared)]  # they go into text files
 
     def published_split_note(self, selection: str) -> str | None:
         """A note that a split differs from the published one, so that scores cannot be compared; None if it does not.
@@ -136,6 +147,13 @@ class Dataset:
 
     def _match(self, folder: str) -> Match:
         return match_frames(self.folder, self.layout, folder)
+
+    def _folders(self, splits: Iterable[str]) -> list[str]:
+        """What replaces `{split}` for some splits."""
+        if not self.layout.by_folder:
+            return [""] if splits else []
+        # Each once, as two splits may use one folder: without frames for test, val often serves for both.
+        return list(dict.fromkeys(map(self._split_folder, splits)))
 
     def _split_folder(self, name: str) -> str:
         split = self.recipe.splits.get(name)
@@ -175,9 +193,7 @@ class Dataset:
         return sorted(chosen, key=lambda frame: frame.stem)
 
     def _listed_frames(self, file: Path) -> list[Frame]:
-        # A dictionary, as two splits may use one folder: without frames for test, val often serves for both.
-        folders = {self._split_folder(name): None for name in self.recipe.splits} if self.layout.by_folder else [""]
-        matches = [self._match(folder) for folder in folders]
+        matches = map(self._match, self._folders(self.recipe.splits))
         everything = [frame for match in matches for frame in match.frames + match.unlabeled]
         found, absent = find_listed(everything, read_stems(file))
         if absent:
