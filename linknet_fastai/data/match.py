@@ -82,9 +82,10 @@ def match_frames(folder: Path, layout: Layout, split: str = "") -> Match:
         known.setdefault(_same_ending(text), path)
         known[text] = path  # of x.png and x.PNG the one that the recipe names
     candidates: list[tuple[str, Frame]] = []
+    endings = _endings(layout.images)
     others: dict[str, Path] = {}
     for path, text, fields in sorted(matching_files(folder, layout.images, split, other_endings=True)):
-        if not _has_ending(path, layout.images):
+        if not _has_ending(text, endings):
             others[_without_ending(text)] = path
         elif not os.path.isdir(path):  # other files that are no images are reported when they are read
             label = normalize("NFC", layout.labels.format(split=split, **fields))
@@ -135,14 +136,13 @@ def matching_files(
         expression = expression.replace(in_braces, f"(?P<{field}>[^/]+)", 1).replace(in_braces, f"(?P={field})")
     expression = expression.replace(re.escape("{split}"), re.escape(split))
     matcher = re.compile(expression + r"\.[^/.]*" * ends)
-    parts = pattern.replace("{split}", split).split("/")
+    parts, above = pattern.replace("{split}", split).split("/"), len(folder.parts)
+    endings = (*_endings(pattern), *(IMAGE_SUFFIXES if other_endings else ()))
     for path in folder.glob(_glob(body, split) + ".*" * ends):
-        text = normalize("NFC", path.relative_to(folder).as_posix())
+        text = normalize("NFC", "/".join(path.parts[above:]))
         # A hidden folder that the recipe names is no system's.
         found = [part for part, literal in zip(text.split("/"), parts, strict=True) if part != literal]
-        if is_system_file(PurePath(*found)) or not (match := matcher.fullmatch(text)):
-            continue
-        if _has_ending(path, pattern) or (other_endings and path.suffix.lower() in IMAGE_SUFFIXES):
+        if _has_ending(text, endings) and (match := matcher.fullmatch(text)) and not is_system_file(PurePath(*found)):
             yield path, text, match.groupdict()
 
 
@@ -153,11 +153,14 @@ def _glob(pattern: str, split: str) -> str:
     return re.sub(r"(?:[^\x00-\x7f]|\*)+", "*", filled)
 
 
-def _has_ending(path: Path, pattern: str) -> bool:
-    """Whether a file has the ending of a pattern or, where the pattern leaves it open, the ending of an image."""
-    expected = PurePosixPath(pattern).suffix.lower()
-    endings = IMAGE_SUFFIXES if re.search(r"[*{]", expected) else SAME_ENDINGS.get(expected, (expected,))
-    return not expected or path.suffix.lower() in endings
+def _endings(pattern: str) -> Sequence[str]:
+    """The endings that match a pattern: those of images where it leaves them open, any where it has none."""
+    ending = PurePosixPath(pattern).suffix.lower()
+    return IMAGE_SUFFIXES if re.search(r"[*{]", ending) else SAME_ENDINGS.get(ending, (ending,))
+
+
+def _has_ending(name: str, endings: Sequence[str]) -> bool:
+    return endings[0] == "" or os.path.splitext(name)[1].lower() in endings
 
 
 def _same_ending(name: str) -> str:
