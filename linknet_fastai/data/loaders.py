@@ -21,7 +21,7 @@ from PIL import Image
 from linknet_fastai.config.presets import settings_for
 from linknet_fastai.config.recipe import Recipe
 from linknet_fastai.config.settings import RENAMED, Settings
-from linknet_fastai.config.size import format_size, parse_size
+from linknet_fastai.config.size import format_size
 from linknet_fastai.core.device import resolve_device
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.images import open_image
@@ -30,6 +30,7 @@ from linknet_fastai.core.text import did_you_mean
 from linknet_fastai.data.augmentation import FIRST, AugmentBatch, ResizeFrame, ResizeImage
 from linknet_fastai.data.cache import CachedFrame, cached_frames
 from linknet_fastai.data.dataset import Dataset, Frame, open_dataset
+from linknet_fastai.data.labels import LabelReader
 from linknet_fastai.data.reproducible_dl import ReproducibleDL
 from linknet_fastai.data.survey import Survey, survey, survey_notes
 
@@ -59,7 +60,9 @@ class FrameImage(Transform):
             image = item.cache.image(item.position)
             return PILImage(Image.fromarray(image.permute(1, 2, 0).numpy())) if self.as_pil else TensorImage(image)
         source = item.image if isinstance(item, Frame) else item
-        return PILImage(open_image(Path(source))) if isinstance(source, str | Path) else PILImage.create(source)
+        return (
+            PILImage(open_image(Path(source))) if isinstance(source, str | os.PathLike) else PILImage.create(source)
+        )
 
 
 class FrameLabels(Transform):
@@ -79,7 +82,9 @@ class FrameLabels(Transform):
         if isinstance(frame, CachedFrame):
             labels = frame.cache.labels(frame.position)
             return PILMask(Image.fromarray(labels.numpy())) if self.as_pil else TensorMask(labels)
-        return PILMask(Image.fromarray(self.read_label(frame.label)))
+        if isinstance(self.read_label, LabelReader):
+            return PILMask(Image.fromarray(self.read_label.of_frame(frame)))
+        return PILMask(Image.fromarray(self.read_label(frame.label)))  # of a user's own: whatever it takes
 
 
 def segmentation_block(
@@ -270,8 +275,8 @@ def _validation_bs(settings: Settings, found: Survey) -> int:
     """
     if len(found.sizes) > 1:
         return 1
-    (label_size,) = map(parse_size, found.sizes)
-    largest = max(math.prod(settings.size), math.prod(label_size))
+    (label_size,) = found.sizes
+    largest = max(math.prod(settings.size), math.prod(map(int, label_size.split("x"))))
     return max(1, min(settings.bs, settings.bs * math.prod(settings.crop or settings.size) // largest))
 
 

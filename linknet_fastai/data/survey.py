@@ -18,12 +18,12 @@ from pydantic import BaseModel
 from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.files import cache_folder, read_text, write_text
-from linknet_fastai.core.images import VOID, open_image
+from linknet_fastai.core.images import VOID, open_image, upright_size
 from linknet_fastai.core.parallel import Progress, map_in_threads, usable_cores
 from linknet_fastai.data.dataset import Dataset, Frame, size_mismatch
 from linknet_fastai.data.labels import LabelReader
 
-FORMAT = 2  # increase it when the code decodes or counts pixels in another way: stored results become invalid
+FORMAT = 3  # increase it when the code decodes or counts pixels in another way: stored results become invalid
 
 MOST_SURVEYS = 64  # that are stored for a recipe
 FREQUENT = 0.01  # share of pixels; borders between objects, which are void on purpose, often have a few percent
@@ -40,6 +40,8 @@ class Survey(BaseModel, frozen=True):
         class_pixels: pixels of each class over all label maps.
         void_pixels: pixels that are void.
         problems: a line for each damaged frame, naming the file.
+        turned: frames whose image is turned by its EXIF orientation, while their label map has none and would fit
+            the image without the turn as well.
     """
 
     frames: int
@@ -47,6 +49,16 @@ class Survey(BaseModel, frozen=True):
     class_pixels: list[int]
     void_pixels: int
     problems: list[str]
+    turned: int
+
+    def turned_note(self, split: str) -> str | None:
+        """A note for a split with `turned` frames, None for any other."""
+        if not self.turned:
+            return None
+        return (
+            f"{split}: {self.turned} images are turned upright by their EXIF orientation; their label maps have none "
+            "and are used as they are: check them in the picture of a batch"
+        )
 
     def raise_problems(self) -> None:
         """Raise UserError with the first problem and the number of others, if there are problems."""
@@ -123,7 +135,8 @@ def survey_notes(dataset: Dataset, selection: str, found: Survey) -> list[str]:
     parts = [f"no pixel of {', '.join(unseen)}"] if unseen else []
     if share >= FREQUENT and (unseen or by_default):
         parts.append(void)
-    return [f"{selection}: {'; '.join(parts)}"] if parts else []
+    pixels = f"{selection}: {'; '.join(parts)}" if parts else None
+    return [note for note in (pixels, found.turned_note(selection)) if note]
 
 
 def check_frames(
@@ -147,14 +160,15 @@ def check_frames(
     """
     read_label, n_classes = dataset.read_label, len(dataset.recipe.classes)
     sizes: Counter[str] = Counter()
-    pixels, problems = np.zeros(256, np.int64), []
+    pixels, problems, turned = np.zeros(256, np.int64), [], 0
     results = map_in_threads(lambda frame: _check_frame(frame, read_label, convert), frames, usable_cores())
     for done, result in enumerate(results, 1):
         if isinstance(result, str):
             problems.append(result)
         else:
-            size, counts, converted = result
+            size, counts, converted, doubtful = result
             sizes[size] += 1
+            turned += doubtful
             pixels += counts
             if store and not problems:
                 store(converted)
@@ -166,19 +180,30 @@ def check_frames(
         class_pixels=pixels[:n_classes].tolist(),
         void_pixels=int(pixels[VOID]),
         problems=problems,
+        turned=turned,
     )
 
 
-def _check_frame(frame: Frame, read_label: LabelReader, convert: Convert | None) -> tuple[str, np.ndarray, Any] | str:
-    """The size of a frame, how often each of 256 channels occurs, and what `convert` returned; or the problem."""
+def _check_frame(
+    frame: Frame, read_label: LabelReader, convert: Convert | None
+) -> tuple[str, np.ndarray, Any, bool] | str:
+    """What a frame adds to a survey, or its problem.
+
+    Returns:
+        Its size, how often each of 256 channels occurs, what `convert` returned, and if `Survey.turned` counts it.
+    """
     try:
-        image, labels = open_image(frame.image), read_label(frame.label)
+        image = open_image(frame.image)
+        labels = read_label.of_frame(frame, image.size)
+        tag = upright_size(frame.image)[1]
+        fits_both = 1 < tag < 5 or (tag != 1 and image.width == image.height)
+        turned = fits_both and upright_size(frame.label)[1] == 1
     except UserError as error:
         return str(error)
     if labels.shape[::-1] != image.size:
         return size_mismatch(frame, labels.shape[::-1], image.size)
     counts = np.bincount(labels.ravel(), minlength=256)
-    return format_size(image.size), counts, convert and convert(image, labels)
+    return format_size(image.size), counts, convert and convert(image, labels), turned
 
 
 def fingerprint(dataset: Dataset, frames: Sequence[Frame]) -> str:

@@ -61,7 +61,8 @@ def representative_frames(
     for name, rank in {ranked[0]: "best", ranked[len(ranked) // 2]: "median", ranked[-1]: "worst"}.items():
         frame = frames[name]
         image, predicted = predict_file(engine, frame.image)
-        shown.append(ShownFrame(frame.stem, rank, scored[name], image, dataset.read_label(frame.label), predicted))
+        labels = dataset.read_label.of_frame(frame, image.size)
+        shown.append(ShownFrame(frame.stem, rank, scored[name], image, labels, predicted))
     return shown
 
 

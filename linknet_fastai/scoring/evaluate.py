@@ -114,7 +114,7 @@ def evaluate(
 
     def count(frame: Frame) -> tuple[np.ndarray, float]:
         _, predicted = predict_file(engine, frame.image)
-        labels = read_label(frame.label)
+        labels = read_label.of_frame(frame, predicted.shape[::-1])
         if labels.shape != predicted.shape:
             raise UserError(size_mismatch(frame, labels.shape[::-1], predicted.shape[::-1]))
         if label_ids is not None:

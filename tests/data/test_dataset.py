@@ -356,7 +356,7 @@ def test_without_a_mapping_the_values_are_the_class_ids(
 
 def test_a_palette_images_values_are_its_indices_not_its_colors(read_label: LabelReader, tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[10, 20], [30, 99]], np.uint8), "P")
-    image.putpalette([0, 0, 0] * 10 + [20, 20, 20] * 246)
+    image.putpalette([0, 0, 90] * 10 + [20, 20, 20] * 246)
     image.save(tmp_path / "label.png")
     with Image.open(tmp_path / "label.png") as opened:
         assert opened.mode == "P"
@@ -411,7 +411,7 @@ def test_a_value_outside_the_mapping_is_named_with_its_file(
 def test_a_label_map_in_color_where_ids_are_expected_is_refused(
     read_label: LabelReader, save_array: SaveArray, tmp_path: Path
 ) -> None:
-    file = save_array(np.zeros((4, 4, 3), np.uint8), tmp_path / "label.png")
+    file = save_array(np.full((4, 4, 3), (200, 0, 0), np.uint8), tmp_path / "label.png")
     with pytest.raises(UserError, match="mode RGB") as caught:
         read_label(file)
     assert str(file) in str(caught.value)

@@ -79,7 +79,7 @@ def another_size(file: Path, save_array: SaveArray) -> None:
 
 
 def in_color(file: Path, save_array: SaveArray) -> None:
-    save_array(np.zeros((48, 64, 3), np.uint8), file)
+    save_array(np.full((48, 64, 3), (200, 0, 0), np.uint8), file)
 
 
 DAMAGES = [
