@@ -50,7 +50,7 @@ def evaluate(
     with progress_bar() as progress:
         dataset = open_dataset(recipe, data, progress)
         result = evaluation.evaluate(opened, dataset, split, progress, protocol == "course")
-    for note in [*dataset.notes(split, train_on), *filter(None, [result.note])]:
+    for note in [*dataset.notes(split, train_on), *result.data_notes, *filter(None, [result.note])]:
         show_note(note)
     show_or_print_json(lambda: show_evaluation(result, f"{model} on {recipe} {split}"), result.as_json(), json)
     if picture:

@@ -98,10 +98,13 @@ class Dataset:
             selections: splits or lists that `frames` accepts.
         """
         splits = [name for name in dict.fromkeys(selections) if name in self.recipe.splits]
-        matches = {folder: self._match(folder) for folder in self._folders(self.recipe.splits)}
+        matches: dict[str, Match] = {}
+        for folder in self._folders(self.recipe.splits):
+            with suppress(UserError):  # of a split that is not used
+                matches[folder] = self._match(folder)
         # Splits may share a folder of label maps.
         used = {frame.label for match in matches.values() for frame in match.frames}
-        chosen = [matches[folder] for folder in self._folders(splits)]
+        chosen = [matches[folder] for folder in self._folders(splits) if folder in matches]
         left_out = Match(
             frames=[],
             unlabeled=[frame for match in chosen for frame in match.unlabeled],

@@ -20,6 +20,10 @@ from linknet_fastai.data.dataset import Dataset, open_dataset
 from linknet_fastai.data.fetch import clear_old_scenes, draw_street
 from linknet_fastai.data.loaders import segmentation_dls
 from linknet_fastai.data.survey import MOST_SURVEYS, survey
+from linknet_fastai.engines.torch_engine import Predictor
+from linknet_fastai.model.card import ModelCard
+from linknet_fastai.model.linknet import LinkNet
+from linknet_fastai.scoring.evaluate import evaluate
 from linknet_fastai.training.data_check import inspect_data
 
 OwnRecipe = Callable[..., Path]
@@ -67,6 +71,8 @@ def test_masks_of_0_and_255_are_noted_with_the_class_that_has_no_pixel(own_recip
         assert "[void] id" in note
     with pytest.warns(UserWarning, match="no pixel of wall, air"):
         assert segmentation_dls(own_recipe(NO_VOID), dataset.folder, workers=0, bs=2).notes == notes
+    scored = evaluate(Predictor(LinkNet(3, pretrained=False), ModelCard.of(dataset.recipe, (64, 48)), "cpu"), dataset)
+    assert scored.data_notes == notes[1:]
 
 
 def test_a_class_without_a_pixel_is_noted_where_void_is_written(own_recipe: OwnRecipe, tmp_path: Path) -> None:
