@@ -69,9 +69,10 @@ class ReproducibleDL(LabelsAtImageSizeDL):
         SIGTERM too, where an error keeps them from being told that the epoch is over.
         """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if hasattr(signal, "sigwaitinfo"):  # Windows and macOS have no loader processes that SIGTERM could reach
+        parent = parent_process()
+        if parent and hasattr(signal, "sigwaitinfo"):  # on Windows and macOS no SIGTERM reaches a loader process
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-            Thread(target=_end_with, args=(parent_process().pid,), daemon=True).start()
+            Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
 
     def prepare_generators(self, names: Sequence[int | str]) -> None:
         """Prepare the generators of an epoch's augmentation.
