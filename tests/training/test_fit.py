@@ -171,15 +171,20 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_a_resumed_run_has_every_epoch_once_and_ends_with_the_weights_of_the_whole_one(run, street_data, tmp_path):
+@pytest.mark.parametrize("schedule", ["one-cycle", "flat-cos", "cosine", "constant", "step"])
+def test_a_run_resumed_in_an_epoch_and_after_one_is_the_whole_one(street_data, tmp_path, monkeypatch, schedule):
+    monkeypatch.setattr(training, "finish_run", lambda *_: None)  # pictures and scores, which take time
+    options = {**SMALL, "epochs": 4, "schedule": schedule}
+    training.fit("street", street_data, options, tmp_path / "whole")
+    assert not training.fit("street", street_data, options, tmp_path / "run", At(2, 1, send(signal.SIGINT))).finished
     with pytest.raises(OSError, match="power"):
-        training.fit("street", street_data, SMALL, tmp_path / "run", At(2, 2, crash))
-    assert [row["epoch"] for row in read_rows(tmp_path / "run")] == ["1"]
-    result = training.resume(tmp_path / "run")
-    assert [row["epoch"] for row in result.rows] == [1, 2, 3]
-    assert same(weights(run), weights(tmp_path / "run"))
-    for ours, theirs in zip(read_rows(run), read_rows(tmp_path / "run"), strict=True):
-        assert {**ours, "seconds": ""} == {**theirs, "seconds": ""}
+        training.resume(tmp_path / "run", observer=At(4, 1, crash))
+    assert [row["epoch"] for row in read_rows(tmp_path / "run")] == ["1", "2", "3"]
+    training.resume(tmp_path / "run")
+    whole, resumed = ([{**row, "seconds": ""} for row in read_rows(tmp_path / name)] for name in ("whole", "run"))
+    assert [row["epoch"] for row in whole] == ["1", "2", "3", "4"]
+    assert resumed == whole
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
