@@ -9,7 +9,7 @@ import stat
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from fastcore.xdg import xdg_cache_home
@@ -19,6 +19,8 @@ from linknet_fastai.core.errors import UserError, reason
 MAX_TOML_BYTES = 1 << 20  # of a recipe, a preset, a run.toml
 MAX_LIST_BYTES = 1 << 26  # of a list of frames, or of scores with an entry for each frame
 MAX_DEPTH = 32  # of nested lists and tables
+# In lower case; what macOS, Windows, network drives and file systems put beside the files of a user.
+SYSTEM_NAMES = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "#recycle", "$recycle.bin"}
 # A dotted key of MAX_DEPTH parts, as in a.b."c": tomllib's time grows with the square of their number, to hours for a
 # file of 1 MiB.
 DEEP_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){32}""", re.ASCII)
@@ -123,6 +125,22 @@ def read_text(file: Path, max_bytes: int = MAX_TOML_BYTES) -> str:
     if len(content) > max_bytes:
         raise ValueError(f"larger than {max_bytes >> 20} MiB")
     return content.decode("utf-8")
+
+
+def is_system_file(path: PurePath) -> bool:
+    """Whether a system or a program left the file, or a folder above it, behind: the file is no data of the user.
+
+    These are hidden files and folders (`._0001.png` and `.DS_Store` of macOS, `.ipynb_checkpoints` of notebooks) and
+    the names in `SYSTEM_NAMES`.
+
+    Args:
+        path: relative to the folder that the user named, which may itself be below a hidden folder.
+
+    Example:
+        >>> [is_system_file(PurePath(path)) for path in ("images/._1.png", "__MACOSX/images/1.png", "images/1.png")]
+        [True, True, False]
+    """
+    return any(part.startswith(".") or part.lower() in SYSTEM_NAMES for part in path.parts)
 
 
 def parse_toml(text: str) -> dict[str, Any]:
