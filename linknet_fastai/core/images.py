@@ -20,6 +20,11 @@ BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 # Pillow recognizes a format by the content of a file, not by its name. These formats contain only pixels; for an EPS,
 # whatever its name, Pillow would run Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# Of camera raws, many of which are TIFFs, Pillow would take the small preview for the image.
+RAW_SUFFIXES = frozenset(
+    (".3fr", ".arw", ".cr2", ".cr3", ".dcr", ".dng", ".erf", ".gpr", ".iiq", ".kdc", ".mef", ".mrw", ".nef", ".nrw")
+    + (".orf", ".pef", ".raf", ".raw", ".rw2", ".sr2", ".srw", ".x3f")
+)
 MAX_PIXELS = 89_478_485  # above this Pillow warns of a decompression bomb
 
 
@@ -48,6 +53,8 @@ def opened_image(path: Path, what: str, max_pixels: float | None = None) -> Iter
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise ValueError(f"{image.width}x{image.height} is more than {max_pixels / 1e6:g} million pixels")
+            if image.format == "TIFF" and path.suffix.lower() in RAW_SUFFIXES:
+                raise ValueError("only the preview in a camera raw; convert it to PNG or JPEG")
             yield image
     except Exception as error:  # Pillow's readers raise a dozen kinds of errors for damaged files
         why = f"none of {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else reason(error)
