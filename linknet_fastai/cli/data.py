@@ -66,11 +66,15 @@ def data(
         name = load_recipe(recipe).name
         console.print(f"{clear_caches(name, cache_dir) / 2**20:.1f} MiB of decoded frames of {name} deleted")
         return
+    from linknet_fastai.core.files import check_own
+    from linknet_fastai.core.images import is_own_png
     from linknet_fastai.training.data_check import inspect_data
 
     with progress_bar() as progress:
         dataset = open_dataset(recipe, data, progress)
-        result = inspect_data(dataset, out or Path(f"{dataset.recipe.name}-batch.png"), progress)
+        if out is None:
+            check_own(out := Path(f"{dataset.recipe.name}-batch.png"), is_own_png)
+        result = inspect_data(dataset, out, progress)
     show_inspection(result, dataset)
     if result.problems or not result.surveys:
         raise typer.Exit(1)

@@ -21,10 +21,8 @@ BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 # whatever its name, Pillow would run Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # Of camera raws, many of which are TIFFs, Pillow would take the small preview for the image.
-RAW_SUFFIXES = frozenset(
-    (".3fr", ".arw", ".cr2", ".cr3", ".dcr", ".dng", ".erf", ".gpr", ".iiq", ".kdc", ".mef", ".mrw", ".nef", ".nrw")
-    + (".orf", ".pef", ".raf", ".raw", ".rw2", ".sr2", ".srw", ".x3f")
-)
+_RAW = "3fr arw cr2 cr3 dcr dng erf gpr iiq kdc mef mrw nef nrw orf pef raf raw rw2 sr2 srw x3f"
+RAW_SUFFIXES = frozenset(f".{name}" for name in _RAW.split())
 MAX_PIXELS = 89_478_485  # above this Pillow warns of a decompression bomb
 
 

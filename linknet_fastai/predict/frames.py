@@ -74,7 +74,7 @@ class Reading:
         read: how much of that was read, in seconds.
         dropped: how many frames were left out to keep to a frame rate, or to keep up with a camera.
         broken: how many frames could not be read.
-        damaged: the times, in seconds, of frames that were read with errors.
+        damaged: the times, in seconds, of frames that were read with errors; decoders notice most of them.
         ended_by: the error that ended the reading, if one did.
     """
 
@@ -85,7 +85,7 @@ class Reading:
     read: Fraction = Fraction(0)
     dropped: int = 0
     broken: int = 0
-    damaged: list[Fraction] = field(default_factory=list)
+    damaged: set[Fraction] = field(default_factory=set)
     ended_by: str = ""
 
     def limit_rate(self, fps: Fraction) -> None:
@@ -115,7 +115,9 @@ class Reading:
             if self.broken:
                 parts.append(f"unreadable frames: {self.broken}")
             if self.damaged:
-                parts.append(f"frames with errors: {len(self.damaged)}, the first at {float(self.damaged[0]):.1f} s")
+                parts.append(
+                    f"frames with errors: {len(self.damaged)}, the first at {float(min(self.damaged)):.1f} s"
+                )
         if self.ended_by:
             parts.append(f"reading ended with: {self.ended_by}")
         return f"{source_name(source)}: damaged or incomplete ({'; '.join(parts)})" if parts else ""
@@ -220,13 +222,15 @@ def _decoded(container: Any, video: Any, start: Fraction, reading: Reading) -> I
             except av.FFmpegError:
                 reading.broken += 1
                 continue
+            if packet.is_corrupt and packet.pts is not None:
+                reading.damaged.add(packet.pts * packet.time_base - start)
             for frame in frames:
                 shown_at = next_time if frame.pts is None else Fraction(frame.pts * frame.time_base)
                 duration = Fraction(frame.duration * frame.time_base) if frame.duration else usual_duration
                 next_time = shown_at + duration
                 reading.read = max(reading.read, next_time - start)
                 if frame.is_corrupt:
-                    reading.damaged.append(shown_at - start)
+                    reading.damaged.add(shown_at - start)
                 matrix = _display_matrix(frame)
                 shown_aspect = aspect if matrix[0] else 1 / aspect  # of a frame that is turned by 90 degrees
                 yield Frame(shown_at - start, duration, partial(_upright, frame, matrix), shown_aspect)
