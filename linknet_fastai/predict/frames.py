@@ -110,7 +110,7 @@ class Reading:
         """One line about what is missing or damaged; empty if nothing is. Single frames of a camera do not count."""
         parts = []
         if not isinstance(source, int):
-            if self.length - self.read > 1:  # headers are rounded, and the last frame of some files has no length
+            if self.length - self.read > 0.5:  # headers are rounded, and the last frame of some files has no length
                 parts.append(f"{float(self.read):.1f} s of {float(self.length):.1f} s were read")
             if self.broken:
                 parts.append(f"unreadable frames: {self.broken}")
