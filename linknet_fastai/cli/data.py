@@ -65,11 +65,15 @@ def data(
         freed = clear_caches(loaded.name, cache_dir) + (clear_old_scenes() if loaded.fetch == "street" else 0)
         console.print(f"{freed / 2**20:.1f} MiB of decoded frames of {loaded.name} deleted")
         return
+    from linknet_fastai.core.files import check_own
+    from linknet_fastai.core.images import is_own_png
     from linknet_fastai.training.data_check import inspect_data
 
     with progress_bar() as progress:
         dataset = open_dataset(recipe, data, progress)
-        result = inspect_data(dataset, out or Path(f"{dataset.recipe.name}-batch.png"), progress, cache_dir)
+        if out is None:
+            check_own(out := Path(f"{dataset.recipe.name}-batch.png"), is_own_png)
+        result = inspect_data(dataset, out, progress, cache_dir)
     show_inspection(result, dataset)
     if result.problems or not result.surveys:
         raise typer.Exit(1)

@@ -93,15 +93,18 @@ def predict(
     ] = "recipe",
 ) -> None:
     """Write masks of class ids, at each frame's own size, and overlays; of a video only the overlay."""
-    from linknet_fastai.cli.terminal import console, progress_bar, show_error, show_lines
-    from linknet_fastai.core.images import save_image
+    from linknet_fastai.cli.terminal import console, progress_bar, show_error, show_lines, show_note
+    from linknet_fastai.core.files import check_own
+    from linknet_fastai.core.images import is_own_png, save_image
     from linknet_fastai.predict.images import predict_images
-    from linknet_fastai.predict.inputs import LEGEND, collect_clips, collect_jobs, mask_name
+    from linknet_fastai.predict.inputs import LEGEND, collect_clips, collect_jobs, mask_name, note_of_unread
     from linknet_fastai.predict.overlay import legend
     from linknet_fastai.scoring.cityscapes import label_ids_of_channels, official_file_name
 
     official = format == "cityscapes"
     clips, image_inputs = collect_clips(inputs, out, video)
+    if note := note_of_unread(inputs, out):
+        show_note(note)
     if masks_only or official:
         option = "--format cityscapes" if official else "--masks-only"
         if clips:
@@ -117,6 +120,9 @@ def predict(
     jobs = []
     if image_inputs:
         jobs = collect_jobs(image_inputs, out, official_file_name if official else mask_name)
+    has_legend = bool(clips) or not (masks_only or official)
+    if has_legend:
+        check_own(out / LEGEND, is_own_png)
     opened = open_engine(model, frames=None if clips else len(jobs))
     # The official script reads every PNG with a frame's name in its folder, overlays too.
     label_ids = label_ids_of_channels(opened.card.class_names) if official else None
@@ -124,7 +130,7 @@ def predict(
         failures = predict_images(opened, jobs, out, masks_only or official, progress, label_ids, opacity)
     if jobs:
         console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {out}")
-    if clips or not (masks_only or official):
+    if has_legend:
         save_image(legend(opened.card), out / LEGEND)
     for clip in clips:
         from linknet_fastai.predict.video import predict_video
@@ -136,6 +142,8 @@ def predict(
             failures.append(str(error))
             continue
         console.print(f"{result} (by {opened})")
+        if result.problem:
+            failures.append(result.problem)
         if result.stopped:  # Ctrl-C, the regular end of a camera's video
             raise typer.Exit(0 if isinstance(clip.source, int) else 130)
     show_lines(failures, show_error)

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
-from linknet_fastai.core.errors import UserError, reason
+from linknet_fastai.core.errors import UsageError, UserError, reason
 
 MAX_TOML_BYTES = 1 << 20  # of a recipe, a preset, a run.toml
 MAX_LIST_BYTES = 1 << 26  # of a list of frames, or of scores with an entry for each frame
@@ -87,6 +87,26 @@ def write_text(file: Path, text: str) -> None:
     """
     with atomic_write(file) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def check_own(file: Path, is_own: Callable[[Path], bool]) -> None:
+    """Raise UsageError if a file exists that this program did not write: such a file is never overwritten.
+
+    This holds for every name that the program chooses; a file that the user names is replaced.
+
+    Args:
+        file: the file to be written.
+        is_own: whether this program wrote it, called if it exists.
+
+    Example:
+        ::
+
+            check_own(Path("predicted/legend.png"), is_own_png)
+    """
+    if os.path.lexists(file) and not is_own(file):
+        raise UsageError(
+            f"{file}: already exists and was not written by linknet-fastai; choose another --out to keep it"
+        )
 
 
 def check_regular(file: Path) -> None:

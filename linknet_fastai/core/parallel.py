@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-Progress = Callable[[str, int, int], None]  # called with the name of the step, the items done, and their total
+Progress = Callable[[str, int, int], None]  # called with the step's name, the items done, their total (0: unknown)
 MAX_THREADS = 16  # more threads that read files wait for the disk or for each other
 
 Item = TypeVar("Item")
