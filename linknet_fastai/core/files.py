@@ -7,14 +7,16 @@ import os
 import re
 import stat
 import tomllib
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from fastcore.xdg import xdg_cache_home
+from filelock import lock_descriptor
 
-from linknet_fastai.core.errors import UserError, reason
+from linknet_fastai.core.errors import Note, UserError, reason
 
 MAX_TOML_BYTES = 1 << 20  # of a recipe, a preset, a run.toml
 MAX_LIST_BYTES = 1 << 26  # of a list of frames, or of scores with an entry for each frame
@@ -71,6 +73,44 @@ def _sync(path: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+@contextmanager
+def file_lock(file: Path, waiting: Callable[[int, int], None]) -> Iterator[bool]:
+    """Run a block that no other process runs at the same time with a lock on the same file.
+
+    Some network file systems have no locks, and report that in different ways: the block runs without one, after a
+    `Note`. The system releases the lock of a process that was killed.
+
+    Args:
+        file: the file to lock, which is created, in a folder that exists; its content does not matter.
+        waiting: called with 0, 1 if another process has the lock, where it may raise an error, and with 1, 1 when the
+            wait is over.
+
+    Yields:
+        Whether the file is locked.
+
+    Raises:
+        OSError: the file cannot be created.
+
+    Example:
+        ::
+
+            with file_lock(Path("cache/.lock"), waiting=lambda done, total: print(done, "of", total)):
+                build_cache()
+    """
+    with file.open("ab") as opened:  # NFS locks only what is open for writing
+        try:
+            locked = lock_descriptor(opened.fileno(), blocking=False)
+            if not locked:
+                waiting(0, 1)
+                locked = lock_descriptor(opened.fileno())
+                waiting(1, 1)
+        except OSError as error:
+            locked = False
+            without = f"the file system cannot lock files ({reason(error)}); do not write into it from two runs at once"
+            warnings.warn(f"{file.parent}: {without}", Note, stacklevel=3)
+        yield locked
 
 
 def write_text(file: Path, text: str) -> None:

@@ -7,7 +7,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
 from itertools import islice
@@ -15,17 +15,24 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
 import tomli_w
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from linknet_fastai.config.classes import MAX_CLASSES
 from linknet_fastai.config.settings import MOST_EPOCHS, RENAMED, Settings, Text, explain
 from linknet_fastai.core.errors import UsageError, UserError, reason
-from linknet_fastai.core.files import MAX_LIST_BYTES, MAX_TOML_BYTES, parse_json, parse_toml, read_text, write_text
+from linknet_fastai.core.files import (
+    MAX_LIST_BYTES,
+    MAX_TOML_BYTES,
+    file_lock,
+    parse_json,
+    parse_toml,
+    read_text,
+    write_text,
+)
 from linknet_fastai.core.text import Line, Name
 from linknet_fastai.scoring.scores import OVERALL_SCORES
 
-RUN_FILE, METRICS_FILE = "run.toml", "metrics.csv"
+RUN_FILE, METRICS_FILE, LOCK = "run.toml", "metrics.csv", ".lock"
 SCORE_COLUMNS = [score.name for score in OVERALL_SCORES]
 COLUMNS = ("epoch", "train_loss", "valid_loss", *SCORE_COLUMNS, "lr", "seconds")
 LARGEST_METRICS = 1 << 24  # bytes
@@ -39,7 +46,7 @@ def new_folder(out: Path | None, name: str) -> Path:
         UsageError: it is not empty, or cannot be written into.
     """
     folder = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):  # of a run that was killed
         raise UsageError(f"--out: {folder} is not empty; choose another folder")
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
@@ -54,21 +61,22 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: the folder is locked by another training, or cannot be written into.
     """
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"{folder}: locked by another fit that is running in this folder") from None
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written into ({reason(error)})") from None
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows cannot delete an open file; FileLock deletes it there
-            Path(lock.lock_file).unlink(missing_ok=True)
-            folder.rmdir()  # it is empty if the run failed before its first file
-        lock.release()
+
+    def refuse(done: int, total: int) -> None:
+        raise UserError(f"{folder}: locked by another fit that is running in this folder")
+
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(file_lock(folder / LOCK, refuse))
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written into ({reason(error)})") from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows cannot delete an open file
+                (folder / LOCK).unlink()
+                folder.rmdir()  # it is empty if the run failed before its first file
 
 
 def write_run(folder: Path, settings: Settings, origins: Mapping[str, str], run: Mapping[str, Any]) -> None:
