@@ -108,8 +108,8 @@ def file_lock(file: Path, waiting: Callable[[int, int], None]) -> Iterator[bool]
                 waiting(1, 1)
         except OSError as error:
             locked = False
-            without = f"the file system cannot lock files ({reason(error)}); do not write into it from two runs at once"
-            warnings.warn(f"{file.parent}: {without}", Note, stacklevel=3)
+            what = f"{file.parent}: the file system cannot lock files ({reason(error)})"
+            warnings.warn(f"{what}; do not write into it from two runs at once", Note, stacklevel=3)
         yield locked
 
 

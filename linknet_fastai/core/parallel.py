@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 Progress = Callable[[str, int, int], None]  # called with the name of the step, the items done, and their total
-OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # Linux: the groups of this process, all groups
+OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # Linux: those of this process, and all
 MAX_THREADS = 16  # more threads that read files wait for the disk or for each other
 
 Item = TypeVar("Item")

@@ -90,9 +90,9 @@ def report(folder: Path, data: Path | None = None, progress: Progress | None = N
     why_no_frames = None
     try:
         dataset = open_dataset(run.run["recipe"], data or Path(run.run["data"]), progress)
-        if scored := comparable_evaluation(run, run.settings["validate_on"]):
+        if scored := comparable_evaluation(run, run.validated_on):
             engine = Predictor(model, card)
-            shown = representative_frames(scored["frame_miou"], dataset, run.settings["validate_on"], engine)
+            shown = representative_frames(scored["frame_miou"], dataset, run.validated_on, engine)
     except UserError as error:
         if data is not None:
             raise
@@ -115,7 +115,7 @@ def write_report(folder: Path, shown: Sequence[ShownFrame], card: ModelCard) -> 
         UserError: there is no run, none of its epochs is complete, or the file cannot be written.
     """
     run = summarize(folder)
-    scored = comparable_evaluation(run, run.settings["validate_on"])
+    scored = comparable_evaluation(run, run.validated_on)
     figures = {title: partial(training_curves, run.rows, [title]) for title in CURVES}
     if scored and scored["classes"]:
         ious = {row["name"]: float("nan") if row["iou"] is None else row["iou"] for row in scored["classes"]}
