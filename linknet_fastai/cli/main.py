@@ -103,6 +103,9 @@ def _report(error: Exception) -> int:
     if isinstance(error, typer.Abort):
         _show("stopped")
         return 130
+    if isinstance(error, OSError) and error.strerror:  # of the machine: a disk, a folder, permissions
+        _show(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror} (--debug shows the traceback)")
+        return 1
     _show(f"{type(error).__name__}: {error} (unexpected; --debug shows the traceback)")
     return 1
 

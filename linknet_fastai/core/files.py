@@ -59,12 +59,28 @@ def atomic_write(file: Path, durable: bool = False) -> Iterator[Path]:
         if durable and os.name == "posix":  # other systems cannot open a folder
             with suppress(OSError):  # some file systems cannot sync one
                 _sync(file.parent)
-    # torch reports a full disk as a RuntimeError; a file name that is not valid UTF-8 cannot be written in a text.
+    # A file name that is not valid UTF-8 cannot be written in a text.
     except (OSError, RuntimeError, UnicodeEncodeError) as error:
-        raise UserError(f"{file}: cannot be written ({reason(error)})") from error
+        cause = _cause(error, partial)
+        full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "; free some space" if full else ""
+        raise UserError(f"{file}: cannot be written ({reason(cause)}){hint}") from cause
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _cause(error: Exception, partial: Path) -> Exception:
+    """The system's own error where a library reports another: for torch a full disk is an "unexpected pos"."""
+    if isinstance(error, RuntimeError):
+        try:
+            with partial.open("ab") as opened:
+                opened.write(bytes(1 << 20))
+                opened.flush()
+                os.fsync(opened.fileno())
+        except OSError as cause:
+            return cause
+    return error
 
 
 def _sync(path: Path) -> None:
