@@ -56,7 +56,8 @@ def fit(
     if not result.finished:
         console.print(f"stopped after epoch {last['epoch']}; continue with: {resume_command}")
         raise typer.Exit(130)
-    console.print(f"predictions {result.folder / 'predictions.png'}")
+    if (predictions := result.folder / "predictions.png").is_file():  # there is none if no frame has a score
+        console.print(f"predictions {predictions}")
     console.print(f"report      {result.folder / 'report.html'}")
     console.print(f"run         {result.folder}")
 
