@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -180,6 +181,20 @@ def street_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("street") / "street"
     street.write_scenes(folder, splits={"train": 8, "val": 3, "test": 2}, size=(96, 72))
     return folder
+
+
+def state_of(epochs: int) -> dict[str, Any]:
+    """The content of a checkpoint after so many epochs, of a network with one weight."""
+    return {
+        "model": {"weight": torch.ones(2)},
+        "optimizer": {"state": {0: {"momentum": torch.ones(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        "rows": [{"epoch": epoch, "miou": 0.5, "seconds": 1.0} for epoch in range(1, epochs + 1)],
+        "classes": ["road"],
+        "smooth_loss": (1, torch.tensor(0.5)),
+        "scaler": None,
+        "torch_rng": torch.get_rng_state(),
+        "seconds": 0.0,
+    }
 
 
 OWN_RECIPE = """\

@@ -8,12 +8,15 @@ import os
 import re
 import stat
 import tomllib
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
-from linknet_fastai.core.errors import UsageError, UserError, reason
+from filelock import lock_descriptor
+
+from linknet_fastai.core.errors import Note, UsageError, UserError, reason
 
 MAX_TOML_BYTES = 1 << 20  # of a recipe, a preset, a run.toml
 MAX_LIST_BYTES = 1 << 26  # of a list of frames, or of scores with an entry for each frame
@@ -58,12 +61,28 @@ def atomic_write(file: Path, durable: bool = False) -> Iterator[Path]:
         if durable and os.name == "posix":  # other systems cannot open a folder
             with suppress(OSError):  # some file systems cannot sync one
                 _sync(file.parent)
-    # torch reports a full disk as a RuntimeError; a file name that is not valid UTF-8 cannot be written in a text.
+    # A file name that is not valid UTF-8 cannot be written in a text.
     except (OSError, RuntimeError, UnicodeEncodeError) as error:
-        raise UserError(f"{file}: cannot be written ({reason(error)})") from error
+        cause = _cause(error, partial)
+        full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "; free some space" if full else ""
+        raise UserError(f"{file}: cannot be written ({reason(cause)}){hint}") from cause
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _cause(error: Exception, partial: Path) -> Exception:
+    """The system's own error where a library reports another: for torch a full disk is an "unexpected pos"."""
+    if isinstance(error, RuntimeError):
+        try:
+            with partial.open("ab") as opened:
+                opened.write(bytes(1 << 20))
+                opened.flush()
+                os.fsync(opened.fileno())
+        except OSError as cause:
+            return cause
+    return error
 
 
 def _sync(path: Path) -> None:
@@ -72,6 +91,44 @@ def _sync(path: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+@contextmanager
+def file_lock(file: Path, waiting: Callable[[int, int], None]) -> Iterator[bool]:
+    """Run a block that no other process runs at the same time with a lock on the same file.
+
+    Some network file systems have no locks, and report that in different ways: the block runs without one, after a
+    `Note`. The system releases the lock of a process that was killed.
+
+    Args:
+        file: the file to lock, which is created, in a folder that exists; its content does not matter.
+        waiting: called with 0, 1 if another process has the lock, where it may raise an error, and with 1, 1 when the
+            wait is over.
+
+    Yields:
+        Whether the file is locked.
+
+    Raises:
+        OSError: the file cannot be created.
+
+    Example:
+        ::
+
+            with file_lock(Path("cache/.lock"), waiting=lambda done, total: print(done, "of", total)):
+                build_cache()
+    """
+    with file.open("ab") as opened:  # NFS locks only what is open for writing
+        try:
+            locked = lock_descriptor(opened.fileno(), blocking=False)
+            if not locked:
+                waiting(0, 1)
+                locked = lock_descriptor(opened.fileno())
+                waiting(1, 1)
+        except OSError as error:
+            locked = False
+            what = f"{file.parent}: the file system cannot lock files ({reason(error)})"
+            warnings.warn(f"{what}; do not write into it from two runs at once", Note, stacklevel=3)
+        yield locked
 
 
 def write_text(file: Path, text: str) -> None:

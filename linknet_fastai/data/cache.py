@@ -16,14 +16,13 @@ from typing import Annotated, Self
 import numpy as np
 import torch
 from fastcore.basics import noop
-from filelock import AcquireReturnProxy, FileLock, Timeout
 from PIL import Image
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from linknet_fastai.config.size import Size, format_size
 from linknet_fastai.core.errors import UserError, reason
-from linknet_fastai.core.files import MAX_LIST_BYTES, read_text
+from linknet_fastai.core.files import MAX_LIST_BYTES, file_lock, read_text
 from linknet_fastai.core.images import MAX_PIXELS, opened_image, resize_image, resize_labels
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.data.dataset import Dataset, Frame
@@ -145,9 +144,11 @@ def cached_frames(
         try:
             home.mkdir(parents=True, exist_ok=True)
             # Of two runs that start at the same time, the second waits and uses what the first has built.
-            with _acquire(FileLock(home / f"{slot_name}.lock"), progress):
-                cache = _open(target) or _build(dataset, frames, size, training, target, progress)
-                for stale in set(home.glob(f"{slot_name}-*")) - {target}:
+            report = partial(progress or noop, "waiting for another run that is building the cache")
+            with file_lock(home / f"{slot_name}.lock", report) as locked:
+                staging = target.with_name(f"{target.name}.{'' if locked else os.getpid()}partial")
+                cache = _open(target) or _build(dataset, frames, size, training, target, staging, progress)
+                for stale in set(home.glob(f"{slot_name}-*")) - {target} if locked else ():
                     shutil.rmtree(stale, ignore_errors=True)
         except OSError as error:
             raise UserError(
@@ -189,12 +190,10 @@ def clear_caches(recipe_name: str, folder: Path | None = None) -> int:
         raise UserError(f"{file}: cannot be deleted ({reason(error)})") from None
     for file in home.glob("*.lock"):  # they are not deleted: another run may be about to acquire one
         try:
-            with FileLock(file, timeout=0):
+            with file_lock(file, partial(_refuse_to_clear, home)):
                 for cache in home.glob(f"{file.stem}-*"):
                     freed += sum(path.stat().st_size for path in cache.iterdir())
                     shutil.rmtree(cache)
-        except Timeout:
-            raise UserError(f"{home}: another run is building this cache; try again after it is built") from None
         except OSError as error:
             raise UserError(f"{home}: cannot be cleared ({reason(error)})") from None
     return freed
@@ -206,21 +205,20 @@ def _open(folder: Path) -> FrameCache | None:
     return None
 
 
-def _acquire(lock: FileLock, progress: Progress | None) -> AcquireReturnProxy:
-    with suppress(Timeout):
-        return lock.acquire(timeout=0)
-    report = partial(progress or noop, "waiting for another run that is building the cache")
-    report(0, 1)
-    acquired = lock.acquire()
-    report(1, 1)
-    return acquired
+def _refuse_to_clear(home: Path, done: int, total: int) -> None:
+    raise UserError(f"{home}: another run is building this cache; try again after it is built")
 
 
 def _build(
-    dataset: Dataset, frames: Sequence[Frame], size: Size, training: bool, target: Path, progress: Progress | None
+    dataset: Dataset,
+    frames: Sequence[Frame],
+    size: Size,
+    training: bool,
+    target: Path,
+    staging: Path,
+    progress: Progress | None,
 ) -> FrameCache:
-    """Decode all frames into a temporary folder, which is renamed to `target` when it is complete."""
-    staging = target.with_name(f"{target.name}.partial")
+    """Decode all frames into the temporary folder `staging`, which is renamed to `target` when it is complete."""
     shutil.rmtree(staging, ignore_errors=True)  # of a killed run: the lock excludes others
     if shutil.disk_usage(target.parent).free < len(frames) * _frame_bytes(frames[0], size, training):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # reported at once, not after minutes
@@ -245,11 +243,11 @@ def _build(
         found.raise_problems()
         index = Index(size=size, label_shapes=label_shapes, survey=found)
         (staging / INDEX).write_text(index.model_dump_json(), encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)  # a damaged one
-        staging.rename(target)
-    except BaseException:
+        if not _open(target):  # without a lock, another run may have built it by now
+            shutil.rmtree(target, ignore_errors=True)  # a damaged one
+            staging.rename(target)
+    finally:
         shutil.rmtree(staging, ignore_errors=True)
-        raise
     return FrameCache(target)
 
 

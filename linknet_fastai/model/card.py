@@ -109,6 +109,8 @@ def parse_card(text: str | None, file: Path) -> ModelCard:
     try:
         return ModelCard.model_validate(parse_json(text))
     except ValidationError as error:
-        raise UserError(f"{file}: metadata: {explain(error)}") from None
+        newer = error.errors()[0]["type"] == "extra_forbidden"  # what it means for a prediction is not known here
+        hint = "; a newer linknet-fastai wrote this file: update to read it" if newer else ""
+        raise UserError(f"{file}: metadata: {explain(error)}{hint}") from None
     except ValueError as error:
         raise UserError(f"{file}: metadata: not a model card ({reason(error)})") from None

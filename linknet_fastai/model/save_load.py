@@ -118,7 +118,7 @@ def _load_pickle(file: Path, trust_pickle: bool) -> tuple[LinkNet, ModelCard]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # fastai warns of what --trust-pickle has just confirmed
             learn = load_learner(file)
-        return learn.model.eval(), learn.card
+        return learn.model.eval(), ModelCard.model_validate(vars(learn.card))  # another version's may differ
     except Exception as error:  # any code in the file may raise any error
         raise UserError(f"{file}: not a learner exported by linknet-fastai ({reason(error)})") from None
 

@@ -168,6 +168,7 @@ class RunRecord(Callback):
             "rows": self.rows,
             "classes": self.learn.card.class_names,
             "data": _data_facts(self.learn),
+            "settings": self.learn.settings.model_dump(include={"encoder", "decoder", "optimizer"}),
             "smooth_loss": (smooth_loss.count, smooth_loss.val),
             "scaler": scaler.state_dict() if scaler else None,
             "torch_rng": torch.get_rng_state(),
@@ -212,7 +213,7 @@ def check_same_data(learn: Learner, checkpoint: Mapping[str, Any], folder: Path)
     """
     now = _data_facts(learn)
     for what, before in checkpoint.get("data", {}).items():
-        if now[what] != before:
+        if now.get(what, before) != before:  # another version may compare more
             raise UserError(
                 f"--resume: {what} are {now[what]} now and were {before} when {folder} was started; for other data "
                 f"start a new training with --init-from {folder}"

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import state_of
 from PIL import Image
 
 from linknet_fastai.core.errors import UsageError, UserError
@@ -407,13 +408,13 @@ def test_a_run_is_not_resumed_when_the_classes_of_its_recipe_have_changed(street
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path):
     assert read_checkpoint(tmp_path) == (None, [])
     for epoch in (1, 2):
-        write_checkpoint(tmp_path, epoch, 0, {"rows": [epoch]})
+        write_checkpoint(tmp_path, epoch, 0, state_of(epoch))
     older, newer = sorted((tmp_path / "checkpoints").iterdir())
     content = bytearray(newer.read_bytes())
     content[len(content) // 2] ^= 1  # one bit, where torch would not notice
     newer.write_bytes(content)
     state, damaged = read_checkpoint(tmp_path)
-    assert state["rows"] == [1]
+    assert [row["epoch"] for row in state["rows"]] == [1]
     assert [line.split(":")[0] for line in damaged] == [str(newer)]
     older.write_bytes(older.read_bytes()[:100])
     with pytest.raises(UserError, match="every checkpoint is damaged"):
@@ -448,7 +449,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
     monkeypatch.setattr(
         os, "fsync", lambda number: synced.append((os.fstat(number).st_ino, sorted(folder.glob("epoch-*"))))
     )
-    write_checkpoint(tmp_path, 1, 0, {"rows": []})
+    write_checkpoint(tmp_path, 1, 0, state_of(1))
     (file,) = folder.iterdir()
     assert file.name.startswith("epoch-000001")
     assert synced == [(file.stat().st_ino, []), (folder.stat().st_ino, [file])]
@@ -456,7 +457,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
 
 def test_the_last_two_checkpoints_are_kept(tmp_path):
     for epoch, batch in ((1, 0), (1, 20), (1, 100), (2, 0)):
-        write_checkpoint(tmp_path, epoch, batch, {"rows": []})
+        write_checkpoint(tmp_path, epoch, batch, state_of(epoch))
     kept = sorted(path.name.rpartition("-")[0] for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["epoch-000001-batch-00000100", "epoch-000002-batch-00000000"]
     assert read_checkpoint(tmp_path)[0]["epochs_done"] == 2
