@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from linknet_fastai.cli.options import RECIPE, DataOption, JsonOption, ModelArgument, engine_options
 from linknet_fastai.core.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from linknet_fastai.runs.folder import RunFile
 
 
 @engine_options
@@ -36,9 +39,10 @@ def evaluate(
     from linknet_fastai.scoring import evaluate as evaluation
 
     run = None if recipe else _run_of(model)
+    train_on = "train"
     opened = open_engine(model, tta=tta)
     if run:
-        recipe, data = run["recipe"], data or Path(run["data"])
+        recipe, data, train_on = run.run["recipe"], data or Path(run.run["data"]), run.settings.train_on
     elif recipe is None:
         raise UsageError(
             f"RECIPE is missing: evaluate {model} RECIPE, as in {opened.card.recipe}, which the model was trained on"
@@ -46,7 +50,7 @@ def evaluate(
     with progress_bar() as progress:
         dataset = open_dataset(recipe, data, progress)
         result = evaluation.evaluate(opened, dataset, split, progress, protocol == "course")
-    for note in filter(None, (dataset.published_split_note(split), result.note)):
+    for note in [*dataset.notes(split, train_on), *filter(None, [result.note])]:
         show_note(note)
     show_or_print_json(lambda: show_evaluation(result, f"{model} on {recipe} {split}"), result.as_json(), json)
     if picture:
@@ -162,9 +166,9 @@ def serve(
     page.serve(served_page, lambda address: console.print(f"{address} (Ctrl-C ends it)"))
 
 
-def _run_of(model: Path) -> dict[str, Any] | None:
-    """The table `run` of the run that a model belongs to; None if there is no run.toml with it."""
+def _run_of(model: Path) -> "RunFile | None":
+    """The run that a model belongs to; None if there is no run.toml with it."""
     from linknet_fastai.runs.folder import RUN_FILE, read_run
 
     folder = model if model.is_dir() else model.parent
-    return read_run(folder).run if (folder / RUN_FILE).is_file() else None
+    return read_run(folder) if (folder / RUN_FILE).is_file() else None

@@ -3,6 +3,7 @@
 import math
 import operator
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,7 +31,7 @@ from linknet_fastai.data.augmentation import FIRST, AugmentBatch, ResizeFrame, R
 from linknet_fastai.data.cache import CachedFrame, cached_frames
 from linknet_fastai.data.dataset import Dataset, Frame, open_dataset
 from linknet_fastai.data.reproducible_dl import ReproducibleDL
-from linknet_fastai.data.survey import Survey, survey
+from linknet_fastai.data.survey import Survey, survey, survey_notes
 
 Transforms: TypeAlias = Callable | Sequence[Callable]  # fastai's, or functions; one or several
 
@@ -180,7 +181,8 @@ def segmentation_dls(
 
     Returns:
         DataLoaders with, in addition to fastai's attributes, `recipe`, `size` (width, height), `settings` (the
-        resolved `Settings`) and `class_pixels` (C counts over the training label maps).
+        resolved `Settings`), `class_pixels` (C counts over the training label maps) and `notes` (lines on what may be
+        wrong with the data, which are also given as warnings).
 
     Raises:
         UsageError: an unknown setting or a wrong value.
@@ -199,7 +201,10 @@ def segmentation_dls(
     given["device"] = None if device is None else str(device)
     dataset = open_dataset(recipe, path, progress)
     resolved, _ = settings_for(dataset.recipe, dataset.layout, given, "argument")
-    return dls_from_settings(dataset, resolved, resolve_device(resolved.device), progress, item_tfms, batch_tfms)
+    dls = dls_from_settings(dataset, resolved, resolve_device(resolved.device), progress, item_tfms, batch_tfms)
+    for note in dls.notes:
+        warnings.warn(note, stacklevel=2)
+    return dls
 
 
 def dls_from_settings(
@@ -226,6 +231,9 @@ def dls_from_settings(
     train_frames, valid_frames = dataset.frames(settings.train_on), dataset.frames(settings.validate_on)
     train_survey, train = _checked(dataset, train_frames, settings, True, progress)
     valid_survey, valid = _checked(dataset, valid_frames, settings, False, progress)
+    notes = dataset.notes(settings.train_on, settings.validate_on)
+    for selection, found in {settings.train_on: train_survey, settings.validate_on: valid_survey}.items():
+        notes += survey_notes(dataset, selection, found)
     names, augment = dataset.recipe.class_names, AugmentBatch(settings.crop or settings.size, settings)
     block = segmentation_block(names, dataset.read_label, settings.size, len(train), augment, item_tfms, batch_tfms)
     dls = block.dataloaders(
@@ -238,7 +246,7 @@ def dls_from_settings(
         device=device,
     )
     dls.recipe, dls.size, dls.settings = dataset.recipe, settings.size, settings
-    dls.class_pixels = torch.tensor(train_survey.class_pixels)
+    dls.class_pixels, dls.notes = torch.tensor(train_survey.class_pixels), notes
     return dls
 
 
@@ -249,7 +257,7 @@ def _checked(
     if settings.cache:
         selection = settings.train_on if training else settings.validate_on
         return cached_frames(dataset, frames, selection, settings.size, training, settings.cache_dir, progress)
-    found = survey(dataset, frames, progress)
+    found = survey(dataset, frames, progress, settings.cache_dir)
     found.raise_problems()
     return found, frames
 

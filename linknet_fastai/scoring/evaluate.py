@@ -100,7 +100,7 @@ def evaluate(
 
     Raises:
         UsageError: the classes differ, or there is no such split.
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or damaged, or all pixels are void.
 
     Example::
 
@@ -139,6 +139,8 @@ def evaluate(
         if progress:
             progress(f"evaluating {split}", done, len(frames))
     seconds = time.perf_counter() - begin
+    if not counts.any():
+        raise UserError(f"{dataset.folder}: all pixels of {split} are void: there is nothing to score")
     official = None if label_ids is None or unscored else scorer.scores()
     return Evaluation(
         dataset.recipe.name,

@@ -232,7 +232,7 @@ def test_a_shipped_recipe_copied_elsewhere_with_its_lists_is_the_same(tmp_path: 
 def test_a_list_may_hold_stems_or_file_names_and_empty_lines(tmp_path: Path) -> None:
     file = tmp_path / "list.txt"
     file.write_text("a\r\nb.png\n\nsub/c.JPG\n d.e \n", encoding="utf-8")
-    assert read_stems(file) == ["a", "b", "c", "d.e"]
+    assert read_stems(file) == ["a", "b", "sub/c", "d.e"]
 
 
 # A base

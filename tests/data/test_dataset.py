@@ -178,12 +178,19 @@ def test_frames_missing_from_a_published_split_are_counted_and_the_first_named(c
         open_dataset("camvid", cambridge_tree).frames("train")
 
 
-def test_a_frame_without_its_label_map_is_named(segnet_tree: Path) -> None:
+def test_a_listed_frame_without_its_label_map_is_named(segnet_tree: Path, tmp_path: Path) -> None:
     label = segnet_tree / "trainannot" / "extra_train.png"
     label.unlink()
+    (file := tmp_path / "mine.txt").write_text("extra_train\n", encoding="utf-8")
     with pytest.raises(UserError, match="is missing") as caught:
-        open_dataset("camvid", segnet_tree).frames("train")
+        open_dataset("camvid", segnet_tree).frames(str(file))
     assert str(label) in str(caught.value)
+
+
+def test_a_split_in_which_every_label_map_is_missing_is_refused(segnet_tree: Path) -> None:
+    shutil.rmtree(segnet_tree / "valannot")
+    with pytest.raises(UserError, match=r"valannot.* is missing \(and 1 more\)"):
+        open_dataset("camvid", segnet_tree).frames("val")
 
 
 def test_what_is_neither_split_nor_file_is_refused_with_the_splits(segnet_tree: Path) -> None:
@@ -219,7 +226,8 @@ def test_a_split_that_is_not_the_published_one_is_noted(segnet_tree: Path) -> No
 
 def test_the_published_split_needs_no_note(segnet_tree: Path, fastai_tree: Path, street_data: Path) -> None:
     for stem in (stems := load_recipe("camvid").splits["val"].stems):
-        shutil.copy(segnet_tree / "val" / "extra_val.png", segnet_tree / "val" / f"{stem}.png")
+        for kind in ("val", "valannot"):
+            shutil.copy(segnet_tree / kind / "extra_val.png", segnet_tree / kind / f"{stem}.png")
     (segnet_tree / "val" / "extra_val.png").unlink()
     assert len(stems) == 101
     assert open_dataset("camvid", segnet_tree).published_split_note("val") is None
