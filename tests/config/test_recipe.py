@@ -149,8 +149,8 @@ def test_camvid_groups_raw_labels_as_segnets_published_maps_do(camvid_codes: dic
     for label, row in pixels.items():
         counts[channels[label]] += row
     ious = np.diag(counts) / (counts.sum(0) + counts.sum(1) - np.diag(counts))
-    assert ious[:11].min() > 0.77  # Pole, a pixel wide
-    assert np.delete(ious[:11], 2).min() > 0.93
+    assert ious[:11].min() > 0.78  # Pole, a pixel wide
+    assert np.delete(ious[:11], 2).min() > 0.91
     assert (channels["Train"], channels["Tunnel"]) == (8, 1)  # without a pixel there
 
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError, UserError
-from linknet_fastai.data.dataset import match_frames, open_dataset
+from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.data.labels import LabelReader
+from linknet_fastai.data.match import match_frames
 
 SaveArray = Callable[[np.ndarray, Path], Path]
 OwnRecipe = Callable[..., Path]
@@ -26,7 +27,7 @@ def test_each_camvid_layout_gives_the_same_11_classes(
 ) -> None:
     dataset = open_dataset("camvid", request.getfixturevalue(f"{layout}_tree"))
     assert dataset.layout.name == layout
-    frame = match_frames(dataset.folder, dataset.layout, "train")[0]  # the split itself is not complete in each
+    frame = match_frames(dataset.folder, dataset.layout, "train").frames[0]  # not every split is complete
     labels = dataset.read_label(frame.label)
     assert labels.dtype == np.uint8
     assert np.array_equal(labels, camvid_classes)
