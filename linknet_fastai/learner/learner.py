@@ -23,7 +23,7 @@ from linknet_fastai.config.settings import RENAMED, Settings, resolve_settings
 from linknet_fastai.core.device import autocast, resolve_device, resolve_precision
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.fastai_private import ForwardLearner
-from linknet_fastai.core.parallel import Progress
+from linknet_fastai.core.parallel import Progress, process_count
 from linknet_fastai.core.text import did_you_mean
 from linknet_fastai.data.dataset import Dataset
 from linknet_fastai.data.loaders import dls_from_settings, set_normalization
@@ -34,7 +34,7 @@ from linknet_fastai.learner.callbacks import (
     ScoreAtLabelSize,
     SkipVoidBatches,
 )
-from linknet_fastai.learner.loss import SegmentationLoss, class_weights
+from linknet_fastai.learner.loss import LabeledLoss, SegmentationLoss, class_weights
 from linknet_fastai.learner.optimizers import OPTIMIZERS
 from linknet_fastai.learner.process_group import check_shareable
 from linknet_fastai.model.card import ModelCard
@@ -74,6 +74,14 @@ class LinkNetLearner(ForwardLearner):
             logits = self.model(*(x.contiguous(memory_format=torch.channels_last) for x in self.xb))
         converted_by_loss = self.training and isinstance(self.loss_func, SegmentationLoss)
         return logits if converted_by_loss else logits.float()
+
+    def optimizer_step(self) -> None:
+        """Take a step; with the loss scaled for fp16, the scaler takes it, unless gradients have overflowed."""
+        if scaler := self.device_precision.scaler:
+            scaler.step(self.opt.opt)
+            scaler.update()
+        else:
+            self.opt.step()
 
     def to_distributed(self, sync_bn: bool = True, **kwargs: Any) -> Learner:
         """Add our `SharedTraining` where fastai's method, which `distrib_ctx` calls, adds its own callback."""
@@ -165,8 +173,8 @@ def linknet_learner(
         model.compile()
     if settings.lr != "auto":
         kwargs["lr"] = settings.lr
-    if settings.accumulate > 1:
-        cbs = [*cbs, AccumulateGradients(settings.accumulate, dls.train.bs)]
+    if settings.accumulate > 1 or process_count() > 1:
+        cbs = [*cbs, AccumulateGradients(settings.accumulate)]
     kwargs.setdefault("loss_func", SegmentationLoss(class_weights(dls.class_pixels, settings.class_weights)))
     return wrap_model(dls, model, card, settings, metrics=metrics, cbs=cbs, path=path, **kwargs)
 
@@ -216,6 +224,8 @@ def wrap_model(
         "path": ".",
     }
     learn = LinkNetLearner(dls, model, **(chosen | kwargs))
+    if recorder := getattr(learn, "recorder", None):
+        recorder.loss = LabeledLoss()
     learn.card, learn.settings, learn.precision = card, settings, settings.precision
     return learn
 

@@ -125,7 +125,7 @@ def test_accumulated_batches_make_one_step_like_one_large_batch(street_data):
         dls = segmentation_dls("street", street_data, size="64x48", bs=bs, workers=0, device="cpu")
         torch.manual_seed(0)
         learn = linknet_learner(dls, pretrained=False, precision="fp32", optimizer="sgd", class_weights="none")
-        learn.add_cb(AccumulateGradients(batches, bs))
+        learn.add_cb(AccumulateGradients(batches))
         learn.add_cb(Callback(before_batch=lambda callback: callback.learn.model.eval()))
         with learn.no_bar(), learn.no_logging():
             learn.fit(1, 0.1)
