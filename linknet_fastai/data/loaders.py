@@ -114,7 +114,9 @@ def segmentation_block(
     """
     own_item_tfms, own_batch_tfms = L(item_tfms), L(batch_tfms)
     if any(tfm is Normalize or isinstance(tfm, Normalize) for tfm in own_batch_tfms):
-        raise UsageError("batch_tfms: the loaders normalize already; leave Normalize out, set_normalization changes the statistics")
+        raise UsageError(
+            "batch_tfms: the loaders normalize already; leave Normalize out, set_normalization changes the statistics"
+        )
     to_float = IntToFloatTensor()
     to_float.order = FIRST + 1  # further transforms follow, whose order is 0 by default
     block = DataBlock(

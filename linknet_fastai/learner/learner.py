@@ -134,7 +134,7 @@ def linknet_learner(
         kwargs: settings by name, and arguments of fastai's `Learner`, such as `loss_func` or `opt_func`, which
             replace what is chosen here.
 
-    The learner sets the normalization of `dls`: that of the weights it starts from, as fastai's `vision_learner` does.
+    The learner sets the normalization of `dls` to that of the weights it starts from, as fastai's `vision_learner`.
 
     Returns:
         A Learner that also has `card`, the `ModelCard` of its network, and `settings`, the resolved `Settings`.
