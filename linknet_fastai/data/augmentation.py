@@ -93,6 +93,7 @@ class AugmentBatch(ItemTransform):
         # Not `settings` itself, which may hold paths of this machine: this object is in every exported learner.
         self.size, self.flip, self.scale = size, settings.flip, settings.scale
         self.color, self.relight = settings.color, settings.relight
+        self.padding = PADDING
         self.generators: Iterator[Sequence[random.Random]] | None = None
 
     def encodes(self, batch):  # noqa: ANN001, ANN201 - see ResizeImage
@@ -110,7 +111,7 @@ class AugmentBatch(ItemTransform):
         images, labels = (part.as_subclass(Tensor) for part in batch)
         generators = self._next_generators(len(images))
         width, height = self.size
-        canvas = images.new_tensor(PADDING).view(1, 3, 1, 1).repeat(len(images), 1, height, width)
+        canvas = images.new_tensor(self.padding).view(1, 3, 1, 1).repeat(len(images), 1, height, width)
         truth = labels.new_full((len(labels), height, width), VOID)
         places = [self._place(*frame) for frame in zip(images, labels, canvas, truth, generators, strict=True)]
         return TensorImage(self._recolor(canvas.float(), generators, places)), TensorMask(truth)
@@ -155,7 +156,7 @@ class AugmentBatch(ItemTransform):
             offset = offset + matrix @ shift
             matrix = matrix * gain.mT
         recolored = torch.baddbmm(offset, matrix, images.flatten(2)).clamp_(0, 255).view_as(images)
-        padding = images.new_tensor(PADDING).view(3, 1, 1)
+        padding = images.new_tensor(self.padding).view(3, 1, 1)
         for image, (rows, columns) in zip(recolored, places, strict=True):
             image[:, : rows.start], image[:, rows.stop :] = padding, padding
             image[:, rows, : columns.start], image[:, rows, columns.stop :] = padding, padding

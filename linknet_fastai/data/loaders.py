@@ -5,6 +5,7 @@ import operator
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -118,7 +119,9 @@ def segmentation_block(
     """
     own_item_tfms, own_batch_tfms = L(item_tfms), L(batch_tfms)
     if any(tfm is Normalize or isinstance(tfm, Normalize) for tfm in own_batch_tfms):
-        raise UsageError("batch_tfms: the loaders normalize with ImageNet's statistics already; leave Normalize out")
+        raise UsageError(
+            "batch_tfms: the loaders normalize already; leave Normalize out, set_normalization changes the statistics"
+        )
     to_float = IntToFloatTensor()
     to_float.order = FIRST + 1  # further transforms follow, whose order is 0 by default
     block = DataBlock(
@@ -150,7 +153,8 @@ def segmentation_dls(
 ) -> DataLoaders:
     """Build the DataLoaders of a recipe, after every frame has been checked.
 
-    Batches are images, Bx3xHxW float32, normalized with ImageNet's statistics, and labels, BxHxW int64, 255 for void.
+    Batches are images, Bx3xHxW float32, normalized with ImageNet's statistics until a learner whose weights expect
+    others sets these (`set_normalization`), and labels, BxHxW int64, 255 for void.
     Training frames are augmented on the device, to `size` or `crop`. Validation frames are resized to `size`; their
     label maps keep their own size.
 
@@ -278,6 +282,27 @@ def _validation_bs(settings: Settings, found: Survey) -> int:
     (label_size,) = found.sizes
     largest = max(math.prod(settings.size), math.prod(map(int, label_size.split("x"))))
     return max(1, min(settings.bs, settings.bs * math.prod(settings.crop or settings.size) // largest))
+
+
+def set_normalization(dls: DataLoaders, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Normalize images with other statistics, and pad with the color that becomes 0.
+
+    Args:
+        dls: what `segmentation_dls` returned; changed in place.
+        mean: of the three channels, whose values range from 0 to 1.
+        std: their standard deviation.
+
+    Example:
+        ::
+
+            set_normalization(dls, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    """
+    wanted = Normalize.from_stats(mean, std)
+    for transform in chain.from_iterable(loader.after_batch.fs for loader in dls.loaders):
+        if isinstance(transform, Normalize):
+            transform.mean, transform.std = wanted.mean.to(dls.device), wanted.std.to(dls.device)
+        elif isinstance(transform, AugmentBatch):
+            transform.padding = tuple(round(255 * channel) for channel in mean)
 
 
 def default_workers(cached: bool, device: str | torch.device | None = None) -> int:

@@ -26,7 +26,7 @@ from linknet_fastai.core.fastai_private import ForwardLearner
 from linknet_fastai.core.parallel import Progress, process_count
 from linknet_fastai.core.text import did_you_mean
 from linknet_fastai.data.dataset import Dataset
-from linknet_fastai.data.loaders import dls_from_settings
+from linknet_fastai.data.loaders import dls_from_settings, set_normalization
 from linknet_fastai.learner.callbacks import (
     AccumulateGradients,
     DevicePrecision,
@@ -38,6 +38,7 @@ from linknet_fastai.learner.loss import LabeledLoss, SegmentationLoss, class_wei
 from linknet_fastai.learner.optimizers import OPTIMIZERS
 from linknet_fastai.learner.process_group import check_shareable
 from linknet_fastai.model.card import ModelCard
+from linknet_fastai.model.encoder import encoder_normalization
 from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import initialize_from
 from linknet_fastai.scoring.metrics import segmentation_metrics
@@ -133,6 +134,8 @@ def linknet_learner(
         kwargs: settings by name, and arguments of fastai's `Learner`, such as `loss_func` or `opt_func`, which
             replace what is chosen here.
 
+    The learner sets the normalization of `dls` to that of the weights it starts from, as fastai's `vision_learner`.
+
     Returns:
         A Learner that also has `card`, the `ModelCard` of its network, and `settings`, the resolved `Settings`.
 
@@ -157,11 +160,15 @@ def linknet_learner(
     resolve_precision(settings.precision, torch.device(dls.device))  # raises before weights are loaded
     if settings.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
-    card = ModelCard.of(dls.recipe, dls.size, encoder=settings.encoder, decoder=settings.decoder)
+    network = {"encoder": settings.encoder, "decoder": settings.decoder}
+    if settings.encoder_is_trained:
+        network["mean"], network["std"] = encoder_normalization(settings.encoder)
+    card = ModelCard.of(dls.recipe, dls.size, **network)
     pretrained = settings.pretrained and settings.init_from is None
     model = LinkNet(len(card.classes), settings.encoder, settings.decoder, pretrained, settings.encoder_weights)
     if settings.init_from is not None:
-        initialize_from(model, card, settings.init_from)
+        card = initialize_from(model, card, settings.init_from)
+    set_normalization(dls, card.mean, card.std)
     if settings.compile:
         model.compile()
     if settings.lr != "auto":

@@ -1,7 +1,7 @@
 """The card of a model file, which describes the model. Imports no torch: exported models predict without it."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +17,7 @@ METADATA_KEY = "linknet_fastai"
 MAX_METADATA = 1 << 20  # characters; 254 classes take a tenth of that
 # fastai's `imagenet_stats`, which cannot be imported without torch; a test checks that they are equal.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Channels: TypeAlias = tuple[float, float, float]  # a value for each of red, green and blue
 
 Mean = Annotated[float, Field(ge=-1, le=2)]  # of a channel whose values range from 0 to 1
 Std = Annotated[float, Field(ge=1e-3, le=10)]
@@ -53,20 +54,20 @@ class ModelCard(BaseModel):
         return self
 
     @classmethod
-    def of(cls, recipe: Recipe, size: tuple[int, int], **architecture: str) -> Self:
+    def of(cls, recipe: Recipe, size: tuple[int, int], **network: Any) -> Self:
         """The card of a model.
 
         Args:
             recipe: the recipe that the model is trained with.
             size: (width, height) of the training.
-            architecture: `encoder` and `decoder`, if they are not the defaults.
+            network: `encoder`, `decoder`, `mean` and `std`, if they are not the defaults.
 
         Example:
             >>> from linknet_fastai.config.recipe import load_recipe
             >>> ModelCard.of(load_recipe("camvid"), (480, 360)).class_names[:3]
             ['Sky', 'Building', 'Pole']
         """
-        return cls(recipe=recipe.name, classes=recipe.classes, void=recipe.void, size=size, **architecture)
+        return cls(recipe=recipe.name, classes=recipe.classes, void=recipe.void, size=size, **network)
 
     @property
     def class_names(self) -> list[str]:
