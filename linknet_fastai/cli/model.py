@@ -42,7 +42,8 @@ def evaluate(
     train_on = "train"
     opened = open_engine(model, tta=tta)
     if run:
-        recipe, data, train_on = run.run["recipe"], data or Path(run.run["data"]), run.settings.train_on
+        recipe, data = run.run["recipe"], data or Path(run.run["data"])
+        train_on = run.settings.get("train_on", train_on)
     elif recipe is None:
         raise UsageError(
             f"RECIPE is missing: evaluate {model} RECIPE, as in {opened.card.recipe}, which the model was trained on"

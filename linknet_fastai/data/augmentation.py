@@ -93,7 +93,7 @@ class AugmentBatch(ItemTransform):
         # Not `settings` itself, which may hold paths of this machine: this object is in every exported learner.
         self.size, self.flip, self.scale = size, settings.flip, settings.scale
         self.color, self.relight = settings.color, settings.relight
-        self.padding = PADDING
+        self.padding: Sequence[int] = PADDING
         self.generators: Iterator[Sequence[random.Random]] | None = None
 
     def encodes(self, batch):  # noqa: ANN001, ANN201 - see ResizeImage

@@ -302,7 +302,7 @@ def set_normalization(dls: DataLoaders, mean: Sequence[float], std: Sequence[flo
         if isinstance(transform, Normalize):
             transform.mean, transform.std = wanted.mean.to(dls.device), wanted.std.to(dls.device)
         elif isinstance(transform, AugmentBatch):
-            transform.padding = tuple(round(255 * channel) for channel in mean)
+            transform.padding = [round(255 * channel) for channel in mean]
 
 
 def default_workers(cached: bool, device: str | torch.device | None = None) -> int:

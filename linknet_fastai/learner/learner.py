@@ -160,7 +160,7 @@ def linknet_learner(
     resolve_precision(settings.precision, torch.device(dls.device))  # raises before weights are loaded
     if settings.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
-    network = {"encoder": settings.encoder, "decoder": settings.decoder}
+    network: dict[str, Any] = {"encoder": settings.encoder, "decoder": settings.decoder}
     if settings.encoder_is_trained:
         network["mean"], network["std"] = encoder_normalization(settings.encoder)
     card = ModelCard.of(dls.recipe, dls.size, **network)

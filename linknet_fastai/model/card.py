@@ -1,7 +1,7 @@
 """The card of a model file, which describes the model. Imports no torch: exported models predict without it."""
 
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeAlias
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,7 +17,6 @@ METADATA_KEY = "linknet_fastai"
 MAX_METADATA = 1 << 20  # characters; 254 classes take a tenth of that
 # fastai's `imagenet_stats`, which cannot be imported without torch; a test checks that they are equal.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-Channels: TypeAlias = tuple[float, float, float]  # a value for each of red, green and blue
 
 Mean = Annotated[float, Field(ge=-1, le=2)]  # of a channel whose values range from 0 to 1
 Std = Annotated[float, Field(ge=1e-3, le=10)]

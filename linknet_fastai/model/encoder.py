@@ -1,6 +1,7 @@
 """The encoder of LinkNet: a timm network that returns its features, with weights from timm or a local file."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import timm
@@ -8,12 +9,12 @@ from timm.models import load_state_dict
 from torch import nn
 
 from linknet_fastai.core.errors import UsageError, UserError, reason
-from linknet_fastai.model.card import IMAGENET_MEAN, IMAGENET_STD, Channels
+from linknet_fastai.model.card import IMAGENET_MEAN, IMAGENET_STD
 
 STRIDES = (4, 8, 16, 32)
 
 
-def encoder_normalization(name: str) -> tuple[Channels, Channels]:
+def encoder_normalization(name: str) -> tuple[Sequence[float], Sequence[float]]:
     """The mean and standard deviation that timm's weights of an encoder expect images to be normalized with.
 
     Two in five of timm's weights expect others than ImageNet's.
