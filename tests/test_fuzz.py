@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from conftest import OWN_RECIPE, photo, save
+from conftest import OWN_RECIPE, photo, save, state_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -46,8 +47,9 @@ from linknet_fastai.model.save_load import load_model
 from linknet_fastai.runs import report
 from linknet_fastai.runs.checkpoint import read_checkpoint
 from linknet_fastai.runs.compare import differing_settings, spreads, summarize, write_table
-from linknet_fastai.runs.folder import write_evaluation, write_metrics, write_run
+from linknet_fastai.runs.folder import best_row, write_evaluation, write_metrics, write_run
 
+pytestmark = pytest.mark.filterwarnings("ignore::linknet_fastai.core.errors.Note")
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
 PATIENCE = 20  # seconds for one example: a fault is one that would never end
 fuzz = settings(
@@ -395,17 +397,23 @@ def test_cache(content: bytes, folder: Path) -> None:
         assert cache.image(position).ndim == cache.labels(position).ndim + 1 == 3
 
 
-def checkpoint() -> bytes:
-    torch.save({"epochs_done": 1, "model": {"a": torch.ones(3)}, "rows": [{"epoch": 1}]}, content := io.BytesIO())
+def checkpoint(tree: Any) -> bytes:
+    torch.save(tree, content := io.BytesIO())
     return content.getvalue()
 
 
+STATE = {"epochs_done": 1, "batches_done": 0, **state_of(1)}
+
+
 @fuzz
-@given(edits=EDITS)
-def test_checkpoint(edits: list, folder: Path) -> None:
-    (file := folder / "checkpoints" / "epoch-00001.pt").parent.mkdir(exist_ok=True)
-    file.write_bytes(edited(checkpoint(), edits))
-    read(read_checkpoint, folder)
+@given(content=EDITS.map(lambda edits: edited(checkpoint(STATE), edits)) | mutated(STATE).map(checkpoint))
+def test_checkpoint(content: bytes, folder: Path) -> None:
+    (checkpoints := folder / "checkpoints").mkdir(exist_ok=True)
+    for old in checkpoints.iterdir():
+        old.unlink()
+    (checkpoints / f"epoch-00001-{sha256(content).hexdigest()[:16]}.pt").write_bytes(content)
+    if found := read(read_checkpoint, folder):
+        assert best_row(found[0]["rows"]) in found[0]["rows"]
 
 
 # Images

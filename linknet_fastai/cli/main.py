@@ -11,7 +11,7 @@ import typer
 from linknet_fastai import __version__
 from linknet_fastai.cli import data, export, model, runs, train
 from linknet_fastai.cli.hints import CommandGroup, explain_usage_error
-from linknet_fastai.core.errors import UsageError, UserError
+from linknet_fastai.core.errors import Note, UsageError, UserError
 from linknet_fastai.core.parallel import is_first, process_count
 from linknet_fastai.learner.process_group import one_error_for_all
 
@@ -71,6 +71,7 @@ def main() -> None:
     if not debug:
         warnings.simplefilter("ignore")  # those of the libraries are meant for developers
         warnings.filterwarnings("once", category=FutureWarning, module="linknet_fastai")
+        warnings.simplefilter("once", Note)
         warnings.showwarning = _show_warning
         logging.disable()  # timm logs a failed load, which our own error reports too
     try:
@@ -102,6 +103,9 @@ def _report(error: Exception) -> int:
     if isinstance(error, typer.Abort):
         _show("stopped")
         return 130
+    if isinstance(error, OSError) and error.strerror:  # of the machine: a disk, a folder, permissions
+        _show(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror} (--debug shows the traceback)")
+        return 1
     _show(f"{type(error).__name__}: {error} (unexpected; --debug shows the traceback)")
     return 1
 

@@ -132,7 +132,7 @@ def show_comparison(runs: Sequence["RunSummary"]) -> None:
             percent(run.last["mean_accuracy"]),
             f"{percent(run.best['miou'])} at {run.best['epoch']}",
             f"{run.last['epoch']}"
-            + (f" of {epochs}" if (epochs := run.settings["epochs"]) > run.last["epoch"] else ""),
+            + (f" of {epochs}" if (epochs := run.settings.get("epochs", 0)) > run.last["epoch"] else ""),
             f"{run.seconds / len(run.rows):.1f}",
             f"{run.seconds / 60:.1f}",
             f"{run.run['parameters'] / 1e6:.2f}" if "parameters" in run.run else "-",
@@ -172,7 +172,7 @@ def show_comparison(runs: Sequence["RunSummary"]) -> None:
             ours = []
             for run, scores in evaluations:
                 if scores:
-                    pretrained = "ImageNet" if run.settings["pretrained"] else "none"
+                    pretrained = {True: "ImageNet", False: "none", None: "-"}[run.settings.get("pretrained")]
                     figures_here = map(_three_digits, (scores["mean_accuracy"], scores["miou"]))
                     ours.append(("LinkNet", run.name, scores["size"], pretrained, *figures_here))
             headings = ("network", "source", "size", "pretrained", "mean acc", "mIoU")

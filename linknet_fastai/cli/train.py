@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from linknet_fastai.cli.options import RECIPE, DataOption, RecipeArgument, setting_options
-from linknet_fastai.core.errors import UsageError
+from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.parallel import is_first
 
 
@@ -35,14 +35,19 @@ def fit(
     from linknet_fastai.training import fit as training
 
     log_to = ["tensorboard"] * tensorboard + ["wandb"] * wandb
-    with TrainingDisplay() as display:
-        if resume is not None:
-            result = training.resume(resume, recipe, data, options, display, log_to)
-        else:
-            result = training.fit(str(recipe), data, options, out, display, log_to)
+    try:
+        with TrainingDisplay() as display:
+            if resume is not None:
+                result = training.resume(resume, recipe, data, options, display, log_to)
+            else:
+                result = training.fit(str(recipe), data, options, out, display, log_to)
+    except UserError as error:
+        if display.folder and isinstance(error.__cause__, OSError):  # such as a full disk
+            raise UserError(f"{error}; then continue with: {_resume_command(display.folder)}") from error
+        raise
     if not is_first():
         return
-    resume_command = shlex.join(["linknet-fastai", "fit", "--resume", str(result.folder)])
+    resume_command = _resume_command(result.folder)
     if not result.rows:
         console.print(f"\nstopped before the first epoch ended; continue with: {resume_command}")
         raise typer.Exit(130)
@@ -51,9 +56,14 @@ def fit(
     if not result.finished:
         console.print(f"stopped after epoch {last['epoch']}; continue with: {resume_command}")
         raise typer.Exit(130)
-    console.print(f"predictions {result.folder / 'predictions.png'}")
+    if (predictions := result.folder / "predictions.png").is_file():  # there is none if no frame has a score
+        console.print(f"predictions {predictions}")
     console.print(f"report      {result.folder / 'report.html'}")
     console.print(f"run         {result.folder}")
+
+
+def _resume_command(folder: Path) -> str:
+    return shlex.join(["linknet-fastai", "fit", "--resume", str(folder)])
 
 
 # Settings that the search does not depend on, or hardly.

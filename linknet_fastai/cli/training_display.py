@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from fastai.learner import Learner
 from rich.progress import TaskID, TextColumn
@@ -24,7 +25,11 @@ COLUMNS = (
 
 
 class TrainingDisplay(Observer):
-    """Shows the settings once, a bar over all batches, and a row per epoch."""
+    """Shows the settings once, a bar over all batches, and a row per epoch.
+
+    Attributes:
+        folder: the run folder, once the training has started.
+    """
 
     def __init__(self) -> None:
         self._bar = progress_columns(console, TextColumn("{task.fields[state]}"))
@@ -32,6 +37,7 @@ class TrainingDisplay(Observer):
         self.progress = self._show_progress
         self._checks: dict[str, TaskID] = {}
         self._phase_start = time.perf_counter()
+        self.folder: Path | None = None
 
     def __enter__(self) -> "TrainingDisplay":
         if console.is_terminal:
@@ -51,7 +57,7 @@ class TrainingDisplay(Observer):
     def started(self, learn: Learner, settings: Settings, origins: Mapping[str, str], run: Mapping) -> None:
         """Show network, data and device, and every setting that is not a default with its origin."""
         dls = learn.dls
-        processes = run["processes"]
+        processes, self.folder = run["processes"], run["folder"]
         self.bs, self.valid_bs, self.epochs = dls.train.bs * processes, dls.valid.bs * processes, settings.epochs
         precision = resolve_precision(settings.precision, dls.device)
         console.print(styled(f"{learn.card.recipe}: {len(learn.card.classes)} classes, {run['data']}", "bold"))

@@ -27,6 +27,8 @@ WITHOUT_OPTION = frozenset({"weight_decay", "encoder_lr", "flip", "scale", "colo
 MOST_EPOCHS = 100_000
 PATHS = ("cache_dir", "encoder_weights", "init_from")  # files of one machine, given on the command line alone
 RENAMED = {"colour": "color"}  # old names of settings, which are still read
+# What versions that did not have a setting did, where that is not the default of today.
+BEFORE = {"accumulate": 1, "compile": False, "deterministic": False, "encoder_lr": 1.0, "relight": 0.0}
 
 
 Decoder = Literal["deconv", "pixelshuffle"]
@@ -229,12 +231,42 @@ def explain(error: ValidationError) -> str:
         ...     print(explain(error))
         bs: Input should be greater than or equal to 2
     """
-    first = error.errors()[0]
+    return _explain(error.errors()[0])
+
+
+def _explain(first: Mapping[str, Any]) -> str:
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")[:200]
     if first["type"] == "extra_forbidden":
         return f"unknown key {where!r}"
     message = first["msg"].removeprefix("Value error, ")[:500]
     return f"{where}: {message}" if where else message
+
+
+def settings_of_a_run(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What this version can read of the settings that an older or newer one wrote.
+
+    Args:
+        values: settings by name.
+
+    Returns:
+        The valid ones under their current names, as in TOML, with what a version without a setting did if that is
+        known; and what is wrong with each of the others, by name.
+
+    Example:
+        >>> settings_of_a_run({"bs": 4, "colour": 0.1, "relight": 0, "ema": 0.9, "epochs": 0})[1]
+        {'ema': "unknown key 'ema'", 'epochs': 'epochs: Input should be greater than or equal to 1'}
+    """
+    valid = BEFORE | {RENAMED.get(name, name): value for name, value in values.items()}
+    wrong: dict[str, str] = {}
+    while True:
+        try:
+            settings = Settings.model_validate(valid)
+            return settings.model_dump(mode="json", include={*valid}, exclude_none=True), wrong
+        except ValidationError as error:
+            for details in error.errors():
+                name = str(details["loc"][0])
+                wrong.setdefault(name, _explain(details))
+                valid.pop(name, None)
 
 
 def check_training_table(table: Mapping[str, Any]) -> None:

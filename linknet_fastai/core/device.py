@@ -85,7 +85,8 @@ def tune(device: torch.device, loaders: int = 0) -> None:
     system again and its pages are zeroed one by one, which makes a training step a fifth slower.
 
     CPU: loader processes get cores of their own, because compute threads would wait for the one whose core is busy.
-    Of several processes that train together, each uses its share of the cores; torchrun's default is one thread.
+    Of several processes that train together, each uses its share of the cores; torchrun's default is one thread. In a
+    container with a CPU quota there are no more threads than the quota has cores; torch counts the machine's.
 
     Args:
         device: where the network runs.
@@ -96,8 +97,9 @@ def tune(device: torch.device, loaders: int = 0) -> None:
 
             tune(torch.device("cpu"), loaders=2)
     """
-    if device.type == "cpu" and (loaders or processes_here() > 1):
-        torch.set_num_threads(max(1, usable_cores() - loaders))
+    threads = max(1, usable_cores() - loaders)
+    if device.type == "cpu" and (loaders or processes_here() > 1 or threads < torch.get_num_threads()):
+        torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     if libc := _glibc_of(device):

@@ -27,6 +27,10 @@ class UsageError(UserError):
     exit_code = 2
 
 
+class Note(UserWarning):
+    """What a user should know although nothing failed; the command line prints it as one line."""
+
+
 def import_optional(module: str, extra: str) -> ModuleType:
     """Import a package that is installed with an extra.
 

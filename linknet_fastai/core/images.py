@@ -22,6 +22,9 @@ BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 # whatever its name, Pillow would run Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 READERS = [PNG if name == "PNG" else name for name in FORMATS]
+# Of camera raws, many of which are TIFFs, Pillow would take the small preview for the image.
+_RAW = "3fr arw cr2 cr3 dcr dng erf gpr iiq kdc mef mrw nef nrw orf pef raf raw rw2 sr2 srw x3f"
+RAW_SUFFIXES = frozenset(f".{name}" for name in _RAW.split())
 MAX_PIXELS = 89_478_485  # above this Pillow warns of a decompression bomb
 _T = Image.Transpose
 # How to turn an image upright, by its EXIF tag Orientation; from 5 on width and height change places.
@@ -54,6 +57,8 @@ def opened_image(path: Path, what: str, max_pixels: float | None = None) -> Iter
         with Image.open(path, formats=READERS) as image:
             if image.width * image.height > max_pixels:
                 raise ValueError(f"{image.width}x{image.height} is more than {max_pixels / 1e6:g} million pixels")
+            if image.format == "TIFF" and path.suffix.lower() in RAW_SUFFIXES:
+                raise ValueError("only the preview in a camera raw; convert it to PNG or JPEG")
             yield image
     except Exception as error:  # Pillow's readers raise a dozen kinds of errors for damaged files
         why = f"none of {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else reason(error)

@@ -4,7 +4,6 @@ import errno
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,18 +16,17 @@ from typing import Annotated, Self
 import numpy as np
 import torch
 from fastcore.basics import noop
-from filelock import AcquireReturnProxy, FileLock, Timeout
 from PIL import Image
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from linknet_fastai.config.size import Size, format_size
 from linknet_fastai.core.errors import UserError, reason
-from linknet_fastai.core.files import MAX_LIST_BYTES, cache_folder, read_text
+from linknet_fastai.core.files import MAX_LIST_BYTES, file_lock, read_text
 from linknet_fastai.core.images import MAX_PIXELS, opened_image, resize_image, resize_labels
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.data.dataset import Dataset, Frame
-from linknet_fastai.data.survey import Survey, check_frames, fingerprint
+from linknet_fastai.data.survey import Survey, check_frames, fingerprint, recipe_caches
 
 INDEX, IMAGES, LABELS = "index.json", "images.bin", "labels.bin"
 Side = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
@@ -137,7 +135,8 @@ def cached_frames(
             frames[0].cache.image(frames[0].position)  # 3x360x480 uint8
     """
     home = recipe_caches(dataset.recipe.name, folder)
-    slot = [str(dataset.folder.resolve()), selection, format_size(size), training]
+    named = selection if selection in dataset.recipe.splits else str(Path(selection).resolve())
+    slot = [str(dataset.folder.resolve()), dataset.origin, named, format_size(size), training]
     slot_name = sha256(json.dumps(slot).encode()).hexdigest()[:12]
     target = home / f"{slot_name}-{fingerprint(dataset, frames)}"
     cache = _open(target)
@@ -145,9 +144,11 @@ def cached_frames(
         try:
             home.mkdir(parents=True, exist_ok=True)
             # Of two runs that start at the same time, the second waits and uses what the first has built.
-            with _acquire(FileLock(home / f"{slot_name}.lock"), progress):
-                cache = _open(target) or _build(dataset, frames, size, training, target, progress)
-                for stale in set(home.glob(f"{slot_name}-*")) - {target}:
+            report = partial(progress or noop, "waiting for another run that is building the cache")
+            with file_lock(home / f"{slot_name}.lock", report) as locked:
+                staging = target.with_name(f"{target.name}.{'' if locked else os.getpid()}partial")
+                cache = _open(target) or _build(dataset, frames, size, training, target, staging, progress)
+                for stale in set(home.glob(f"{slot_name}-*")) - {target} if locked else ():
                     shutil.rmtree(stale, ignore_errors=True)
         except OSError as error:
             raise UserError(
@@ -157,13 +158,8 @@ def cached_frames(
     return cache.survey, [CachedFrame(**vars(frame), cache=cache, position=i) for i, frame in enumerate(frames)]
 
 
-def recipe_caches(recipe_name: str, folder: Path | None = None) -> Path:
-    """The folder that holds the caches of a recipe."""
-    return (folder or cache_folder()) / "frames" / re.sub(r"[^\w-]", "_", recipe_name)
-
-
 def clear_caches(recipe_name: str, folder: Path | None = None) -> int:
-    """Delete the caches of a recipe.
+    """Delete the caches of a recipe: decoded frames and surveys.
 
     Args:
         recipe_name: the recipe's `name`.
@@ -180,15 +176,24 @@ def clear_caches(recipe_name: str, folder: Path | None = None) -> int:
 
             clear_caches("camvid")
     """
-    home, freed = recipe_caches(recipe_name, folder), 0
+    home, surveys = (recipe_caches(recipe_name, folder, kind) for kind in ("frames", "surveys"))
+    stored = [
+        *surveys.glob("*.json"),
+        *surveys.parent.glob("*.json"),
+    ]  # older versions had one folder for all recipes
+    freed = 0
+    try:
+        for file in stored:
+            freed += file.stat().st_size
+            file.unlink()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be deleted ({reason(error)})") from None
     for file in home.glob("*.lock"):  # they are not deleted: another run may be about to acquire one
         try:
-            with FileLock(file, timeout=0):
+            with file_lock(file, partial(_refuse_to_clear, home)):
                 for cache in home.glob(f"{file.stem}-*"):
                     freed += sum(path.stat().st_size for path in cache.iterdir())
                     shutil.rmtree(cache)
-        except Timeout:
-            raise UserError(f"{home}: another run is building this cache; try again after it is built") from None
         except OSError as error:
             raise UserError(f"{home}: cannot be cleared ({reason(error)})") from None
     return freed
@@ -200,21 +205,20 @@ def _open(folder: Path) -> FrameCache | None:
     return None
 
 
-def _acquire(lock: FileLock, progress: Progress | None) -> AcquireReturnProxy:
-    with suppress(Timeout):
-        return lock.acquire(timeout=0)
-    report = partial(progress or noop, "waiting for another run that is building the cache")
-    report(0, 1)
-    acquired = lock.acquire()
-    report(1, 1)
-    return acquired
+def _refuse_to_clear(home: Path, done: int, total: int) -> None:
+    raise UserError(f"{home}: another run is building this cache; try again after it is built")
 
 
 def _build(
-    dataset: Dataset, frames: Sequence[Frame], size: Size, training: bool, target: Path, progress: Progress | None
+    dataset: Dataset,
+    frames: Sequence[Frame],
+    size: Size,
+    training: bool,
+    target: Path,
+    staging: Path,
+    progress: Progress | None,
 ) -> FrameCache:
-    """Decode all frames into a temporary folder, which is renamed to `target` when it is complete."""
-    staging = target.with_name(f"{target.name}.partial")
+    """Decode all frames into the temporary folder `staging`, which is renamed to `target` when it is complete."""
     shutil.rmtree(staging, ignore_errors=True)  # of a killed run: the lock excludes others
     if shutil.disk_usage(target.parent).free < len(frames) * _frame_bytes(frames[0], size, training):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # reported at once, not after minutes
@@ -239,11 +243,11 @@ def _build(
         found.raise_problems()
         index = Index(size=size, label_shapes=label_shapes, survey=found)
         (staging / INDEX).write_text(index.model_dump_json(), encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)  # a damaged one
-        staging.rename(target)
-    except BaseException:
+        if not _open(target):  # without a lock, another run may have built it by now
+            shutil.rmtree(target, ignore_errors=True)  # a damaged one
+            staging.rename(target)
+    finally:
         shutil.rmtree(staging, ignore_errors=True)
-        raise
     return FrameCache(target)
 
 

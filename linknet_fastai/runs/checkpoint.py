@@ -4,14 +4,54 @@ import io
 from collections.abc import Mapping
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
+from fastai.learner import Learner
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from linknet_fastai.config.settings import MOST_EPOCHS, explain
 from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.files import atomic_write, check_regular
 
 CHECKPOINTS = "checkpoints"
+
+
+def _check_row(row: dict[str, float]) -> dict[str, float]:
+    if missing := {"epoch", "miou", "seconds"} - row.keys():  # what is read of it; the others are only written again
+        raise ValueError(f"no {min(missing)}")
+    return row
+
+
+def _check_rng(state: torch.Tensor) -> torch.Tensor:
+    if (state.dtype, state.shape) != (torch.uint8, torch.get_rng_state().shape):
+        raise ValueError("not the state of a random generator")
+    return state
+
+
+class _Checkpoint(BaseModel):
+    """The content of a checkpoint. What depends on network and optimizer is checked by `restore_learner`."""
+
+    model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+
+    epochs_done: int = Field(ge=0, le=MOST_EPOCHS)
+    batches_done: int = Field(ge=0)
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    rows: list[Annotated[dict[str, float], AfterValidator(_check_row)]]
+    classes: list[str]
+    data: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    smooth_loss: tuple[int, torch.Tensor | float]
+    scaler: dict[str, float] | None
+    torch_rng: Annotated[torch.Tensor, AfterValidator(_check_rng)]
+    seconds: float
+
+    @model_validator(mode="after")
+    def _check_epochs(self) -> Self:
+        if len(self.rows) != self.epochs_done:
+            raise ValueError(f"{self.epochs_done} epochs, but {len(self.rows)} rows")
+        return self
 
 
 def write_checkpoint(folder: Path, epochs_done: int, batches_done: int, state: Mapping[str, Any]) -> None:
@@ -21,18 +61,16 @@ def write_checkpoint(folder: Path, epochs_done: int, batches_done: int, state: M
         folder: the run folder.
         epochs_done: how many epochs are complete.
         batches_done: how many batches of the next epoch are done.
-        state: tensors, numbers and strings, in nested dicts and lists.
+        state: the other keys of `_Checkpoint`: tensors, numbers and strings, in nested dicts and lists.
 
     Raises:
         UserError: the file cannot be written.
 
     Example:
-        >>> from tempfile import mkdtemp
-        >>> folder = Path(mkdtemp())
-        >>> write_checkpoint(folder, 3, 0, {"weight": torch.ones(2)})
-        >>> state, damaged = read_checkpoint(folder)
-        >>> state["epochs_done"], state["weight"].tolist(), damaged
-        (3, [1.0, 1.0], [])
+        ::
+
+            write_checkpoint(Path("runs/first"), 3, 0, state)
+            state, damaged = read_checkpoint(Path("runs/first"))
     """
     unnamed = folder / CHECKPOINTS / "unnamed.pt"
     with atomic_write(unnamed) as partial:
@@ -68,15 +106,48 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
             content = file.read_bytes()
             if sha256(content).hexdigest()[:16] != file.stem.rpartition("-")[2]:
                 raise ValueError("the digest in its name does not match")
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), damaged
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            _Checkpoint.model_validate(state)
+            return state, [f"{message}; continuing from the checkpoint before it" for message in damaged]
+        except ValidationError as error:
+            damaged.append(f"{file}: not a checkpoint of this version ({explain(error)})")
         except Exception as error:  # torch raises many types of errors for damaged files
-            damaged.append(f"{file}: damaged ({reason(error)}); continuing from the checkpoint before it")
+            damaged.append(f"{file}: damaged ({reason(error)})")
     if damaged:
         raise UserError(
-            f"{folder / CHECKPOINTS}: every checkpoint is damaged; start a new run, from the best weights with "
-            f"--init-from {folder}"
+            f"{damaged[0]}; every checkpoint is damaged or of another version: start a new run, from the best "
+            f"weights with --init-from {folder}"
         )
     return None, []
+
+
+def restore_learner(learn: Learner, state: Mapping[str, Any], folder: Path) -> None:
+    """Load network and optimizer of a checkpoint into a learner.
+
+    Args:
+        learn: the learner that the run's settings describe.
+        state: what `read_checkpoint` returned.
+        folder: the run folder, for the message.
+
+    Raises:
+        UserError: the checkpoint is of another network or optimizer.
+    """
+    try:
+        for name, before in state.get("settings", {}).items():
+            if (now := getattr(learn.settings, name, None)) != before:
+                raise ValueError(f"{name} is {now}, and was {before}")
+        learn.model.load_state_dict(state["model"])
+        learn.model.to(learn.dls.device)
+        learn.create_opt()
+        learn.opt.load_state_dict(state["optimizer"])
+        for weight, values in learn.opt.opt.state.items():  # torch does not compare shapes
+            if any(getattr(value, "shape", ()) not in ((), weight.shape) for value in values.values()):
+                raise ValueError("optimizer: its state has other shapes than the weights")
+    except Exception as error:  # torch raises many types of errors
+        raise UserError(
+            f"{folder}: the checkpoint does not fit the network and optimizer of run.toml ({reason(error)}); start a "
+            f"new run, from the best weights with --init-from {folder}"
+        ) from None
 
 
 def _checkpoints(folder: Path) -> list[Path]:

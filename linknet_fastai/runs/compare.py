@@ -1,8 +1,10 @@
 """Runs side by side: differing settings, scores, cost, and the figures that others published."""
 
 import json
+import math
 import os
 import tomllib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,8 @@ from statistics import fmean
 from typing import Any
 
 from linknet_fastai.config.toml_files import recipe_folder
-from linknet_fastai.runs.folder import best_row, read_evaluations, read_metrics, read_run, write_csv
+from linknet_fastai.core.errors import Note
+from linknet_fastai.runs.folder import RUN_FILE, best_row, read_evaluations, read_metrics, read_run, write_csv
 from linknet_fastai.scoring.scores import OVERALL_SCORES
 
 # Runs that differ only in these settings are repetitions of one experiment.
@@ -24,7 +27,8 @@ class RunSummary:
     Attributes:
         name: the name of the folder.
         run: the table `run` of run.toml.
-        settings: the settings by name, as in run.toml.
+        settings: the settings by name, as in run.toml; one that an older version did not have is missing.
+        left_out: the settings that this version does not know, and what is wrong with each.
         origins: the source of each setting: an option, a preset, the recipe or the default.
         versions: the versions of Python and packages.
         rows: the rows of metrics.csv.
@@ -35,6 +39,7 @@ class RunSummary:
     name: str
     run: dict[str, Any]
     settings: dict[str, Any]
+    left_out: dict[str, str]
     origins: dict[str, str]
     versions: dict[str, str]
     rows: list[dict[str, float]]
@@ -60,6 +65,11 @@ class RunSummary:
     def seconds(self) -> float:
         """The time of training and validation."""
         return sum(row["seconds"] for row in self.rows)
+
+    @property
+    def validated_on(self) -> str:
+        """The split, or list of frames, that the epochs were scored on."""
+        return self.settings.get("validate_on", "val")
 
     @property
     def ious(self) -> dict[str, float]:
@@ -95,7 +105,7 @@ class Spread:
 
 
 def summarize(folder: Path) -> RunSummary:
-    """Read a run folder.
+    """Read a run folder. Settings that only another version knows are left out, after a `Note`.
 
     Raises:
         UserError: there is no run, none of its epochs is complete, or a file in it is damaged.
@@ -107,9 +117,13 @@ def summarize(folder: Path) -> RunSummary:
             print(run.name, run.best["miou"], run.settings["lr"])
     """
     name, file = folder.resolve().name, read_run(folder)
-    settings = file.settings.model_dump(mode="json", exclude_none=True)
+    if file.left_out:
+        named = ", ".join([*file.left_out][:10])[:200]
+        warnings.warn(f"{folder / RUN_FILE}: settings of another version are left out: {named}", Note, stacklevel=2)
     rows, evaluations = read_metrics(folder), read_evaluations(folder)
-    return RunSummary(name, file.run, settings, file.origins, file.versions, rows, file.result, evaluations)
+    return RunSummary(
+        name, file.run, file.settings, file.left_out, file.origins, file.versions, rows, file.result, evaluations
+    )
 
 
 def differing_settings(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
@@ -138,8 +152,8 @@ def spreads(runs: Sequence[RunSummary]) -> list[Spread]:
     """
     groups: dict[str, list[RunSummary]] = {}
     for run in runs:
-        if run.last["epoch"] < run.settings["epochs"]:
-            continue
+        if run.left_out or "seed" not in run.settings or run.last["epoch"] < run.settings.get("epochs", math.inf):
+            continue  # not comparable, or not finished
         compared = {name: value for name, value in run.settings.items() if name not in NOT_COMPARED}
         groups.setdefault(json.dumps([run.recipe, run.run["data"], compared], sort_keys=True), []).append(run)
     return [
@@ -179,7 +193,7 @@ def comparable_evaluation(run: RunSummary, split: str) -> dict[str, Any] | None:
             scores = comparable_evaluation(summarize(Path("runs/camvid")), "test")
             print(scores["miou"] if scores else "not evaluated")
     """
-    required = {"split": (split,), "tta": (False,), "size": ("-", run.settings["size"])}
+    required = {"split": (split,), "tta": (False,), "size": ("-", run.settings.get("size"))}
     found = [e for e in run.evaluations if all(e[name] in values for name, values in required.items())]
     return min(found, key=lambda e: not e["engine"].startswith("torch"), default=None)
 

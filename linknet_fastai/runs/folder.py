@@ -7,7 +7,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
 from itertools import islice
@@ -15,17 +15,24 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
 import tomli_w
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from linknet_fastai.config.classes import MAX_CLASSES
-from linknet_fastai.config.settings import MOST_EPOCHS, RENAMED, Settings, Text, explain
+from linknet_fastai.config.settings import MOST_EPOCHS, RENAMED, Settings, Text, explain, settings_of_a_run
 from linknet_fastai.core.errors import UsageError, UserError, reason
-from linknet_fastai.core.files import MAX_LIST_BYTES, MAX_TOML_BYTES, parse_json, parse_toml, read_text, write_text
+from linknet_fastai.core.files import (
+    MAX_LIST_BYTES,
+    MAX_TOML_BYTES,
+    file_lock,
+    parse_json,
+    parse_toml,
+    read_text,
+    write_text,
+)
 from linknet_fastai.core.text import Line, Name
 from linknet_fastai.scoring.scores import OVERALL_SCORES
 
-RUN_FILE, METRICS_FILE = "run.toml", "metrics.csv"
+RUN_FILE, METRICS_FILE, LOCK = "run.toml", "metrics.csv", ".lock"
 SCORE_COLUMNS = [score.name for score in OVERALL_SCORES]
 COLUMNS = ("epoch", "train_loss", "valid_loss", *SCORE_COLUMNS, "lr", "seconds")
 LARGEST_METRICS = 1 << 24  # bytes
@@ -39,7 +46,7 @@ def new_folder(out: Path | None, name: str) -> Path:
         UsageError: it is not empty, or cannot be written into.
     """
     folder = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):  # of a run that was killed
         raise UsageError(f"--out: {folder} is not empty; choose another folder")
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
@@ -54,21 +61,22 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: the folder is locked by another training, or cannot be written into.
     """
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"{folder}: locked by another fit that is running in this folder") from None
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written into ({reason(error)})") from None
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows cannot delete an open file; FileLock deletes it there
-            Path(lock.lock_file).unlink(missing_ok=True)
-            folder.rmdir()  # it is empty if the run failed before its first file
-        lock.release()
+
+    def refuse(done: int, total: int) -> None:
+        raise UserError(f"{folder}: locked by another fit that is running in this folder")
+
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(file_lock(folder / LOCK, refuse))
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written into ({reason(error)})") from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows cannot delete an open file
+                (folder / LOCK).unlink()
+                folder.rmdir()  # it is empty if the run failed before its first file
 
 
 def write_run(folder: Path, settings: Settings, origins: Mapping[str, str], run: Mapping[str, Any]) -> None:
@@ -124,7 +132,7 @@ class _Result(_Table):
 class _RunTables(_Table):
     """The tables of run.toml."""
 
-    settings: Settings
+    settings: dict[str, Any]
     origins: dict[Name, Line]
     run: _Run
     versions: dict[Name, Line]
@@ -163,9 +171,19 @@ class _Scores(_Table):
 
 
 class RunFile(NamedTuple):
-    """The tables of run.toml; `result` is empty if the run was not finished."""
+    """The tables of run.toml, which another version may have written.
 
-    settings: Settings
+    Attributes:
+        settings: the settings that are valid in this version, as in the file; one that the file lacks is missing.
+        left_out: what is wrong with each of the others, by name.
+        origins: the source of each setting.
+        run: what was run: recipe, data, command, time.
+        versions: the versions of Python and packages.
+        result: empty if the run was not finished.
+    """
+
+    settings: dict[str, Any]
+    left_out: dict[str, str]
     origins: dict[str, str]
     run: dict[str, Any]
     versions: dict[str, str]
@@ -182,14 +200,14 @@ def read_run(folder: Path) -> RunFile:
         ::
 
             run = read_run(Path("runs/camvid"))
-            print(run.settings.lr, run.origins["lr"], run.versions["torch"])
+            print(run.settings["lr"], run.origins["lr"], run.versions["torch"])
     """
     tables = _read(folder / RUN_FILE, parse_toml, _RunTables.model_validate, MAX_TOML_BYTES)
-    origins = dict.fromkeys(Settings.model_fields, "default") | {
-        RENAMED.get(name, name): origin for name, origin in tables.origins.items()
-    }
+    settings, left_out = settings_of_a_run(tables.settings)
+    written = {RENAMED.get(name, name): origin for name, origin in tables.origins.items()}
+    origins = {name: written.get(name, "default") for name in settings}
     run, result = (table.model_dump(exclude_unset=True) for table in (tables.run, tables.result))
-    return RunFile(tables.settings, origins, run, tables.versions, result)
+    return RunFile(settings, left_out, origins, run, tables.versions, result)
 
 
 def write_evaluation(folder: Path, scores: Mapping[str, Any]) -> None:
@@ -254,6 +272,8 @@ def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """Read metrics.csv, one row per epoch; an empty cell is nan, as is a score that an older file does not have.
 
+    Columns that a newer version added are left out.
+
     Raises:
         UserError: the file is missing, damaged, or lacks a column.
 
@@ -269,9 +289,11 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         columns = reader.fieldnames or ()
         if missing := set(COLUMNS) - set(SCORE_COLUMNS[1:]) - set(columns):
             raise ValueError(f"no column {min(missing)!r}")
-        if len(columns) > len(COLUMNS) + MAX_CLASSES:
+        known = [name for name in columns if name in COLUMNS or name.startswith("iou_")]
+        if len(known) > len(COLUMNS) + MAX_CLASSES:
             raise ValueError("more columns than a recipe can have classes")
-        rows = [dict.fromkeys(SCORE_COLUMNS, math.nan) | _parse_row(row) for row in islice(reader, MOST_EPOCHS)]
+        parsed = (_parse_row(row, known) for row in islice(reader, MOST_EPOCHS))
+        rows = [dict.fromkeys(SCORE_COLUMNS, math.nan) | row for row in parsed]
         if not rows:
             raise ValueError("no row")
         return rows
@@ -281,11 +303,11 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         raise UserError(f"{file}: damaged ({reason(error)})") from None
 
 
-def _parse_row(row: Mapping[str, Any]) -> dict[str, float]:
+def _parse_row(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, float]:
     """Convert a row of metrics.csv to numbers; raises ValueError for too many or few cells and for other text."""
     if None in row or None in row.values():  # how csv.DictReader marks them
         raise ValueError(f"too many or too few cells in the row of epoch {row['epoch']}")
-    numbers = {name: float(value or "nan") for name, value in row.items()}
+    numbers = {name: float(row[name] or "nan") for name in columns}
     if math.inf in map(abs, numbers.values()):
         raise ValueError("infinite value")
     if not (1 <= numbers["epoch"] <= MOST_EPOCHS and numbers["seconds"] >= 0):

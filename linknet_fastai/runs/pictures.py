@@ -23,7 +23,7 @@ class ShownFrame:
 
     Attributes:
         stem: the file name without suffix.
-        rank: "best", "median" or "worst".
+        rank: "best", "median", "worst" or "only scored".
         miou: its own mIoU, 0 to 1.
         image: RGB.
         truth: true channels, HxW uint8, 255 for void.
@@ -70,7 +70,7 @@ def save_predictions(frames: Sequence[ShownFrame], card: ModelCard, file: Path) 
             axes.imshow(picture)
             if row == 0:
                 axes.set_title(title, fontsize=10)
-        grid[row][0].set_ylabel(f"{frame.rank}, mIoU {frame.miou:.3f}\n{literal(frame.stem)}", fontsize=7)
+        grid[row][0].set_ylabel(f"{frame.rank} frame, mIoU {frame.miou:.3f}\n{literal(frame.stem)}", fontsize=7)
     save_figure(figure, file)
 
 

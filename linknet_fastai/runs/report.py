@@ -41,7 +41,7 @@ def representative_frames(
         engine: the model.
 
     Returns:
-        Three frames, fewer if less are scored.
+        Three frames, fewer if less are scored; a single one is the "only scored" one.
 
     Raises:
         UserError: a frame cannot be read or predicted.
@@ -58,7 +58,8 @@ def representative_frames(
     if not ranked:
         return []
     shown = []
-    for name, rank in {ranked[0]: "best", ranked[len(ranked) // 2]: "median", ranked[-1]: "worst"}.items():
+    ranks = {ranked[0]: "best", ranked[len(ranked) // 2]: "median", ranked[-1]: "worst"}
+    for name, rank in ranks.items() if len(ranked) > 1 else [(ranked[0], "only scored")]:
         frame = frames[name]
         image, predicted = predict_file(engine, frame.image)
         labels = dataset.read_label.of_frame(frame, image.size)
@@ -91,9 +92,11 @@ def report(folder: Path, data: Path | None = None, progress: Progress | None = N
     why_no_frames = None
     try:
         dataset = open_dataset(run.run["recipe"], data or Path(run.run["data"]), progress)
-        if scored := comparable_evaluation(run, run.settings["validate_on"]):
+        if scored := comparable_evaluation(run, run.validated_on):
             engine = Predictor(model, card)
-            shown = representative_frames(scored["frame_miou"], dataset, run.settings["validate_on"], engine)
+            shown = representative_frames(scored["frame_miou"], dataset, run.validated_on, engine)
+        if not shown:
+            why_no_frames = f"{folder} has no scores of single frames of {run.validated_on} at the training size"
     except UserError as error:
         if data is not None:
             raise
@@ -116,7 +119,7 @@ def write_report(folder: Path, shown: Sequence[ShownFrame], card: ModelCard) -> 
         UserError: there is no run, none of its epochs is complete, or the file cannot be written.
     """
     run = summarize(folder)
-    scored = comparable_evaluation(run, run.settings["validate_on"])
+    scored = comparable_evaluation(run, run.validated_on)
     figures = {title: partial(training_curves, run.rows, [title]) for title in CURVES}
     if scored and scored["classes"]:
         ious = {row["name"]: float("nan") if row["iou"] is None else row["iou"] for row in scored["classes"]}
@@ -151,7 +154,7 @@ def _pictures(frame: ShownFrame, card: ModelCard) -> dict[str, str]:
     size = (width, max(round(frame.image.height * width / frame.image.width), 1))
     masks = {"truth": color_mask(frame.truth, card), "predicted": color_mask(frame.predicted, card), "errors": red}
     return {
-        "title": f"{frame.rank}: {printable(frame.stem)}, mIoU {frame.miou:.3f}",
+        "title": f"{frame.rank} frame: {printable(frame.stem)}, mIoU {frame.miou:.3f}",
         "image": data_url(frame.image.resize(size, Image.Resampling.BOX), "JPEG", quality=88),
         **{name: data_url(Image.fromarray(mask).resize(size, NEAREST), "PNG") for name, mask in masks.items()},
     }

@@ -27,8 +27,8 @@ from linknet_fastai.data.dataset import Dataset, open_dataset
 from linknet_fastai.learner.learner import learner_from_settings
 from linknet_fastai.learner.process_group import from_rank_0, join_processes, rank_0_first, training_together
 from linknet_fastai.learner.schedules import fit_schedule
-from linknet_fastai.runs.checkpoint import read_checkpoint
-from linknet_fastai.runs.folder import RunFile, locked, new_folder, read_run, write_run
+from linknet_fastai.runs.checkpoint import read_checkpoint, restore_learner
+from linknet_fastai.runs.folder import RUN_FILE, RunFile, locked, new_folder, read_run, write_run
 from linknet_fastai.runs.pictures import save_batch
 from linknet_fastai.training.errors import explain_errors
 from linknet_fastai.training.finish import finish_run, record_result
@@ -38,6 +38,7 @@ from linknet_fastai.training.lr_find import search_lr
 from linknet_fastai.training.run_record import FitResult, Observer, RunRecord, SkipDoneBatches, check_same_data
 
 FREE_ON_RESUME = {"device", "workers", "cache", "cache_dir", "checkpoint_minutes"}
+ALWAYS_SET = Settings().model_dump(exclude_none=True).keys()  # TOML has no null
 
 
 def fit(
@@ -139,6 +140,7 @@ def resume(
             return result
         learn = _learner(dataset, settings, observer.progress, checkpoint)
         if checkpoint:
+            restore_learner(learn, checkpoint, folder)
             check_same_data(learn, checkpoint, folder)
         run = _describe(saved.run["recipe"], dataset, learn)
         run["notes"] = damaged + run["notes"]
@@ -186,7 +188,14 @@ def _resumed_settings(
     given = {name: value for name, value in (options or {}).items() if value is not None}
     if fixed := given.keys() - FREE_ON_RESUME:
         raise UsageError(f"--{min(fixed).replace('_', '-')}: --resume uses the run's own settings; leave it out")
-    return resolve_settings(("run", saved.settings.model_dump()), ("command line", given))[0]
+    lacking = {name: f"{name} is missing" for name in ALWAYS_SET - saved.settings.keys()} | saved.left_out
+    if obstacles := [lacking[name] for name in sorted(lacking.keys() - FREE_ON_RESUME)]:
+        version = saved.versions.get("linknet-fastai", "unknown")
+        raise UserError(
+            f"--resume: {folder / RUN_FILE}: {', '.join(obstacles[:5])}; it was written by linknet-fastai {version}: "
+            f"resume with that version, or start a new training with --init-from {folder}"
+        )
+    return resolve_settings(("run", saved.settings), ("command line", given))[0]
 
 
 def _learner(
@@ -199,11 +208,6 @@ def _learner(
     with rank_0_first():
         learn = learner_from_settings(dataset, start, progress)
     learn.settings = settings  # a trained encoder keeps its share of the learning rate
-    if checkpoint:
-        learn.model.load_state_dict(checkpoint["model"])
-        learn.model.to(learn.dls.device)
-        learn.create_opt()
-        learn.opt.load_state_dict(checkpoint["optimizer"])
     return learn
 
 
@@ -216,7 +220,6 @@ def _search(learn: Learner, progress: Progress | None) -> float:
 def _describe(recipe: str | Path, dataset: Dataset, learn: Learner) -> dict[str, Any]:
     """The table `run` of run.toml."""
     settings = learn.settings
-    splits = dict.fromkeys((settings.train_on, settings.validate_on))
     return {
         "recipe": _pin_recipe(recipe),
         "data": str(dataset.folder.resolve()),
@@ -229,7 +232,7 @@ def _describe(recipe: str | Path, dataset: Dataset, learn: Learner) -> dict[str,
         "parameters": sum(weight.numel() for weight in learn.model.parameters()),
         "train_frames": len(learn.dls.train_ds),
         "validation_frames": len(learn.dls.valid_ds),
-        "notes": [note for split in splits if (note := dataset.published_split_note(split))] + learn.dls.notes,
+        "notes": list(learn.dls.notes),
     }
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.core import Callback, CancelBatchException, CancelFitException
 from fastai.learner import Learner
 from fastai.torch_core import get_model
 
 from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.parallel import Progress, is_first, process_count
-from linknet_fastai.learner.callbacks import AccumulateGradients, skip_batch
+from linknet_fastai.learner.callbacks import accumulations, leave_out_of_means
 from linknet_fastai.learner.process_group import on_any_rank
 from linknet_fastai.model.save_load import RUN_MODEL, save_model
 from linknet_fastai.runs.checkpoint import plain_numbers, write_checkpoint
@@ -116,10 +116,10 @@ class RunRecord(Callback):
         if self.learn.training:
             self.batches = done
             if self.is_skipping:
-                self._restore()  # fastai has counted the loss of a batch that was skipped
+                self._restore()  # a transform of a user may have drawn random numbers
                 return
         loss = float(self.learn.smooth_loss) if self.learn.training else float(self.learn.loss)
-        if self.learn.training and not math.isfinite(loss):
+        if self.learn.training and self.learn.yb and not math.isfinite(loss):
             raise UserError(self._not_finite(loss))
         lr = float(self.opt.hypers[-1]["lr"])
         self.observer.stepped(self.epoch + 1, done, self.learn.n_iter, loss, lr, self.learn.training)
@@ -168,6 +168,7 @@ class RunRecord(Callback):
             "rows": self.rows,
             "classes": self.learn.card.class_names,
             "data": _data_facts(self.learn),
+            "settings": self.learn.settings.model_dump(include={"encoder", "decoder", "optimizer"}),
             "smooth_loss": (smooth_loss.count, smooth_loss.val),
             "scaler": scaler.state_dict() if scaler else None,
             "torch_rng": torch.get_rng_state(),
@@ -177,9 +178,7 @@ class RunRecord(Callback):
 
     def _gradients_pending(self) -> bool:
         """Whether gradients of this batch are added to those of the next, which no checkpoint contains."""
-        return self.learn.training and any(
-            isinstance(callback, AccumulateGradients) and callback.count for callback in self.learn.cbs
-        )
+        return self.learn.training and any(callback.pending for callback in accumulations(self.learn))
 
     def _not_finite(self, loss: float) -> str:
         loader = self.learn.dl
@@ -214,7 +213,7 @@ def check_same_data(learn: Learner, checkpoint: Mapping[str, Any], folder: Path)
     """
     now = _data_facts(learn)
     for what, before in checkpoint.get("data", {}).items():
-        if now[what] != before:
+        if now.get(what, before) != before:  # another version may compare more
             raise UserError(
                 f"--resume: {what} are {now[what]} now and were {before} when {folder} was started; for other data "
                 f"start a new training with --init-from {folder}"
@@ -241,4 +240,9 @@ class SkipDoneBatches(Callback):
     def before_batch(self) -> None:
         """End the batch before the network runs."""
         if self.learn.run_record.is_skipping:
-            skip_batch(self.learn)
+            raise CancelBatchException
+
+    def after_batch(self) -> None:
+        """Count no loss."""
+        if self.learn.run_record.is_skipping:
+            leave_out_of_means(self.learn)
