@@ -49,7 +49,7 @@ class Survey(BaseModel, frozen=True):
     class_pixels: list[int]
     void_pixels: int
     problems: list[str]
-    turned: int
+    turned: int = 0
 
     def turned_note(self, split: str) -> str | None:
         """A note for a split with `turned` frames, None for any other."""
