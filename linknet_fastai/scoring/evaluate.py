@@ -150,7 +150,6 @@ def evaluate(
         class_pixels=Scores(counts).pixels.tolist(),
         void_pixels=label_pixels - int(counts.sum()),
         problems=[],
-        turned=0,
     )
     data_notes = survey_notes(dataset, split, found)
     official = None if label_ids is None or unscored else scorer.scores()
