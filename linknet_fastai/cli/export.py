@@ -41,8 +41,8 @@ def export(
     console.print(f"{written.file} ({written.mebibytes:.1f} MiB)")
     if result := written.check:
         console.print(
-            f"{result.engine} agrees with torch in fp32 on {result.agreement:.3%} of the "
-            f"pixels of {result.frames} frames ({result.source})"
+            f"{result.engine} agrees with torch in fp32 on {result.agreement:.3%} of the pixels\n"
+            f"of {result.frames} frames ({result.source})"
         )
 
 

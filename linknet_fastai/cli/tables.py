@@ -35,9 +35,10 @@ def show_evaluation(result: "Evaluation", title: str) -> None:
     overall = [
         f"{score.label} {percent(scores.overall()[score.name])}" for score in OVERALL_SCORES if not score.mean_of
     ]
+    console.print(", ".join(overall))
     console.print(
-        f"{', '.join(overall)}; {result.frames} frames in {result.seconds:.1f} s, "
-        f"{result.frames / result.seconds:.1f} images per second including reading, by {result.engine}"
+        f"{result.frames} frames in {result.seconds:.1f} s, "
+        f"{result.frames / result.seconds:.1f} images a second with reading, by {result.engine}"
     )
 
 

@@ -63,9 +63,9 @@ class TrainingDisplay(Observer):
         console.print(styled(f"{learn.card.recipe}: {len(learn.card.classes)} classes, {run['data']}", "bold"))
         console.print(
             f"LinkNet with {run['parameters'] / 1e6:.2f} M parameters on {dls.device} in {precision}"
-            f"{f', {processes} processes' if processes > 1 else ''}; "
-            f"{run['train_frames']} frames to train on, {run['validation_frames']} to validate on"
+            f"{f', {processes} processes' if processes > 1 else ''}"
         )
+        console.print(f"{run['train_frames']} frames to train on, {run['validation_frames']} to validate on")
         values = settings.model_dump(mode="json", exclude_none=True)
         rows = [(name, value, origins[name]) for name, value in values.items() if origins[name] != "default"]
         show_table(("setting", "value", "from"), rows)
