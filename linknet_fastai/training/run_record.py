@@ -17,6 +17,7 @@ from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.parallel import Progress, is_first, process_count
 from linknet_fastai.learner.callbacks import accumulations, leave_out_of_means
 from linknet_fastai.learner.process_group import on_any_rank
+from linknet_fastai.model.card import IMAGENET_MEAN, IMAGENET_STD
 from linknet_fastai.model.save_load import RUN_MODEL, save_model
 from linknet_fastai.runs.checkpoint import plain_numbers, write_checkpoint
 from linknet_fastai.runs.folder import best_row, write_metrics
@@ -209,10 +210,11 @@ def check_same_data(learn: Learner, checkpoint: Mapping[str, Any], folder: Path)
     """Check the data against those that a run was started with: order, schedule and class weights depend on them.
 
     Raises:
-        UserError: the number of frames, or of the pixels of a class, has changed.
+        UserError: the number of frames, the pixels of a class or the normalization has changed.
     """
     now = _data_facts(learn)
-    for what, before in checkpoint.get("data", {}).items():
+    former = {"mean and standard deviation of images": [[*IMAGENET_MEAN], [*IMAGENET_STD]]}  # of earlier versions
+    for what, before in (former | checkpoint.get("data", {})).items():
         if now.get(what, before) != before:  # another version may compare more
             raise UserError(
                 f"--resume: {what} are {now[what]} now and were {before} when {folder} was started; for other data "
@@ -226,6 +228,7 @@ def _data_facts(learn: Learner) -> dict[str, Any]:
         "the frames to train on": len(learn.dls.train_ds),
         "the frames to validate on": len(learn.dls.valid_ds),
         "the classes' pixels": learn.dls.class_pixels.tolist(),
+        "mean and standard deviation of images": [[*learn.card.mean], [*learn.card.std]],
     }
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partialmethod
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,9 +23,11 @@ import torch
 from conftest import state_of
 from PIL import Image
 
+from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.engines.torch_engine import Predictor
+from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import load_model
 from linknet_fastai.predict.images import predict_images
@@ -35,6 +38,7 @@ from linknet_fastai.scoring.evaluate import evaluate
 from linknet_fastai.training import fit as training
 from linknet_fastai.training.errors import is_out_of_memory
 from linknet_fastai.training.lr_find import find_lr
+from linknet_fastai.training.run_record import check_same_data
 
 SMALL = {"encoder": "test_resnet", "size": "64x48", "bs": 4, "workers": 0, "epochs": 3, "seed": 1, "device": "cpu"}
 
@@ -432,6 +436,13 @@ def test_a_run_is_not_resumed_with_other_data(street_data, tmp_path):
     (data / "train" / "images" / label.name).unlink()
     with pytest.raises(UserError, match="the frames to train on are 7 now and were 8"):
         training.resume(tmp_path / "run")
+
+
+def test_a_run_is_not_resumed_with_images_of_another_normalization():
+    card = ModelCard.of(load_recipe("street"), (64, 48), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    dls = SimpleNamespace(train_ds=[], valid_ds=[], class_pixels=torch.ones(11))
+    with pytest.raises(UserError, match="mean and standard deviation of images are"):  # earlier ones had ImageNet's
+        check_same_data(SimpleNamespace(card=card, dls=dls), {}, Path("run"))
 
 
 def test_a_row_that_was_not_written_comes_with_the_end_of_the_run(run, tmp_path):
