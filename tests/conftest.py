@@ -33,20 +33,20 @@ CAMVID_SEEN = {"train": "0001TP_006690", "val": "0016E5_07959", "test": "0001TP_
 # and their class (an index into SegNet's order; 11 is void).
 CAMVID_CODES: dict[str, tuple[tuple[int, int, int], int]] = {
     "Animal": ((64, 128, 64), 11),
-    "Archway": ((192, 0, 128), 1),
+    "Archway": ((192, 0, 128), 11),
     "Bicyclist": ((0, 128, 192), 10),
-    "Bridge": ((0, 128, 64), 1),
+    "Bridge": ((0, 128, 64), 11),
     "Building": ((128, 0, 0), 1),
     "Car": ((64, 0, 128), 8),
-    "CartLuggagePram": ((64, 0, 192), 9),
-    "Child": ((192, 128, 64), 9),
+    "CartLuggagePram": ((64, 0, 192), 11),
+    "Child": ((192, 128, 64), 11),
     "Column_Pole": ((192, 192, 128), 2),
     "Fence": ((64, 64, 128), 7),
     "LaneMkgsDriv": ((128, 0, 192), 3),
     "LaneMkgsNonDriv": ((192, 0, 64), 3),
     "Misc_Text": ((128, 128, 64), 6),
     "MotorcycleScooter": ((192, 0, 192), 10),
-    "OtherMoving": ((128, 64, 64), 8),
+    "OtherMoving": ((128, 64, 64), 11),
     "ParkingBlock": ((64, 192, 128), 4),
     "Pedestrian": ((64, 64, 0), 9),
     "Road": ((128, 64, 128), 3),
@@ -55,7 +55,7 @@ CAMVID_CODES: dict[str, tuple[tuple[int, int, int], int]] = {
     "SignSymbol": ((192, 128, 128), 6),
     "Sky": ((128, 128, 128), 0),
     "SUVPickupTruck": ((64, 128, 192), 8),
-    "TrafficCone": ((0, 0, 64), 2),
+    "TrafficCone": ((0, 0, 64), 11),
     "TrafficLight": ((0, 64, 64), 6),
     "Train": ((192, 64, 128), 8),
     "Tree": ((128, 128, 0), 5),
@@ -63,7 +63,7 @@ CAMVID_CODES: dict[str, tuple[tuple[int, int, int], int]] = {
     "Tunnel": ((64, 0, 64), 1),
     "VegetationMisc": ((192, 192, 0), 5),
     "Void": ((0, 0, 0), 11),
-    "Wall": ((64, 192, 0), 7),
+    "Wall": ((64, 192, 0), 1),
 }
 
 
@@ -148,6 +148,17 @@ def fastai_tree(tmp_path_factory: pytest.TempPathFactory, codes_map: np.ndarray)
             (folder / "labels" / f"{stem}_P.png").write_bytes(label)
     (folder / "codes.txt").write_text("\n".join(CAMVID_CODES), encoding="utf-8")
     (folder / "valid.txt").write_text("0016E5_07959.png\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def kaggle_tree(tmp_path: Path, codes_map: np.ndarray) -> Path:
+    """CamVid as on Kaggle, label maps in color: one published frame of each split, in another split's folder."""
+    folder = tmp_path / "kaggle"
+    colors = np.array([color for color, _ in CAMVID_CODES.values()], np.uint8)
+    for stem, split in zip(CAMVID_SEEN.values(), ("val", "test", "train"), strict=True):
+        save(photo(), folder / split / f"{stem}.png")
+        save(colors[codes_map], folder / f"{split}_labels" / f"{stem}_L.png")
     return folder
 
 

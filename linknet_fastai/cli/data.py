@@ -9,7 +9,6 @@ import typer
 from linknet_fastai.cli.options import CacheDirOption, DataOption, RecipeArgument, typer_command
 from linknet_fastai.config.settings import Settings
 from linknet_fastai.config.size import format_size
-from linknet_fastai.core.errors import UsageError
 
 
 @typer_command
@@ -57,20 +56,24 @@ def data(
     from linknet_fastai.cli.terminal import console, progress_bar
     from linknet_fastai.data.dataset import open_dataset
 
-    if cache_dir and not clear_cache:
-        raise UsageError("--cache-dir: needs --clear-cache; this command does not use the cache otherwise")
     if clear_cache:
         from linknet_fastai.config.recipe import load_recipe
         from linknet_fastai.data.cache import clear_caches
+        from linknet_fastai.data.fetch import clear_old_scenes
 
-        name = load_recipe(recipe).name
-        console.print(f"{clear_caches(name, cache_dir) / 2**20:.1f} MiB of decoded frames of {name} deleted")
+        loaded = load_recipe(recipe)
+        freed = clear_caches(loaded.name, cache_dir) + (clear_old_scenes() if loaded.fetch == "street" else 0)
+        console.print(f"{freed / 2**20:.1f} MiB of decoded frames of {loaded.name} deleted")
         return
+    from linknet_fastai.core.files import check_own
+    from linknet_fastai.core.images import is_own_png
     from linknet_fastai.training.data_check import inspect_data
 
     with progress_bar() as progress:
         dataset = open_dataset(recipe, data, progress)
-        result = inspect_data(dataset, out or Path(f"{dataset.recipe.name}-batch.png"), progress)
+        if out is None:
+            check_own(out := Path(f"{dataset.recipe.name}-batch.png"), is_own_png)
+        result = inspect_data(dataset, out, progress, cache_dir)
     show_inspection(result, dataset)
     if result.problems or not result.surveys:
         raise typer.Exit(1)

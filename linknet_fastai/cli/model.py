@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from linknet_fastai.cli.options import RECIPE, DataOption, JsonOption, ModelArgument, engine_options
 from linknet_fastai.core.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from linknet_fastai.runs.folder import RunFile
 
 
 @engine_options
@@ -36,9 +39,11 @@ def evaluate(
     from linknet_fastai.scoring import evaluate as evaluation
 
     run = None if recipe else _run_of(model)
+    train_on = "train"
     opened = open_engine(model, tta=tta)
     if run:
-        recipe, data = run["recipe"], data or Path(run["data"])
+        recipe, data = run.run["recipe"], data or Path(run.run["data"])
+        train_on = run.settings.get("train_on", train_on)
     elif recipe is None:
         raise UsageError(
             f"RECIPE is missing: evaluate {model} RECIPE, as in {opened.card.recipe}, which the model was trained on"
@@ -46,7 +51,7 @@ def evaluate(
     with progress_bar() as progress:
         dataset = open_dataset(recipe, data, progress)
         result = evaluation.evaluate(opened, dataset, split, progress, protocol == "course")
-    for note in filter(None, (dataset.published_split_note(split), result.note)):
+    for note in [*dataset.notes(split, train_on), *result.data_notes, *filter(None, [result.note])]:
         show_note(note)
     show_or_print_json(lambda: show_evaluation(result, f"{model} on {recipe} {split}"), result.as_json(), json)
     if picture:
@@ -89,15 +94,18 @@ def predict(
     ] = "recipe",
 ) -> None:
     """Write masks of class ids, at each frame's own size, and overlays; of a video only the overlay."""
-    from linknet_fastai.cli.terminal import console, progress_bar, show_error, show_lines
-    from linknet_fastai.core.images import save_image
+    from linknet_fastai.cli.terminal import console, progress_bar, show_error, show_lines, show_note
+    from linknet_fastai.core.files import check_own
+    from linknet_fastai.core.images import is_own_png, save_image
     from linknet_fastai.predict.images import predict_images
-    from linknet_fastai.predict.inputs import LEGEND, collect_clips, collect_jobs, mask_name
+    from linknet_fastai.predict.inputs import LEGEND, collect_clips, collect_jobs, mask_name, note_of_unread
     from linknet_fastai.predict.overlay import legend
     from linknet_fastai.scoring.cityscapes import label_ids_of_channels, official_file_name
 
     official = format == "cityscapes"
     clips, image_inputs = collect_clips(inputs, out, video)
+    if note := note_of_unread(inputs, out):
+        show_note(note)
     if masks_only or official:
         option = "--format cityscapes" if official else "--masks-only"
         if clips:
@@ -113,6 +121,9 @@ def predict(
     jobs = []
     if image_inputs:
         jobs = collect_jobs(image_inputs, out, official_file_name if official else mask_name)
+    has_legend = bool(clips) or not (masks_only or official)
+    if has_legend:
+        check_own(out / LEGEND, is_own_png)
     opened = open_engine(model, frames=None if clips else len(jobs))
     # The official script reads every PNG with a frame's name in its folder, overlays too.
     label_ids = label_ids_of_channels(opened.card.class_names) if official else None
@@ -120,7 +131,7 @@ def predict(
         failures = predict_images(opened, jobs, out, masks_only or official, progress, label_ids, opacity)
     if jobs:
         console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {out}")
-    if clips or not (masks_only or official):
+    if has_legend:
         save_image(legend(opened.card), out / LEGEND)
     for clip in clips:
         from linknet_fastai.predict.video import predict_video
@@ -132,6 +143,8 @@ def predict(
             failures.append(str(error))
             continue
         console.print(f"{result} (by {opened})")
+        if result.problem:
+            failures.append(result.problem)
         if result.stopped:  # Ctrl-C, the regular end of a camera's video
             raise typer.Exit(0 if isinstance(clip.source, int) else 130)
     show_lines(failures, show_error)
@@ -162,9 +175,9 @@ def serve(
     page.serve(served_page, lambda address: console.print(f"{address} (Ctrl-C ends it)"))
 
 
-def _run_of(model: Path) -> dict[str, Any] | None:
-    """The table `run` of the run that a model belongs to; None if there is no run.toml with it."""
+def _run_of(model: Path) -> "RunFile | None":
+    """The run that a model belongs to; None if there is no run.toml with it."""
     from linknet_fastai.runs.folder import RUN_FILE, read_run
 
     folder = model if model.is_dir() else model.parent
-    return read_run(folder).run if (folder / RUN_FILE).is_file() else None
+    return read_run(folder) if (folder / RUN_FILE).is_file() else None

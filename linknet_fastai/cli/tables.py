@@ -173,7 +173,7 @@ def show_comparison(runs: Sequence["RunSummary"]) -> None:
             ours = []
             for run, scores in evaluations:
                 if scores:
-                    pretrained = {True: "ImageNet", False: "none"}.get(run.settings.get("pretrained"), "-")
+                    pretrained = {True: "ImageNet", False: "none", None: "-"}[run.settings.get("pretrained")]
                     figures_here = map(_three_digits, (scores["mean_accuracy"], scores["miou"]))
                     ours.append(("LinkNet", run.name, scores["size"], pretrained, *figures_here))
             headings = ("network", "source", "size", "pretrained", "mean acc", "mIoU")

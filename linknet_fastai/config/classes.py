@@ -78,4 +78,6 @@ def check_classes(classes: Sequence[ClassEntry], void: VoidEntry) -> None:
     }
     for what, values in uses.items():
         if repeated := [value for value, count in Counter(values).items() if count > 1]:
-            raise ValueError(f"classes: {what} {min(repeated)!r} is used twice")
+            default = what == "id" and repeated == [void.id] and "id" not in void.model_fields_set
+            hint = "; it is the id of void by default: write [void] id = another value" if default else ""
+            raise ValueError(f"classes: {what} {min(repeated)!r} is used twice{hint}")

@@ -3,8 +3,9 @@
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal, Self
+from unicodedata import normalize
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from linknet_fastai.config.classes import VOID_LABEL, Checked, Classes, Color, VoidEntry, check_classes
 from linknet_fastai.config.settings import check_training_table, explain
@@ -15,7 +16,11 @@ from linknet_fastai.core.files import MAX_LIST_BYTES, write_text
 from linknet_fastai.core.images import IMAGE_SUFFIXES
 from linknet_fastai.core.text import Line, Name
 
+# In a line of a list: the first column, if it is the path of an image.
+LISTED_IMAGE = re.compile(rf"(.+?)(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})(?=[\s,;]|$)", re.IGNORECASE)
 FIELD = re.compile(r"\{([a-z_]\w*)\}", re.ASCII | re.IGNORECASE)
+# Without `./` and in one Unicode form: paths of files are compared with it.
+Pattern = Annotated[Line, AfterValidator(lambda path: normalize("NFC", str(PurePosixPath(path))))]
 MAX_WILDCARDS = 4  # in one part of a path: each more can make a name take 255 times as long to match
 
 
@@ -29,10 +34,10 @@ class Split(Checked):
         list: path of a list of frames, below the recipe's folder.
         fraction: of all frames, from 0 to 1.
         frames: the number of frames of the published split, if there is no list.
-        stems: the content of the list; filled in when the recipe is loaded.
+        stems: the content of the list, see `read_stems`; filled in when the recipe is loaded.
     """
 
-    folder: Line | None = None
+    folder: Pattern | None = None
     list: Line | None = None
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     frames: int | None = Field(default=None, ge=1)
@@ -47,7 +52,9 @@ class Split(Checked):
 
 def _check_below(path: str, key: str, folder: str) -> None:
     """Raise ValueError for a path that may be outside of the folder, on any operating system."""
-    if PureWindowsPath(path).anchor or ".." in PurePosixPath(path).parts or "\\" in path:
+    if "\\" in path:
+        raise ValueError(f"{key}: write {path[:200]!r} with / in place of \\")
+    if PureWindowsPath(path).anchor or ".." in PurePosixPath(path).parts:
         raise ValueError(f"{key}: {path[:200]!r} must be inside {folder}")
 
 
@@ -67,8 +74,8 @@ class Layout(Checked):
     """
 
     name: Name
-    images: Line
-    labels: Line
+    images: Pattern
+    labels: Pattern
     size: Size | None = None
     values: dict[Annotated[int, Field(ge=0, le=65535)], Name] | None = None
     colors: dict[Name, Color] | None = Field(default=None, max_length=65536)
@@ -80,6 +87,8 @@ class Layout(Checked):
             if "{stem}" not in pattern:
                 raise ValueError(f"{key}: {pattern!r} has no {{stem}}")
             _check_wildcards(pattern, key)
+        if self.images == self.labels:
+            raise ValueError(f"images and labels are both {self.images!r}; they must be different files")
         if "*" in self.labels:
             raise ValueError(f"labels: {self.labels!r} must name one file for each frame, without '*'")
         if unknown := set(FIELD.findall(self.labels)) - set(FIELD.findall(self.images)):
@@ -249,7 +258,13 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
 
 def read_stems(file: Path) -> list[str]:
-    """Read a list of frames: one frame in each line, as a stem or a file name; empty lines are skipped.
+    """Read a list of frames: one frame in each line; empty lines are skipped.
+
+    A line is a stem, or the name or path of an image, also with backslashes, after which further columns may follow,
+    as the path of the label map.
+
+    Returns:
+        The frames without the ending of an image and in Unicode's form NFC, each once: stems or paths.
 
     Raises:
         UsageError: the file cannot be read.
@@ -259,8 +274,13 @@ def read_stems(file: Path) -> list[str]:
 
             read_stems(Path("data_recipes/camvid/val.txt"))  # ["0016E5_07959", ...]
     """
-    names = [line.strip() for line in read_source(file, "list of frames", MAX_LIST_BYTES).split("\n")]
-    return [PurePosixPath(n).stem if n.lower().endswith(IMAGE_SUFFIXES) else n for n in names if n]
+    stems: dict[str, None] = {}
+    for line in re.split(r"[\r\n]+", read_source(file, "list of frames", MAX_LIST_BYTES)):
+        # Byte order marks: inside of a file that was joined of several.
+        name = normalize("NFC", line).replace("\ufeff", "").replace("\\", "/").strip()
+        image = LISTED_IMAGE.match(name)
+        stems[image[1] if image else name] = None
+    return [stem for stem in stems if stem]
 
 
 def _read_with_base(file: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class ForwardLearner(Learner):
-    """A fastai Learner whose forward pass is a method, which a subclass can run in a context such as autocast.
+    """A fastai Learner whose forward pass and step are methods, which a subclass can run in mixed precision.
 
     fastai's `MixedPrecision` enters autocast in one callback event and exits in another: after an error in the
     network it stays on.
@@ -18,6 +18,13 @@ class ForwardLearner(Learner):
     def forward_pass(self) -> Tensor:
         """Return the network's output for the inputs of the current batch, `xb`."""
         return self.model(*self.xb)
+
+    def optimizer_step(self) -> None:
+        """Take a step with the gradients that the parameters have."""
+        self.opt.step()
+
+    def _step(self) -> None:
+        self.optimizer_step()
 
     def _do_one_batch(self) -> None:
         # As fastai's; its first line is `self.pred = self.model(*self.xb)`.

@@ -1,5 +1,6 @@
 """Files written completely or not at all, and files of unknown origin read with limits on size and nesting."""
 
+import codecs
 import errno
 import hashlib
 import json
@@ -10,17 +11,18 @@ import tomllib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from fastcore.xdg import xdg_cache_home
 from filelock import lock_descriptor
 
-from linknet_fastai.core.errors import Note, UserError, reason
+from linknet_fastai.core.errors import Note, UsageError, UserError, reason
 
 MAX_TOML_BYTES = 1 << 20  # of a recipe, a preset, a run.toml
 MAX_LIST_BYTES = 1 << 26  # of a list of frames, or of scores with an entry for each frame
 MAX_DEPTH = 32  # of nested lists and tables
+# In lower case; what macOS, Windows, network drives and file systems put beside the files of a user.
+SYSTEM_NAMES = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "#recycle", "$recycle.bin"}
 # A dotted key of MAX_DEPTH parts, as in a.b."c": tomllib's time grows with the square of their number, to hours for a
 # file of 1 MiB.
 DEEP_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){32}""", re.ASCII)
@@ -144,6 +146,26 @@ def write_text(file: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def check_own(file: Path, is_own: Callable[[Path], bool]) -> None:
+    """Raise UsageError if a file exists that this program did not write: such a file is never overwritten.
+
+    This holds for every name that the program chooses; a file that the user names is replaced.
+
+    Args:
+        file: the file to be written.
+        is_own: whether this program wrote it, called if it exists.
+
+    Example:
+        ::
+
+            check_own(Path("predicted/legend.png"), is_own_png)
+    """
+    if os.path.lexists(file) and not is_own(file):
+        raise UsageError(
+            f"{file}: already exists and was not written by linknet-fastai; choose another --out to keep it"
+        )
+
+
 def check_regular(file: Path) -> None:
     """Raise OSError unless `file` exists and is a regular file: a pipe or a device may have no end.
 
@@ -158,7 +180,7 @@ def check_regular(file: Path) -> None:
 
 
 def read_text(file: Path, max_bytes: int = MAX_TOML_BYTES) -> str:
-    """Read a text file in UTF-8.
+    """Read a text file in UTF-8, or in UTF-16 if it begins with a byte order mark, as programs on Windows write them.
 
     Args:
         file: its path.
@@ -166,7 +188,7 @@ def read_text(file: Path, max_bytes: int = MAX_TOML_BYTES) -> str:
 
     Raises:
         OSError: the file cannot be read, or is not a regular file.
-        ValueError: the file is larger, or not UTF-8.
+        ValueError: the file is larger, or in another encoding.
 
     Example:
         ::
@@ -178,7 +200,31 @@ def read_text(file: Path, max_bytes: int = MAX_TOML_BYTES) -> str:
         content = opened.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise ValueError(f"larger than {max_bytes >> 20} MiB")
-    return content.decode("utf-8")
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"its encoding is not UTF-8 (line {line}); save it as UTF-8") from None
+    if "\0" in text:  # of UTF-16 without a byte order mark, and of UTF-32
+        raise ValueError("it is no text, or its encoding is not UTF-8; save it as UTF-8")
+    return text
+
+
+def is_system_file(path: PurePath) -> bool:
+    """Whether a system or a program left the file, or a folder above it, behind: the file is no data of the user.
+
+    These are hidden files and folders (`._0001.png` and `.DS_Store` of macOS, `.ipynb_checkpoints` of notebooks) and
+    the names in `SYSTEM_NAMES`.
+
+    Args:
+        path: relative to the folder that the user named, which may itself be below a hidden folder.
+
+    Example:
+        >>> [is_system_file(PurePath(path)) for path in ("images/._1.png", "__MACOSX/images/1.png", "images/1.png")]
+        [True, True, False]
+    """
+    return any(part.startswith(".") or part.lower() in SYSTEM_NAMES for part in path.parts)
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -226,5 +272,14 @@ def _children(value: Any) -> list[Any]:
 
 
 def cache_folder() -> Path:
-    """The folder `linknet-fastai` in the user's cache folder, for files that can be made again."""
-    return Path(xdg_cache_home()) / "linknet-fastai"
+    """The folder `linknet-fastai` in the user's cache folder, for files that can be made again.
+
+    Raises:
+        UserError: there is none, as in a container whose user has neither a home nor an entry in /etc/passwd.
+    """
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    try:  # fastcore's `xdg_cache_home` needs a home even where the variable is set
+        caches = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
+    except RuntimeError:
+        raise UserError("this user has no home folder: set XDG_CACHE_HOME (or HOME) to a writable folder") from None
+    return caches / "linknet-fastai"

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.files import atomic_write, check_regular
+from linknet_fastai.core.pillow_private import PNG
 
 VOID = 255  # the value of void in every label map and label tensor of this package
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm")
@@ -20,7 +21,15 @@ BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 # Pillow recognizes a format by the content of a file, not by its name. These formats contain only pixels; for an EPS,
 # whatever its name, Pillow would run Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+READERS = [PNG if name == "PNG" else name for name in FORMATS]
+# Of camera raws, many of which are TIFFs, Pillow would take the small preview for the image.
+_RAW = "3fr arw cr2 cr3 dcr dng erf gpr iiq kdc mef mrw nef nrw orf pef raf raw rw2 sr2 srw x3f"
+RAW_SUFFIXES = frozenset(f".{name}" for name in _RAW.split())
 MAX_PIXELS = 89_478_485  # above this Pillow warns of a decompression bomb
+_T = Image.Transpose
+# How to turn an image upright, by its EXIF tag Orientation; from 5 on width and height change places.
+TURNS = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM}
+TURNS |= {5: _T.TRANSPOSE, 6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90}
 
 
 @contextmanager
@@ -45,9 +54,11 @@ def opened_image(path: Path, what: str, max_pixels: float | None = None) -> Iter
     max_pixels = max_pixels or MAX_PIXELS
     try:
         check_regular(path)
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=READERS) as image:
             if image.width * image.height > max_pixels:
                 raise ValueError(f"{image.width}x{image.height} is more than {max_pixels / 1e6:g} million pixels")
+            if image.format == "TIFF" and path.suffix.lower() in RAW_SUFFIXES:
+                raise ValueError("only the preview in a camera raw; convert it to PNG or JPEG")
             yield image
     except Exception as error:  # Pillow's readers raise a dozen kinds of errors for damaged files
         why = f"none of {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else reason(error)
@@ -55,7 +66,7 @@ def opened_image(path: Path, what: str, max_pixels: float | None = None) -> Iter
 
 
 def open_image(path: Path, max_pixels: float | None = None) -> Image.Image:
-    """Open an image as RGB, rotated by its EXIF orientation; for training and prediction.
+    """Open an image as RGB, turned upright by its EXIF orientation; for training and prediction.
 
     Of 16-bit values the upper 8 bits are used, an alpha channel is dropped, and the first frame of an animation is
     returned.
@@ -73,8 +84,45 @@ def open_image(path: Path, max_pixels: float | None = None) -> Image.Image:
             image = open_image(Path("frame.png"))
     """
     with opened_image(path, "this image", max_pixels) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        return to_rgb(image)
+        return to_rgb(upright(image))
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF tag Orientation of an opened image, 1 to 8; 1, which is upright, for none or one that cannot be read.
+
+    Pillow turns a TIFF when it loads the pixels: from then on it is 1. A PNG can have the tag after its pixels, where
+    it is found when they are loaded.
+    """
+    with suppress(Exception):  # of damaged EXIF data Pillow raises a dozen kinds of errors
+        # Not the method of a PNG: that would load the pixels.
+        tag = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+        return tag if tag in TURNS else 1
+    return 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An opened image, turned upright by its EXIF orientation."""
+    if image.format == "TIFF" and orientation(image) > 4:
+        image.filename = ""  # type: ignore[attr-defined] # Pillow 12 maps such a file into memory with the wrong width
+    image.load()
+    tag = orientation(image)
+    return image if tag == 1 else image.transpose(TURNS[tag])
+
+
+def upright_size(path: Path) -> tuple[tuple[int, int], int]:
+    """The size that an image has when it is turned upright, and the tag that turns it, from the head of the file.
+
+    Returns:
+        (width, height), and 1 to 8, see `orientation`.
+
+    Raises:
+        UserError: the file cannot be read as an image.
+    """
+    with opened_image(path, "this image") as image:
+        tag, size = orientation(image), image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # of which newer Pillows give the upright size
+            size = image.tag_v2[256], image.tag_v2[257]
+        return size[::-1] if tag > 4 else size, tag
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-Progress = Callable[[str, int, int], None]  # called with the name of the step, the items done, and their total
+Progress = Callable[[str, int, int], None]  # called with the step's name, the items done, their total (0: unknown)
 OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")  # Linux: those of this process, and all
 MAX_THREADS = 16  # more threads that read files wait for the disk or for each other
 

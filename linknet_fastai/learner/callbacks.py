@@ -1,23 +1,24 @@
 """fastai callbacks of a LinkNet learner: loss scaling, label sizes, seeds, skipped batches, accumulated gradients."""
 
+from collections.abc import Iterator
+
 import torch
-from fastai.callback.core import Callback, CancelBatchException, CancelStepException
-from fastai.callback.training import GradientAccumulation
+from fastai.callback.core import Callback, CancelBatchException
 from fastai.learner import Learner
 from fastai.torch_core import find_bs
 
 from linknet_fastai.core.device import release_memory, resolve_precision, tune
 from linknet_fastai.core.fastai_private import number_of_workers
 from linknet_fastai.core.images import VOID
-from linknet_fastai.learner.process_group import on_every_rank
+from linknet_fastai.learner.process_group import on_every_rank, sum_over_ranks
 from linknet_fastai.model.linknet import resample_logits
 
 
 class DevicePrecision(Callback):
     """Trains in the learner's precision: loss scaling for fp16, weights in channels_last, a tuned device.
 
-    Autocast itself is in `LinkNetLearner.forward_pass`. fastai's `MixedPrecision` supports CUDA alone: on a CPU it
-    does nothing, without a warning.
+    Autocast itself is in `LinkNetLearner.forward_pass`, its step in `LinkNetLearner.optimizer_step`. fastai's
+    `MixedPrecision` supports CUDA alone: on a CPU it does nothing, without a warning.
     """
 
     order = 10
@@ -37,11 +38,9 @@ class DevicePrecision(Callback):
             self.learn.loss_grad = self.scaler.scale(self.learn.loss_grad)
 
     def before_step(self) -> None:
-        """Let the scaler take the step, or skip it if gradients overflowed; fastai's own step is canceled."""
+        """Divide the gradients by the scale, before a callback such as fastai's `GradientClip` looks at them."""
         if self.scaler:
-            self.scaler.step(self.learn.opt.opt)  # the torch optimizer inside fastai's OptimWrapper
-            self.scaler.update()
-            raise CancelStepException
+            self.scaler.unscale_(self.learn.opt.opt)  # the torch optimizer inside fastai's OptimWrapper
 
     def after_epoch(self) -> None:
         """Keep no more memory than the next epoch needs."""
@@ -65,6 +64,9 @@ class ScoreAtLabelSize(Callback):
 class SkipVoidBatches(Callback):
     """Skips a training batch whose pixels are all void: only weight decay would change the weights.
 
+    Such a batch has no loss that a mean could count. The network runs on it only where gradients that were
+    accumulated before wait for the step that follows it.
+
     If several processes train together, a batch is skipped by all of them or by none, because each waits for the
     gradients of the others.
 
@@ -74,54 +76,90 @@ class SkipVoidBatches(Callback):
 
     order = 6
 
+    def before_fit(self) -> None:
+        """Say that there is no loss before the first batch that has one."""
+        self.is_void = False
+        self.learn.smooth_loss = torch.tensor(torch.nan)
+
     def before_batch(self) -> None:
         """Skip the batch if all its labels are void."""
-        if self.learn.training and self.learn.yb and on_every_rank((self.learn.y == VOID).all()):
-            skip_batch(self.learn)
+        self.is_void = bool(self.learn.training and self.learn.yb) and on_every_rank((self.learn.y == VOID).all())
+        if self.is_void and not any(cb.pending and cb.step_follows for cb in accumulations(self.learn)):
+            raise CancelBatchException
+
+    def after_batch(self) -> None:
+        """Keep a loss that is none from the recorder."""
+        if self.is_void:
+            leave_out_of_means(self.learn)
 
 
-def skip_batch(learn: Learner) -> None:
-    """Cancel the current batch before the network runs.
+def leave_out_of_means(learn: Learner) -> None:
+    """Have fastai's recorder ignore the current batch, as it ignores those without labels.
 
     Args:
-        learn: the learner, in one of its callbacks' `before_batch`.
-
-    Raises:
-        CancelBatchException: always; fastai continues with the next batch.
+        learn: the learner, in `after_batch` of one of its callbacks whose `order` is below the recorder's 50.
     """
-    if getattr(learn, "loss", None) is None:  # fastai's recorder averages `loss` after every batch
-        learn.loss = torch.zeros((), device=learn.y.device)
-    raise CancelBatchException
+    learn.yb = ()
 
 
-class AccumulateGradients(GradientAccumulation):
-    """Takes a step every `batches` batches; the remaining ones at the end of an epoch make a smaller step.
+class AccumulateGradients(Callback):
+    """Takes a step every `batches` batches with the gradient of one batch of all their frames, in all processes.
 
-    fastai's callback carries them over to the next epoch, where a resumed run would miss them.
+    That batch's loss is a sum over its pixels divided by the sum of their weights. So the gradients of the sums are
+    accumulated, and divided once. A mean of the batches' means differs from it where batches, or processes, have
+    different classes and shares of void. Batch norm still computes its statistics batch by batch.
+
+    The last batches of an epoch make a step of their own if they are fewer.
+
+    A loss function of another kind than `SegmentationLoss` is taken to be a mean over frames.
 
     Args:
         batches: how many batches make a step.
-        bs: frames per batch.
     """
 
-    def __init__(self, batches: int, bs: int) -> None:
-        super().__init__(n_acc=batches * bs)
+    order, run_valid = DevicePrecision.order - 4, False
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.batches = batches
 
     def before_train(self) -> None:
-        """Discard gradients that remain if the last batch of the previous epoch was skipped."""
-        self.count = 0
+        """Start without gradients, which an interrupted training may have left."""
+        self.pending, self.weight = False, torch.zeros((), device=self.learn.dls.device)
         self.learn.opt.zero_grad()
 
     @property
     def step_follows(self) -> bool:
         """Whether the current batch ends with a step."""
-        return self.iter == self.n_iter - 1 or self.count + find_bs(self.learn.yb) >= self.n_acc
+        return (self.learn.iter + 1) % self.batches == 0 or self.learn.iter == self.learn.n_iter - 1
+
+    def after_loss(self) -> None:
+        """Turn the mean that is differentiated into a sum, and the one that is shown into that of all processes."""
+        learn, weight = self.learn, getattr(self.learn.loss_func, "weight_sum", None)
+        weight = learn.loss.new_tensor(find_bs(learn.yb)) if weight is None else weight
+        sums = torch.stack([learn.loss.detach() * weight, weight, torch.ones_like(weight)])
+        total, weight_of_all, ranks = sum_over_ranks(sums)
+        learn.loss = total / weight_of_all.clamp(min=torch.finfo(weight.dtype).tiny)
+        self.weight = self.weight + weight_of_all
+        if not self.pending:  # a single batch is divided at once; what divides several keeps them in fp16's range
+            self.divisor = self.weight if self.batches == 1 else learn.y.numel() * self.batches
+        learn.loss_grad = learn.loss_grad * (weight * ranks / self.divisor)  # DDP takes the mean over the ranks
+        self.pending = True
 
     def before_step(self) -> None:
-        """Take the step, or end the batch."""
-        if self.step_follows:
-            self.count = self.n_acc
-        super().before_step()
+        """Divide the gradients, or end the batch without a step."""
+        if not self.step_follows:
+            raise CancelBatchException
+        if self.batches > 1:
+            for parameter in self.learn.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad *= self.divisor / self.weight
+        self.pending, self.weight = False, torch.zeros_like(self.weight)
+
+
+def accumulations(learn: Learner) -> Iterator[AccumulateGradients]:
+    """The callbacks of a learner that accumulate gradients: one, or none."""
+    return (callback for callback in learn.cbs if isinstance(callback, AccumulateGradients))
 
 
 class EpochSeed(Callback):

@@ -13,8 +13,8 @@ from timm.layers import convert_sync_batchnorm
 
 from linknet_fastai.core.images import VOID
 from linknet_fastai.data.reproducible_dl import ReproducibleDL
-from linknet_fastai.learner.callbacks import AccumulateGradients
-from linknet_fastai.learner.process_group import from_rank_0
+from linknet_fastai.learner.callbacks import accumulations
+from linknet_fastai.learner.process_group import from_rank_0, sum_over_ranks
 from linknet_fastai.scoring.metrics import ForegroundIoU
 
 
@@ -89,8 +89,7 @@ class SharedTraining(DistributedTrainer):
     such batch norm, each rank computes them over its own frames, and all validate with rank 0's running statistics:
     DDP sends buffers to all ranks before every batch.
 
-    The loss of a step is the mean over the ranks of their losses, each a weighted mean over the rank's pixels; so a
-    pixel counts a little more on a rank with many void ones. A single process takes the mean over all pixels.
+    The loss of a step is the weighted mean over the pixels of all ranks, see `AccumulateGradients`.
 
     Args:
         sync_bn: see above.
@@ -117,7 +116,7 @@ class SharedTraining(DistributedTrainer):
     def before_batch(self) -> None:
         """Sum gradients over ranks only in batches that end with a step."""
         if self.learn.training:
-            steps = (cb.step_follows for cb in self.learn.cbs if isinstance(cb, AccumulateGradients))
+            steps = (callback.step_follows for callback in accumulations(self.learn))
             self.learn.model.require_backward_grad_sync = next(steps, True)
 
     def after_train(self) -> None:
@@ -126,7 +125,9 @@ class SharedTraining(DistributedTrainer):
             self._sum_counts()
 
     def after_validate(self) -> None:
-        """Sum the confusion matrices of the ranks, before the recorder reads the scores."""
+        """Sum the losses and confusion matrices of the ranks, before the recorder reads them."""
+        loss = self.learn.recorder.loss
+        loss.total, loss.count = sum_over_ranks(torch.tensor([loss.total, loss.count], device=self.learn.dls.device))
         self._sum_counts()
 
     def _sum_counts(self) -> None:

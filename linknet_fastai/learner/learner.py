@@ -23,10 +23,10 @@ from linknet_fastai.config.settings import RENAMED, Settings, resolve_settings
 from linknet_fastai.core.device import autocast, resolve_device, resolve_precision
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.fastai_private import ForwardLearner
-from linknet_fastai.core.parallel import Progress
+from linknet_fastai.core.parallel import Progress, process_count
 from linknet_fastai.core.text import did_you_mean
 from linknet_fastai.data.dataset import Dataset
-from linknet_fastai.data.loaders import dls_from_settings
+from linknet_fastai.data.loaders import dls_from_settings, set_normalization
 from linknet_fastai.learner.callbacks import (
     AccumulateGradients,
     DevicePrecision,
@@ -34,10 +34,11 @@ from linknet_fastai.learner.callbacks import (
     ScoreAtLabelSize,
     SkipVoidBatches,
 )
-from linknet_fastai.learner.loss import SegmentationLoss, class_weights
+from linknet_fastai.learner.loss import LabeledLoss, SegmentationLoss, class_weights
 from linknet_fastai.learner.optimizers import OPTIMIZERS
 from linknet_fastai.learner.process_group import check_shareable
 from linknet_fastai.model.card import ModelCard
+from linknet_fastai.model.encoder import encoder_normalization
 from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import initialize_from
 from linknet_fastai.scoring.metrics import segmentation_metrics
@@ -73,6 +74,14 @@ class LinkNetLearner(ForwardLearner):
             logits = self.model(*(x.contiguous(memory_format=torch.channels_last) for x in self.xb))
         converted_by_loss = self.training and isinstance(self.loss_func, SegmentationLoss)
         return logits if converted_by_loss else logits.float()
+
+    def optimizer_step(self) -> None:
+        """Take a step; with the loss scaled for fp16, the scaler takes it, unless gradients have overflowed."""
+        if scaler := self.device_precision.scaler:
+            scaler.step(self.opt.opt)
+            scaler.update()
+        else:
+            self.opt.step()
 
     def to_distributed(self, sync_bn: bool = True, **kwargs: Any) -> Learner:
         """Add our `SharedTraining` where fastai's method, which `distrib_ctx` calls, adds its own callback."""
@@ -125,6 +134,8 @@ def linknet_learner(
         kwargs: settings by name, and arguments of fastai's `Learner`, such as `loss_func` or `opt_func`, which
             replace what is chosen here.
 
+    The learner sets the normalization of `dls` to that of the weights it starts from, as fastai's `vision_learner`.
+
     Returns:
         A Learner that also has `card`, the `ModelCard` of its network, and `settings`, the resolved `Settings`.
 
@@ -149,17 +160,21 @@ def linknet_learner(
     resolve_precision(settings.precision, torch.device(dls.device))  # raises before weights are loaded
     if settings.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
-    card = ModelCard.of(dls.recipe, dls.size, encoder=settings.encoder, decoder=settings.decoder)
+    network: dict[str, Any] = {"encoder": settings.encoder, "decoder": settings.decoder}
+    if settings.encoder_is_trained:
+        network["mean"], network["std"] = encoder_normalization(settings.encoder)
+    card = ModelCard.of(dls.recipe, dls.size, **network)
     pretrained = settings.pretrained and settings.init_from is None
     model = LinkNet(len(card.classes), settings.encoder, settings.decoder, pretrained, settings.encoder_weights)
     if settings.init_from is not None:
-        initialize_from(model, card, settings.init_from)
+        card = initialize_from(model, card, settings.init_from)
+    set_normalization(dls, card.mean, card.std)
     if settings.compile:
         model.compile()
     if settings.lr != "auto":
         kwargs["lr"] = settings.lr
-    if settings.accumulate > 1:
-        cbs = [*cbs, AccumulateGradients(settings.accumulate, dls.train.bs)]
+    if settings.accumulate > 1 or process_count() > 1:
+        cbs = [*cbs, AccumulateGradients(settings.accumulate)]
     kwargs.setdefault("loss_func", SegmentationLoss(class_weights(dls.class_pixels, settings.class_weights)))
     return wrap_model(dls, model, card, settings, metrics=metrics, cbs=cbs, path=path, **kwargs)
 
@@ -209,6 +224,8 @@ def wrap_model(
         "path": ".",
     }
     learn = LinkNetLearner(dls, model, **(chosen | kwargs))
+    if recorder := getattr(learn, "recorder", None):
+        recorder.loss = LabeledLoss()
     learn.card, learn.settings, learn.precision = card, settings, settings.precision
     return learn
 

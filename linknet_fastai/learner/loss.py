@@ -1,9 +1,12 @@
-"""Class weights from pixel counts, and the weighted cross-entropy that trains LinkNet."""
+"""Class weights from pixel counts, the weighted cross-entropy that trains LinkNet, and its mean over batches."""
 
+from math import nan
 from typing import Any
 
 import torch
+from fastai.learner import AvgLoss, Learner
 from fastai.losses import CrossEntropyLossFlat
+from fastai.torch_core import find_bs
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -66,6 +69,9 @@ class SegmentationLoss(CrossEntropyLossFlat):
         weight: C float32 class weights, see `class_weights`; None weighs all classes the same.
         reduction: "mean", or "sum" or "none" as in torch.
 
+    Attributes:
+        weight_sum: the denominator of the last mean, a scalar; 0 if all pixels were void. None before the first.
+
     Example:
         >>> logits = torch.tensor([2.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 3)
         >>> SegmentationLoss()(logits, torch.tensor([[[0, 1, 255]]]))
@@ -73,6 +79,8 @@ class SegmentationLoss(CrossEntropyLossFlat):
         >>> SegmentationLoss(torch.tensor([3.0, 1.0]))(logits, torch.tensor([[[0, 1, 255]]]))
         tensor(0.6269)
     """
+
+    weight_sum: Tensor | None = None
 
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
         super().__init__(axis=1, weight=weight, ignore_index=VOID, reduction=reduction)
@@ -84,9 +92,27 @@ class SegmentationLoss(CrossEntropyLossFlat):
             weight = torch.ones(logits.shape[1], device=logits.device) if weight is None else weight
             if logits.dtype == torch.float16:  # its largest number is 65504; scaled weights give the same mean
                 weight = weight / (weight.max() / LARGEST_IN_FP16).clamp(min=1)
-            return _WeightedCrossEntropy.apply(logits, labels, weight)
+            loss, self.weight_sum = _WeightedCrossEntropy.apply(logits, labels, weight)
+            return loss
         flat = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1])
         return self.func(flat.float(), labels.reshape(-1).long(), **kwargs)
+
+
+class LabeledLoss(AvgLoss):
+    """fastai's mean loss over the frames of a validation, without batches whose pixels are all void."""
+
+    def accumulate(self, learn: Learner) -> None:
+        """Count the loss of the current batch."""
+        weight_sum = getattr(learn.loss_func, "weight_sum", None)  # None for the loss function of a user
+        if weight_sum is None or weight_sum > 0:
+            frames = getattr(learn.dl, "real", find_bs(learn.yb))  # of several processes each counts its own
+            self.total += learn.loss.detach().mean().cpu() * frames
+            self.count += frames
+
+    @property
+    def value(self) -> float | Tensor:
+        """The mean so far; nan if there is none."""
+        return self.total / self.count if self.count else nan
 
 
 class _WeightedCrossEntropy(torch.autograd.Function):
@@ -98,8 +124,8 @@ class _WeightedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-        """Compute the loss, and save the gradient of its numerator."""
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the loss and the sum of the weights, and save the gradient of the loss's numerator."""
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         loss = weight_sum = torch.zeros((), device=logits.device)
         frames = 1 if logits.device.type == "cpu" else len(logits)
@@ -122,11 +148,12 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         ctx.scale = torch.where(weight_sum > 0, 1 / weight_sum, 0)
         if gradient is not None:
             ctx.save_for_backward(gradient)
-        return loss * ctx.scale
+        ctx.mark_non_differentiable(weight_sum)
+        return loss * ctx.scale, weight_sum
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_of_loss: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient_of_loss: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         """Scale the gradient."""
         (gradient,) = ctx.saved_tensors
         return gradient * (gradient_of_loss * ctx.scale), None, None

@@ -144,13 +144,17 @@ def on_every_rank(flag: "torch.Tensor") -> bool:
 
 def on_any_rank(flag: "torch.Tensor") -> bool:
     """Whether such a flag is set on any rank; all ranks must call this."""
+    return bool(sum_over_ranks(flag.int()))
+
+
+def sum_over_ranks(values: "torch.Tensor") -> "torch.Tensor":
+    """Sum a tensor, which is overwritten, over the ranks; all ranks must call this."""
     if process_count() > 1:
         from torch import distributed
 
         if distributed.is_initialized():
-            flag = flag.int()
-            distributed.all_reduce(flag, distributed.ReduceOp.MAX)
-    return bool(flag)
+            distributed.all_reduce(values)
+    return values
 
 
 def check_shareable(device: "torch.device") -> None:

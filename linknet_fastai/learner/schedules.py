@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 from fastai.callback.core import Callback
-from fastai.callback.schedule import ParamScheduler, SchedCos
+from fastai.callback.schedule import ParamScheduler, SchedCos, combined_cos
 from fastai.learner import Learner
 
 from linknet_fastai.core.errors import UsageError
@@ -47,22 +47,42 @@ def fit_schedule(
     """
     settings = learn.settings
     schedule, epochs, lr = schedule or settings.schedule, epochs or settings.epochs, lr or settings.lr
-    if encoder_lr is None:
-        encoder_lr = settings.encoder_lr if settings.encoder_is_trained else 1
     if isinstance(lr, str):
         raise UsageError(f"lr: {lr!r} is for the command fit; give a number, such as learn.lr_find().valley")
-    rates = np.array([lr * encoder_lr, lr])  # of the groups of `encoder_and_rest`
+    rates = group_rates(learn, lr, encoder_lr)
+    shapes = {
+        # As fastai's fit_flat_cos, which does not pass on `start_epoch` (2.8.12).
+        "flat-cos": combined_cos(0.75, rates, rates, rates / 1e5),
+        "cosine": SchedCos(rates, 0),
+        "step": partial(_step_rate, rates),
+    }
     if schedule == "one-cycle":
         learn.fit_one_cycle(epochs, rates, cbs=[*cbs], start_epoch=start_epoch)
-    elif schedule == "flat-cos":
-        learn.fit_flat_cos(epochs, rates, cbs=[*cbs], start_epoch=start_epoch)
     elif schedule == "constant":
         learn.fit(epochs, rates, cbs=[*cbs], start_epoch=start_epoch)
-    elif schedule in ("cosine", "step"):
-        scheduled = SchedCos(rates, 0) if schedule == "cosine" else partial(_step_rate, rates)
-        learn.fit(epochs, rates, cbs=[*cbs, ParamScheduler({"lr": scheduled})], start_epoch=start_epoch)
+    elif schedule in shapes:
+        learn.fit(epochs, rates, cbs=[*cbs, ParamScheduler({"lr": shapes[schedule]})], start_epoch=start_epoch)
     else:
         raise ValueError(f"schedule {schedule!r}: use 'one-cycle', 'flat-cos', 'cosine', 'constant' or 'step'")
+
+
+def group_rates(learn: Learner, lr: float, encoder_lr: float | None = None) -> np.ndarray:
+    """The learning rates of the learner's parameter groups, the encoder and the rest, for the rate `lr` of the rest.
+
+    Args:
+        learn: the result of `linknet_learner`.
+        lr: the learning rate.
+        encoder_lr: see `fit_schedule`.
+
+    Example:
+        As the command `lr-find` searches::
+
+            learn.lr_find(group_rates(learn, 1e-7), group_rates(learn, 10))
+    """
+    settings = learn.settings
+    if encoder_lr is None:
+        encoder_lr = settings.encoder_lr if settings.encoder_is_trained else 1
+    return np.array([lr * encoder_lr, lr])
 
 
 def _step_rate(rates: np.ndarray, share: float) -> np.ndarray:

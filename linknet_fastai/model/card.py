@@ -1,7 +1,7 @@
 """The card of a model file, which describes the model. Imports no torch: exported models predict without it."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -53,20 +53,20 @@ class ModelCard(BaseModel):
         return self
 
     @classmethod
-    def of(cls, recipe: Recipe, size: tuple[int, int], **architecture: str) -> Self:
+    def of(cls, recipe: Recipe, size: tuple[int, int], **network: Any) -> Self:
         """The card of a model.
 
         Args:
             recipe: the recipe that the model is trained with.
             size: (width, height) of the training.
-            architecture: `encoder` and `decoder`, if they are not the defaults.
+            network: `encoder`, `decoder`, `mean` and `std`, if they are not the defaults.
 
         Example:
             >>> from linknet_fastai.config.recipe import load_recipe
             >>> ModelCard.of(load_recipe("camvid"), (480, 360)).class_names[:3]
             ['Sky', 'Building', 'Pole']
         """
-        return cls(recipe=recipe.name, classes=recipe.classes, void=recipe.void, size=size, **architecture)
+        return cls(recipe=recipe.name, classes=recipe.classes, void=recipe.void, size=size, **network)
 
     @property
     def class_names(self) -> list[str]:

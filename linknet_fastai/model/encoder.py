@@ -1,6 +1,7 @@
 """The encoder of LinkNet: a timm network that returns its features, with weights from timm or a local file."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import timm
@@ -8,8 +9,29 @@ from timm.models import load_state_dict
 from torch import nn
 
 from linknet_fastai.core.errors import UsageError, UserError, reason
+from linknet_fastai.model.card import IMAGENET_MEAN, IMAGENET_STD
 
 STRIDES = (4, 8, 16, 32)
+
+
+def encoder_normalization(name: str) -> tuple[Sequence[float], Sequence[float]]:
+    """The mean and standard deviation that timm's weights of an encoder expect images to be normalized with.
+
+    Two in five of timm's weights expect others than ImageNet's.
+
+    Args:
+        name: the timm model.
+
+    Returns:
+        Mean and standard deviation of the three channels, whose values range from 0 to 1. ImageNet's if timm has no
+        weights of this model.
+
+    Example:
+        >>> encoder_normalization("tf_efficientnet_lite0")
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    """
+    weights = timm.get_pretrained_cfg(name)
+    return (weights.mean, weights.std) if weights else (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def create_encoder(name: str, pretrained: bool, weights: str | Path | None = None) -> nn.Module:
@@ -45,8 +67,9 @@ def create_encoder(name: str, pretrained: bool, weights: str | Path | None = Non
         if not pretrained or overlay:
             raise unsuitable_encoder(name, error) from error
         raise UserError(
-            f"--pretrained: the ImageNet weights of {name} are not available ({type(error).__name__}); go online, "
-            "name a local checkpoint with --encoder-weights FILE, or train from scratch with --no-pretrained"
+            f"--pretrained: the ImageNet weights of {name} are not available ({type(error).__name__}: "
+            f"{reason(error)}); go online, name a local checkpoint with --encoder-weights FILE, or train from "
+            "scratch with --no-pretrained"
         ) from error
     if not pretrained:
         _activate_residual_branches(encoder)

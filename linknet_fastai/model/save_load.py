@@ -124,13 +124,16 @@ def _load_pickle(file: Path, trust_pickle: bool) -> tuple[LinkNet, ModelCard]:
         raise UserError(f"{file}: not a learner exported by linknet-fastai ({reason(error)})") from None
 
 
-def initialize_from(model: LinkNet, card: ModelCard, path: str | Path) -> None:
+def initialize_from(model: LinkNet, card: ModelCard, path: str | Path) -> ModelCard:
     """Copy the weights of another model into `model`, all but those of the head if the classes differ.
 
     Args:
         model: the network to initialize in place.
         card: its card.
         path: a run folder or a `.safetensors`.
+
+    Returns:
+        The card, with the mean and standard deviation that the other model expects images to be normalized with.
 
     Raises:
         UsageError: the other model has another encoder or decoder.
@@ -139,7 +142,7 @@ def initialize_from(model: LinkNet, card: ModelCard, path: str | Path) -> None:
     Example:
         ::
 
-            initialize_from(model, card, "runs/cityscapes")
+            card = initialize_from(model, card, "runs/cityscapes")
     """
     source, source_card = load_model(path)
     for part in ("encoder", "decoder"):
@@ -150,3 +153,4 @@ def initialize_from(model: LinkNet, card: ModelCard, path: str | Path) -> None:
     if source_card.class_names != card.class_names:
         state = {name: value for name, value in state.items() if not name.startswith("head.")}
     model.load_state_dict(state, strict=False)
+    return card.model_copy(update={"mean": source_card.mean, "std": source_card.std})

@@ -1,10 +1,11 @@
 """Reads the frames of video files, cameras and numbered images, with their times. Predicts and writes nothing."""
 
+import errno
+import math
 import sys
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from itertools import groupby
@@ -13,11 +14,13 @@ from queue import Empty, Queue
 from threading import Event, Thread
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from linknet_fastai.core.errors import UserError, import_optional, reason
-from linknet_fastai.core.images import open_image
+from linknet_fastai.core.images import SOFTWARE, open_image
 from linknet_fastai.predict.inputs import Source, source_name
+from linknet_fastai.predict.kinds import CLIP_FORMATS, is_video
 from linknet_fastai.predict.sound import Sound
 
 av = import_optional("av", "video")
@@ -29,17 +32,27 @@ CAMERAS: dict[str, tuple[str, str, dict[str, str]]] = {
     "linux": ("v4l2", "/dev/video{}", {}),
     "darwin": ("avfoundation", "{}", {"framerate": "30"}),
 }
-# The only formats that are read. FFmpeg's others include playlists, which name further files and addresses to read.
-CLIP_FORMATS = "avi,gif,matroska,mov,mpeg,mpegts,mpegvideo"
+# How a frame is turned upright, by the upper left of its display matrix.
+TURNS = {
+    (1, 0, 0, 1): None,
+    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
+    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
+    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
+    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
+    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
+    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
+    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
 class Frame:
-    """When and how long a frame is shown, in seconds, and a function that reads it."""
+    """When and how long a frame is shown, in seconds, a function that reads it, and width / height of its pixels."""
 
     time: Fraction
     duration: Fraction
     load: Callable[[], Image.Image]
+    pixel_aspect: Fraction = Fraction(1)
 
     def image(self) -> Image.Image | None:
         """Read the frame, None if it is broken."""
@@ -49,56 +62,103 @@ class Frame:
             return None
 
 
-def limit_rate(frames: Iterable[Frame], fps: Fraction, counted: Counter[str]) -> Iterator[Frame]:
-    """Divide each second into `fps` intervals and keep the first frame of each; count the others as "dropped".
+@dataclass
+class Reading:
+    """A source that is being read. What is counted is complete when the last frame was taken.
 
-    Example:
-        >>> frames = [Frame(Fraction(n, 10), Fraction(1, 10), Image.Image) for n in range(10)]
-        >>> dropped = Counter()
-        >>> [float(frame.time) for frame in limit_rate(frames, Fraction(4), dropped)], dropped["dropped"]
-        ([0.0, 0.3, 0.5, 0.8], 6)
+    Attributes:
+        frames: the frames, in order.
+        expected: about how many frames there are, 0 if unknown.
+        sound: the sound, filled while frames are taken.
+        length: how long the source is by its own header, in seconds, 0 if unknown.
+        read: how much of that was read, in seconds.
+        dropped: how many frames were left out to keep to a frame rate, or to keep up with a camera.
+        broken: how many frames could not be read.
+        damaged: the times, in seconds, of frames that were read with errors; decoders notice most of them.
+        ended_by: the error that ended the reading, if one did.
     """
-    for _, interval in groupby(frames, lambda frame: int(frame.time * fps)):
-        yield next(interval)
-        counted["dropped"] += sum(1 for _ in interval)  # noqa: B031 - the frames after the first
+
+    frames: Iterator[Frame] = field(default_factory=lambda: iter(()))
+    expected: int = 0
+    sound: Sound = field(default_factory=Sound)
+    length: Fraction = Fraction(0)
+    read: Fraction = Fraction(0)
+    dropped: int = 0
+    broken: int = 0
+    damaged: set[Fraction] = field(default_factory=set)
+    ended_by: str = ""
+
+    def limit_rate(self, fps: Fraction) -> None:
+        """Divide each second into `fps` intervals and keep the first frame of each.
+
+        Example:
+            >>> frames = [Frame(Fraction(n, 10), Fraction(1, 10), Image.Image) for n in range(10)]
+            >>> reading = Reading(iter(frames))
+            >>> reading.limit_rate(Fraction(4))
+            >>> [float(frame.time) for frame in reading.frames], reading.dropped
+            ([0.0, 0.3, 0.5, 0.8], 6)
+        """
+
+        def limited(frames: Iterator[Frame]) -> Iterator[Frame]:
+            for _, interval in groupby(frames, lambda frame: int(frame.time * fps)):
+                yield next(interval)
+                self.dropped += sum(1 for _ in interval)  # noqa: B031 - the frames after the first
+
+        self.frames = limited(self.frames)
+
+    def problem(self, source: Source) -> str:
+        """One line about what is missing or damaged; empty if nothing is. Single frames of a camera do not count."""
+        parts = []
+        if not isinstance(source, int):
+            if self.length - self.read > 0.5:  # headers are rounded, and the last frame of some files has no length
+                parts.append(f"{float(self.read):.1f} s of {float(self.length):.1f} s were read")
+            if self.broken:
+                parts.append(f"unreadable frames: {self.broken}")
+            if self.damaged:
+                parts.append(
+                    f"frames with errors: {len(self.damaged)}, the first at {float(min(self.damaged)):.1f} s"
+                )
+        if self.ended_by:
+            parts.append(f"reading ended with: {self.ended_by}")
+        return f"{source_name(source)}: damaged or incomplete ({'; '.join(parts)})" if parts else ""
 
 
 @contextmanager
-def open_frames(
-    source: Source, rate: Fraction, counted: Counter[str]
-) -> Iterator[tuple[Iterator[Frame], int, Sound]]:
+def open_frames(source: Source, rate: Fraction) -> Iterator[Reading]:
     """Open a source for reading; it is closed at the end of the `with` block.
 
     Args:
         source: a video file, the number of a camera, or images, see `Clip`.
         rate: frames per second of images.
-        counted: counts the frames that are "broken", and those "dropped" to keep up with a camera.
-
-    Yields:
-        The frames, about how many there are (0 if unknown), and the sound, which is filled while frames are read.
 
     Raises:
         UserError: the source cannot be opened, or has no video stream.
     """
     if isinstance(source, Sequence):
         images = (Frame(number / rate, 1 / rate, partial(open_image, file)) for number, file in enumerate(source))
-        yield images, len(source), Sound()
+        yield Reading(images, len(source))
         return
     with open_container(source) as container:
         if not container.streams.video:
             raise UserError(f"{source_name(source)}: there is no video stream in it")
         video = container.streams.video[0]
+        reading = Reading()
         if isinstance(source, int):
             # The reading thread has to end before the container is closed, also after Ctrl-C.
-            sound = Sound()
-            with closing(_newest(_decoded(container, video, sound, Fraction(0), counted), counted)) as frames:
-                yield frames, 0, sound
+            with closing(_newest(_decoded(container, video, Fraction(0), reading), reading)) as reading.frames:
+                yield reading
             return
         start = max(Fraction(container.start_time or 0, av.time_base), Fraction(0))
-        sound = Sound(container.streams.audio, start)
-        seconds = container.duration * 1e-6 if container.duration else 0
-        expected = video.frames or round(seconds * (video.average_rate or 0))
-        yield _decoded(container, video, sound, start, counted), expected, sound
+        reading.sound = Sound(container.streams.audio, start)
+        length = Fraction((video.duration or 0) * (video.time_base or 0))
+        # Of all streams, and of some formats from 0 instead of the start.
+        seconds = Fraction(container.duration or 0, av.time_base)
+        reading.length = length or max(seconds - start, Fraction(0))
+        if container.format.name == "avi":  # estimated by the size of the file, also of one that was cut off
+            reading.length = max(reading.length, Fraction(video.frames / (video.average_rate or FRAME_RATE)))
+        reading.expected = video.frames or round(seconds * (video.average_rate or 0))
+        reading.frames = _decoded(container, video, start, reading)
+        yield reading
 
 
 def open_container(source: Path | int) -> Any:
@@ -126,55 +186,97 @@ def open_container(source: Path | int) -> Any:
     try:
         return open_source(metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise UserError(f"{source_name(source)}: cannot be opened as a video ({reason(error)})") from None
+        why = reason(error)
+        if isinstance(error, av.InvalidDataError) and is_video(Path(str(source))):
+            why = "damaged, or cut off before its index was written"
+        elif getattr(error, "errno", None) == errno.EINVAL:
+            why = f"none of FFmpeg's formats {CLIP_FORMATS}"
+        raise UserError(f"{source_name(source)}: cannot be opened as a video ({why})") from None
 
 
-def _decoded(container: Any, video: Any, sound: Sound, start: Fraction, counted: Counter[str]) -> Iterator[Frame]:
-    """The frames of a video, their times relative to `start`; audio packets are collected in `sound`.
+def is_own_video(file: Path) -> bool:
+    """Whether `predict_video` wrote the file and no other program has written it since."""
+    with suppress(UserError), open_container(file) as container:
+        return container.metadata.get("comment") == SOFTWARE[1]
+    return False
+
+
+def _decoded(container: Any, video: Any, start: Fraction, reading: Reading) -> Iterator[Frame]:
+    """The frames of a video, their times relative to `start`; audio packets are collected in `reading.sound`.
 
     Broken frames are counted and skipped.
     """
     usual_duration = 1 / Fraction(video.average_rate or FRAME_RATE)
     next_time = start  # of a frame without a time of its own
+    aspect = Fraction(video.sample_aspect_ratio or 1)
     try:
-        for packet in container.demux(video, *sound.streams):
+        for packet in container.demux(video, *container.streams.audio):
             if packet.stream.type == "audio":
-                sound.packets.append(packet)
+                reading.sound.packets.append(packet)
+                if packet.pts is not None and not video.duration:  # the length is that of all streams
+                    end = (packet.pts + (packet.duration or 0)) * packet.time_base - start
+                    reading.read = max(reading.read, Fraction(end))
                 continue
             try:
                 frames = packet.decode()
             except av.FFmpegError:
-                counted["broken"] += 1
+                reading.broken += 1
                 continue
+            if packet.is_corrupt and packet.pts is not None:
+                reading.damaged.add(packet.pts * packet.time_base - start)
             for frame in frames:
                 shown_at = next_time if frame.pts is None else Fraction(frame.pts * frame.time_base)
                 duration = Fraction(frame.duration * frame.time_base) if frame.duration else usual_duration
                 next_time = shown_at + duration
-                yield Frame(shown_at - start, duration, partial(_upright, frame))
-    except av.FFmpegError:  # no further packet can be found in the file
-        counted["broken"] += 1
+                reading.read = max(reading.read, next_time - start)
+                if frame.is_corrupt:
+                    reading.damaged.add(shown_at - start)
+                matrix = _display_matrix(frame)
+                shown_aspect = aspect if matrix[0] else 1 / aspect  # of a frame that is turned by 90 degrees
+                yield Frame(shown_at - start, duration, partial(_upright, frame, matrix), shown_aspect)
+    except av.FFmpegError as error:  # no further packet can be found in the file, or the camera is gone
+        reading.ended_by = reason(error)
 
 
-def _upright(frame: Any) -> Image.Image:
-    """A decoded frame as an image, rotated as its metadata say."""
+def _display_matrix(frame: Any) -> tuple[int, ...]:
+    """How a frame is turned and mirrored to be shown, see `TURNS`: to a*x + c*y, b*x + d*y."""
+    try:
+        matrix = np.frombuffer(frame.side_data["DISPLAYMATRIX"], np.int32)[[0, 1, 3, 4]] / 65536
+    except KeyError:
+        return 1, 0, 0, 1
+    except ValueError:  # PyAV does not know the kind of other data of this frame, such as EXIF
+        turn = math.radians(frame.rotation)
+        matrix = np.array([math.cos(turn), -math.sin(turn), math.sin(turn), math.cos(turn)])
+    return tuple(matrix.round().astype(int).tolist())
+
+
+def _upright(frame: Any, matrix: tuple[int, ...]) -> Image.Image:
+    """A decoded frame as an image, turned and mirrored as its metadata say."""
     image = frame.to_image()
-    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
+    if matrix not in TURNS:  # another angle
+        return image.rotate(frame.rotation, expand=True)
+    turn = TURNS[matrix]
+    return image if turn is None else image.transpose(turn)
 
 
-def _newest(frames: Iterator[Frame], counted: Counter[str]) -> Generator[Frame, None, None]:
+def _newest(frames: Iterator[Frame], reading: Reading) -> Generator[Frame, None, None]:
     """The newest frame of a camera: a thread reads all the time, and replaces a frame that is still waiting."""
     waiting: Queue[Frame | None] = Queue(maxsize=1)
     done = Event()
 
     def read() -> None:
-        for frame in frames:
-            if done.is_set():
-                return
-            with suppress(Empty):
-                waiting.get_nowait()
-                counted["dropped"] += 1
-            waiting.put(frame)
-        waiting.put(None)
+        try:
+            for frame in frames:
+                if done.is_set():
+                    return
+                with suppress(Empty):
+                    waiting.get_nowait()
+                    reading.dropped += 1
+                waiting.put(frame)
+        except Exception as error:  # whatever ends the thread: the caller would wait for the next frame for ever
+            reading.ended_by = reason(error)
+        if not done.is_set():
+            waiting.put(None)
 
     reader = Thread(target=read, daemon=True)
     reader.start()

@@ -1,4 +1,4 @@
-"""Which images and videos to predict, and where their masks and overlays are written. Opens none of them."""
+"""Which images and videos to predict, and where their masks and overlays are written. Decodes none of them."""
 
 import os
 import re
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from linknet_fastai.core.errors import UsageError, UserError, reason
+from linknet_fastai.core.files import check_own, is_system_file
 from linknet_fastai.core.images import IMAGE_SUFFIXES, is_own_png
+from linknet_fastai.predict.kinds import VIDEO_SUFFIXES, is_video, unread
 
 LEGEND = "legend.png"
 WRITTEN = ("masks", "overlays")  # the folders that a prediction writes into
-VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 
 Source = Path | int | Sequence[Path]  # a video file, the number of a camera, or images that are frames, in order
 
@@ -77,7 +78,8 @@ def collect_clips(inputs: Sequence[Path], out: Path, as_video: bool = False) -> 
         The videos, and the inputs with images, for `collect_jobs`.
 
     Raises:
-        UsageError: `as_video` without a folder of images, or two videos with the same target.
+        UsageError: `as_video` without a folder of images, two videos with the same target, or a file that no
+            prediction wrote would be overwritten.
         UserError: a folder cannot be read.
 
     Example:
@@ -88,14 +90,14 @@ def collect_clips(inputs: Sequence[Path], out: Path, as_video: bool = False) -> 
     clips, images = [], []
     for path in inputs:
         if os.path.isdir(path):
-            videos = files_in(path, out, VIDEO_SUFFIXES)
+            videos = list(filter(is_video, files_in(path, out, VIDEO_SUFFIXES)))
             clips += [Clip(video, video.relative_to(path).with_suffix(".mp4")) for video in videos]
             if as_video:
                 frames = sorted(find_images(path, out), key=_natural_order)
                 clips.append(Clip(frames, Path(f"{path.resolve().name}.mp4")))
             elif not videos or files_in(path, out):
                 images.append(path)
-        elif path.suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(path):
+        elif os.path.isfile(path) and is_video(path):
             clips.append(Clip(path, Path(f"{path.stem}.mp4")))
         elif str(path).isdecimal() and not os.path.exists(path):
             clips.append(Clip(int(str(path)), Path(f"camera-{path}.mp4")))
@@ -104,6 +106,10 @@ def collect_clips(inputs: Sequence[Path], out: Path, as_video: bool = False) -> 
     if as_video and not any(isinstance(clip.source, Sequence) for clip in clips):
         raise UsageError("--video: makes one video of the images of a folder; name the folder")
     _check_targets(clips)
+    for clip in clips:
+        from linknet_fastai.predict.frames import is_own_video  # needs an optional package
+
+        check_own(out / "overlays" / clip.target, is_own_video)
     return clips, images
 
 
@@ -139,9 +145,19 @@ def collect_jobs(inputs: Sequence[Path], out: Path, name_of: Callable[[Path], st
         raise _no_images(*inputs)
     _check_targets(jobs)
     for file in (out / folder / job.target for job in jobs for folder in WRITTEN):
-        if os.path.lexists(file) and not is_own_png(file):
-            raise UsageError(f"{file}: already exists and was not predicted; choose another --out to keep it")
+        check_own(file, is_own_png)
     return jobs
+
+
+def note_of_unread(inputs: Iterable[Path], out: Path) -> str | None:
+    """What in the folders of the inputs could be an image or a video and is not read, None if there is nothing.
+
+    Example:
+        ::
+
+            print(note_of_unread([Path("drive")], Path("out")))  # 2 files are not read: .heic (2); convert them ...
+    """
+    return unread(file for path in inputs if os.path.isdir(path) for file in files_in(path, out, None))
 
 
 def _check_targets(outputs: Iterable[Job | Clip]) -> None:
@@ -175,15 +191,16 @@ def find_images(folder: Path, out: Path | None = None) -> list[Path]:
     raise _no_images(folder)
 
 
-def files_in(folder: Path, out: Path | None = None, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
+def files_in(folder: Path, out: Path | None = None, suffixes: Collection[str] | None = IMAGE_SUFFIXES) -> list[Path]:
     """All files with one of the suffixes in a folder and its subfolders, sorted by name.
 
+    What a system leaves behind, such as `._0001.png`, is left out, see `is_system_file`.
     A link to a folder is followed once, and never to a folder that contains it.
 
     Args:
         folder: where to look.
         out: the folder of a prediction, whose masks, overlays and legend are left out.
-        suffixes: in lower case, as in ".png"; by default those of images.
+        suffixes: in lower case, as in ".png"; by default those of images, None for all.
 
     Raises:
         UserError: a folder cannot be read.
@@ -206,7 +223,8 @@ def files_in(folder: Path, out: Path | None = None, suffixes: Collection[str] = 
                 if target in followed or target in resolved.parents:
                     folders.remove(name)
                 followed.add(target)
-    return sorted(file for file in found if file.suffix.lower() in suffixes)
+    wanted = [file for file in found if suffixes is None or file.suffix.lower() in suffixes]
+    return sorted(file for file in wanted if not is_system_file(file.relative_to(folder)))
 
 
 def _no_images(*inputs: Path) -> UsageError:

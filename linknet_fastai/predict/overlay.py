@@ -47,7 +47,7 @@ def overlay(
         ::
 
             image = open_image(Path("frame.png"))
-            overlay(image, engine(image), engine.card).save("overlay.png")
+            overlay(image, engine.predict_channels(image), engine.card).save("overlay.png")
     """
     strength = np.zeros(256, np.uint8)
     strength[list(range(len(card.classes)) if shown is None else shown)] = round(255 * opacity)

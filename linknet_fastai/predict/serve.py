@@ -18,7 +18,7 @@ from linknet_fastai.core.errors import UsageError, UserError, import_optional
 from linknet_fastai.core.parallel import usable_cores
 from linknet_fastai.engines.engine import NATIVE, Engine
 from linknet_fastai.predict import gradio_private
-from linknet_fastai.predict.inputs import VIDEO_SUFFIXES
+from linknet_fastai.predict.kinds import VIDEO_SUFFIXES, is_video
 from linknet_fastai.predict.overlay import color_mask, overlay
 from linknet_fastai.predict.uploads import CLIP_FPS, CountingEngine, LastImage, Limits, check_clip, predict_image
 from linknet_fastai.predict.video import predict_video
@@ -52,7 +52,7 @@ def page(engine: Engine, limits: Limits, folder: Path, closed: Event) -> Any:
         values: dict[Any, Any] = {}
         choices: Sequence[Any] = card.class_names
         try:
-            if file.suffix.lower() in VIDEO_SUFFIXES:
+            if is_video(file):
                 line, values = show_clip(file, counting, opacity, shown, progress)
             else:
                 line, values = show_image(file, counting, opacity, shown)
@@ -89,10 +89,11 @@ def page(engine: Engine, limits: Limits, folder: Path, closed: Event) -> Any:
         finally:
             one_video.release()
         dropped = f" ({result.dropped} above {CLIP_FPS} a second left out)" if result.dropped else ""
+        problem = f" {result.problem}." if result.problem else ""
         line = (
             f"{file.name}, {result.frames} frames{dropped}: {counting.milliseconds:.1f} ms a frame in the network, "
             f"{result.frames / result.seconds:.1f} frames a second in all. Opacity and classes are those of when it "
-            "was dropped."
+            f"was dropped.{problem}"
         )
         return line, {film: target}
 
@@ -105,7 +106,7 @@ def page(engine: Engine, limits: Limits, folder: Path, closed: Event) -> Any:
         memory = gr.State()
         with gr.Row():
             with gr.Column(min_width=320):
-                drop = gr.File(label="Image or clip", file_types=["image", "video"], height=160)
+                drop = gr.File(label="Image or clip", file_types=["image", "video", *VIDEO_SUFFIXES], height=160)
                 message = gr.HTML(_status(str(limits)))
                 opacity = gr.Slider(0, 1, 0.5, step=0.05, label="Opacity", buttons=[])
             with gr.Column(scale=2, min_width=320) as picture_side:

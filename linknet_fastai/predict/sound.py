@@ -25,7 +25,7 @@ class Sound:
     Attributes:
         streams: those that can be copied.
         left_out: the names of the other streams' codecs.
-        packets: what is not written yet.
+        packets: of all streams, what is not written yet.
     """
 
     def __init__(self, streams: Sequence[Any] = (), start: Fraction = Fraction(0)) -> None:
@@ -43,7 +43,8 @@ class Sound:
     def write(self) -> None:
         """Copy the packets that were read since the last call; damaged ones are left out."""
         for packet in self.packets:
-            if packet.dts is None:  # the empty packet at the end of a stream
+            # The packets of streams that are left out, and the empty one at the end of a stream.
+            if packet.stream.index not in self._copies or packet.dts is None:
                 continue
             late = round(self._start / packet.time_base)
             packet.dts -= late

@@ -1,7 +1,6 @@
 """Overlay videos of video files, cameras and images, frame by frame: memory does not grow with the length."""
 
 import time
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from typing import Any
 
 from linknet_fastai.core.errors import UserError, import_optional, reason
 from linknet_fastai.core.files import atomic_write
+from linknet_fastai.core.images import SOFTWARE
 from linknet_fastai.core.parallel import Progress, map_in_threads
 from linknet_fastai.engines.engine import Engine, frame_threads
-from linknet_fastai.predict.frames import FRAME_RATE, Frame, limit_rate, open_frames
+from linknet_fastai.predict.frames import FRAME_RATE, Frame, open_frames
 from linknet_fastai.predict.inputs import Source, source_name
 from linknet_fastai.predict.overlay import overlay
 
@@ -36,6 +36,7 @@ class VideoResult:
         stopped: whether Ctrl-C ended it.
         seconds: how long it took.
         sound_left_out: the codecs of audio streams that could not be copied into an MP4.
+        problem: one line about what of the source is missing or damaged; empty if nothing is.
     """
 
     file: Path
@@ -45,6 +46,7 @@ class VideoResult:
     stopped: bool
     seconds: float
     sound_left_out: Sequence[str] = ()
+    problem: str = ""
 
     def __str__(self) -> str:
         text = f"{self.frames} frames, {self.frames / self.seconds:.1f} a second"
@@ -68,8 +70,9 @@ def predict_video(
 ) -> VideoResult:
     """Write an MP4 of a video with the predicted classes drawn over it, complete or not at all.
 
-    Every frame keeps its time relative to the start of the source. The sound is copied if its codec fits in an MP4.
-    A frame that cannot be read is left out. Ctrl-C ends the video after the frames that are done.
+    Every frame keeps its time relative to the start of the source and the shape of its pixels, and is turned as the
+    source says. The sound is copied if its codec fits in an MP4. A frame that cannot be read is left out. Ctrl-C ends
+    the video after the frames that are done.
 
     Args:
         engine: the model.
@@ -78,7 +81,8 @@ def predict_video(
         opacity: opacity of the colors, 0 to 1.
         fps: frames per second. For images the frame rate (25 by default); for a video file or a camera the maximum,
             frames above it are dropped.
-        progress: called with what is done, the number of frames done and the number expected.
+        progress: called with what is done, the number of the source's frames done and the number expected, 0 if that
+            is unknown.
         shown: the channels that are drawn; all by default.
 
     Raises:
@@ -92,17 +96,17 @@ def predict_video(
             print(result.frames, result.dropped)
     """
     started = time.perf_counter()
-    counted: Counter[str] = Counter()
     wanted = Fraction(fps).limit_denominator(1001) if fps else None  # FFmpeg's rates are fractions of 32-bit integers
-    with open_frames(source, wanted or Fraction(FRAME_RATE), counted) as (frames, expected, sound):
+    with open_frames(source, wanted or Fraction(FRAME_RATE)) as reading:
         if wanted:
-            frames = limit_rate(frames, wanted, counted)
-        for first in frames:
+            reading.limit_rate(wanted)
+        for first in reading.frames:
             if image := first.image():
                 break
-            counted["broken"] += 1
+            reading.broken += 1
         else:
-            raise UserError(f"{source_name(source)}: none of its frames can be read")
+            why = f" ({reading.ended_by})" if reading.ended_by else ""
+            raise UserError(f"{source_name(source)}: none of its frames can be read{why}")
         zero = first.time if isinstance(source, int) else Fraction(0)  # some cameras count from the machine's start
         width, height = (side + side % 2 for side in image.size)  # H.264 needs even sides
 
@@ -124,27 +128,33 @@ def predict_video(
             video = output.add_stream("libx264", rate, X264_OPTIONS, width=width, height=height, pix_fmt="yuv420p")
             video.codec_context.time_base = TIME_BASE
             video.codec_context.colorspace = av.video.reformatter.Colorspace.ITU709
-            sound.add_to(output)
-            stopped, latest = False, -1
+            video.codec_context.sample_aspect_ratio = first.pixel_aspect.limit_denominator(1000)
+            output.metadata["comment"] = SOFTWARE[1]  # for `is_own_video`
+            reading.sound.add_to(output)
+            what, done, latest, stopped = f"predicting {file.name}", 0, -1, False
             try:
-                for drawn in map_in_threads(predict, chain([first], frames), frame_threads(engine)):
+                for drawn in map_in_threads(predict, chain([first], reading.frames), frame_threads(engine)):
                     if drawn is None:
-                        counted["broken"] += 1
+                        reading.broken += 1
                     else:
                         latest = drawn.pts = max(drawn.pts, latest + 1)  # in damaged files times may decrease
                         output.mux(video.encode(drawn))
-                        counted["frames"] += 1
-                    sound.write()
+                        done += 1
+                    reading.sound.write()
+                    taken = done + reading.dropped + reading.broken
                     if progress:
-                        progress(f"predicting {file.name}", done := counted["frames"], max(done, expected))
+                        progress(what, taken, reading.expected and max(taken, reading.expected))
+                if progress:
+                    progress(what, taken, taken)
             except KeyboardInterrupt:
-                if not counted["frames"]:
+                if not done:
                     raise
                 stopped = True
             output.mux(video.encode(None))
-            sound.write()
-    done, dropped, broken = counted["frames"], counted["dropped"], counted["broken"]
-    return VideoResult(file, done, dropped, broken, stopped, time.perf_counter() - started, sound.left_out)
+            reading.sound.write()
+    seconds, left_out = time.perf_counter() - started, reading.sound.left_out
+    problem = "" if stopped else reading.problem(source)
+    return VideoResult(file, done, reading.dropped, reading.broken, stopped, seconds, left_out, problem)
 
 
 @contextmanager

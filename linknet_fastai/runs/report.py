@@ -62,7 +62,8 @@ def representative_frames(
     for name, rank in ranks.items() if len(ranked) > 1 else [(ranked[0], "only scored")]:
         frame = frames[name]
         image, predicted = predict_file(engine, frame.image)
-        shown.append(ShownFrame(frame.stem, rank, scored[name], image, dataset.read_label(frame.label), predicted))
+        labels = dataset.read_label.of_frame(frame, image.size)
+        shown.append(ShownFrame(frame.stem, rank, scored[name], image, labels, predicted))
     return shown
 
 

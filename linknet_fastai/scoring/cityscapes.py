@@ -13,6 +13,7 @@ import numpy as np
 
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.images import opened_image
+from linknet_fastai.core.samples import read_samples
 
 
 class Label(NamedTuple):
@@ -133,14 +134,15 @@ def read_truth(label_file: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """
     # Only in the file's name: the official script also replaces it in the names of folders.
     instance_file = label_file.with_name(label_file.name.replace("labelIds", "instanceIds"))
-    labels = _read_ids(label_file, ("L", "P"))
+    labels = _read_ids(label_file, 8)
     if instance_file == label_file or not os.path.isfile(instance_file):
         return labels, None
-    return labels, _read_ids(instance_file, ("I;16", "I", "L")).astype(np.int32)
+    return labels, _read_ids(instance_file, 16).astype(np.int32)
 
 
-def _read_ids(file: Path, modes: tuple[str, ...]) -> np.ndarray:
+def _read_ids(file: Path, bits: int) -> np.ndarray:
     with opened_image(file, "these ids") as image:
-        if image.mode not in modes:
-            raise ValueError(f"mode {image.mode}, expected {' or '.join(modes)}")
-        return np.asarray(image)
+        ids = read_samples(file, image)
+        if ids.max(initial=0) >> bits:
+            raise ValueError(f"ids of more than {bits} bits")
+        return ids.astype(np.uint8 if bits == 8 else np.int32)

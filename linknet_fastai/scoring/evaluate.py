@@ -1,6 +1,7 @@
 """Score a model over a split, at the size of the label maps, from one confusion matrix."""
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
@@ -12,6 +13,7 @@ from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.parallel import Progress, map_in_threads
 from linknet_fastai.data.dataset import Dataset, Frame, size_mismatch
+from linknet_fastai.data.survey import Survey, survey_notes
 from linknet_fastai.engines.engine import Engine, frame_threads, predict_file
 from linknet_fastai.scoring.cityscapes import label_ids_of_channels, read_truth
 from linknet_fastai.scoring.cityscapes_scores import CityscapesScorer, CityscapesScores
@@ -35,6 +37,7 @@ class Evaluation:
         official: the scores of the benchmark that the recipe names, if it names one.
         course_dice: the mean of `frame_dice` over the frames, if requested.
         note: why official scores are missing.
+        data_notes: lines on what may be wrong with the label maps.
     """
 
     recipe: str
@@ -49,6 +52,7 @@ class Evaluation:
     official: CityscapesScores | None = None
     course_dice: float | None = None
     note: str | None = None
+    data_notes: Sequence[str] = ()
 
     @property
     def frames(self) -> int:
@@ -100,7 +104,7 @@ def evaluate(
 
     Raises:
         UsageError: the classes differ, or there is no such split.
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or damaged, or all pixels are void.
 
     Example::
 
@@ -112,9 +116,9 @@ def evaluate(
 
     scorer, label_ids, counting, unscored = CityscapesScorer(), official_label_ids(dataset), Lock(), []
 
-    def count(frame: Frame) -> tuple[np.ndarray, float]:
+    def count(frame: Frame) -> tuple[np.ndarray, int, float]:
         _, predicted = predict_file(engine, frame.image)
-        labels = read_label(frame.label)
+        labels = read_label.of_frame(frame, predicted.shape[::-1])
         if labels.shape != predicted.shape:
             raise UserError(size_mismatch(frame, labels.shape[::-1], predicted.shape[::-1]))
         if label_ids is not None:
@@ -125,20 +129,29 @@ def evaluate(
             except (UserError, ValueError) as error:  # only the official scores are lost
                 unscored.append(f"{frame.label}: no official scores ({error})")
         dice = frame_dice(predicted, labels, n_classes) if course else 0.0
-        return count_pixels(predicted, labels, n_classes), dice
+        return count_pixels(predicted, labels, n_classes), labels.size, dice
 
     frames = dataset.frames(split)
-    counts, dice_sum = np.zeros((n_classes, n_classes), np.int64), 0.0
+    counts, label_pixels, dice_sum = np.zeros((n_classes, n_classes), np.int64), 0, 0.0
     frame_mious: dict[str, float] = {}
     begin = time.perf_counter()
     counted_frames = zip(frames, map_in_threads(count, frames, frame_threads(engine)), strict=True)
-    for done, (frame, (counted, dice)) in enumerate(counted_frames, 1):
+    for done, (frame, (counted, size, dice)) in enumerate(counted_frames, 1):
         counts += counted
+        label_pixels += size
         dice_sum += dice
         frame_mious[dataset.relative_path(frame)] = Scores(counted).miou
         if progress:
             progress(f"evaluating {split}", done, len(frames))
     seconds = time.perf_counter() - begin
+    found = Survey(
+        frames=len(frames),
+        sizes={},
+        class_pixels=Scores(counts).pixels.tolist(),
+        void_pixels=label_pixels - int(counts.sum()),
+        problems=[],
+    )
+    data_notes = survey_notes(dataset, split, found)
     official = None if label_ids is None or unscored else scorer.scores()
     return Evaluation(
         dataset.recipe.name,
@@ -153,6 +166,7 @@ def evaluate(
         official,
         dice_sum / len(frames) if course else None,
         min(unscored, default=None),
+        data_notes,
     )
 
 

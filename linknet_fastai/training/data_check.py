@@ -11,7 +11,7 @@ from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.data.dataset import Dataset, EmptySplitError
 from linknet_fastai.data.loaders import dls_from_settings
-from linknet_fastai.data.survey import Survey, survey
+from linknet_fastai.data.survey import Survey, survey, survey_notes
 from linknet_fastai.learner.loss import class_weights
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.runs.pictures import save_batch
@@ -33,13 +33,16 @@ class Inspection:
     folders: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = None) -> Inspection:
+def inspect_data(
+    dataset: Dataset, picture: Path, progress: Progress | None = None, cache_dir: Path | None = None
+) -> Inspection:
     """Read every frame of every split, and draw a batch as the network would receive it.
 
     Args:
         dataset: the data.
         picture: the PNG to draw the batch into; not written if a frame of training or validation is damaged.
         progress: called with the number of frames done.
+        cache_dir: where surveys are stored, see `survey`.
 
     Returns:
         The result; `weights` are the training split's class weights by method log, empty without a training split.
@@ -54,7 +57,7 @@ def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = No
     for name in dict.fromkeys((*dataset.recipe.splits, settings.train_on, settings.validate_on)):
         try:
             frames = dataset.frames(name)
-            found.surveys[name] = survey(dataset, frames, progress)
+            found.surveys[name] = survey(dataset, frames, progress, cache_dir)
             counts = Counter(frame.image.parent.name for frame in frames)
             if len(counts) > 1:
                 found.folders[name] = dict(counts)
@@ -63,12 +66,19 @@ def inspect_data(dataset: Dataset, picture: Path, progress: Progress | None = No
         except UserError as error:
             found.problems.append(str(error))
     found.problems += [problem for split in found.surveys.values() for problem in split.problems]
-    found.notes = [note for name in found.surveys if (note := dataset.published_split_note(name))]
+    found.notes = dataset.notes(*found.surveys)
+    for name, split in found.surveys.items():
+        try:
+            found.notes += survey_notes(dataset, name, split)
+        except UserError as error:  # label maps of a test split are often withheld, and void in their place
+            used = name in (settings.train_on, settings.validate_on)
+            (found.problems if used else found.notes).append(str(error))
     train, valid = found.surveys.get(settings.train_on), found.surveys.get(settings.validate_on)
     if train and (weights := class_weights(torch.tensor(train.class_pixels), "log")) is not None:
         found.weights = weights.tolist()
-    if train and valid and not (train.problems or valid.problems):
-        dls = dls_from_settings(dataset, settings.model_copy(update={"workers": 0, "cache": False}), "cpu")
+    if all(each and sum(each.class_pixels) and not each.problems for each in (train, valid)):
+        loaded = {"workers": 0, "cache": False, "cache_dir": cache_dir}
+        dls = dls_from_settings(dataset, settings.model_copy(update=loaded), "cpu")
         card = ModelCard.of(dataset.recipe, dls.size)
         images, labels = dls.train.one_batch()
         try:

@@ -1,5 +1,7 @@
-"""Errors in a training that an option avoids: memory runs out, or torch.compile fails."""
+"""Errors in a training that an option avoids: of memory, of loader processes, of torch.compile."""
 
+import errno
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,8 @@ SIGNS = (
     "MPS backend out of memory",
     "_ALLOC_FAILED",
 )
+# What torch makes of an error in a loader process: a traceback, whose last line is the error.
+IN_LOADER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\n.*\n[\w.]+: (.*)", re.DOTALL)
 
 
 @contextmanager
@@ -29,7 +33,8 @@ def explain_errors(learn: Learner) -> Iterator[None]:
     """Run a block that trains a learner.
 
     Raises:
-        UserError: memory runs out, or torch.compile fails; the message names the options to try.
+        UserError: memory runs out, loader processes fail, or torch.compile does; the message names the options to
+            try. An error in a loader process, such as a frame that is damaged, is that of a single process.
     """
     try:
         yield
@@ -37,8 +42,12 @@ def explain_errors(learn: Learner) -> Iterator[None]:
         if is_out_of_memory(error):
             traceback.clear_frames(error.__traceback__)  # they hold tensors, which a notebook keeps with the error
             raise UserError(_advice(learn)) from None
+        if in_loader := IN_LOADER.fullmatch(str(error)):
+            error = type(error)(in_loader[1]).with_traceback(error.__traceback__)
+        if advice := _loader_advice(error):
+            raise UserError(advice) from error
         if not learn.settings.compile or isinstance(error, UserError) or is_end_of_another(error):
-            raise
+            raise error
         raise UserError(f"--compile: torch.compile fails here ({reason(error)}); leave it out") from error
 
 
@@ -51,6 +60,22 @@ def is_out_of_memory(error: Exception) -> bool:
     """
     named = isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
     return named or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def _loader_advice(error: Exception) -> str | None:
+    """What to do where loader processes cannot start, exchange batches or go on; None for any other error."""
+    text = reason(error)
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    in_multiprocessing = frame.f_globals["__name__"].startswith("multiprocessing.")
+    no_space = in_multiprocessing and getattr(error, "errno", None) == errno.ENOSPC  # for a semaphore
+    if no_space or "shared memory" in text:  # torch has no room for a batch, or is killed by SIGBUS
+        why = "the batches of loader processes do not fit into /dev/shm"
+        return f"--workers: {why}; try --workers 0, or more room in /dev/shm (docker: --shm-size)"
+    if "DataLoader worker" in text:  # killed
+        return f"--workers: {text.rstrip('.')}, perhaps for lack of memory; try fewer --workers, or --workers 0"
+    if in_multiprocessing or "Too many open files" in text:
+        return f"--workers: loader processes cannot start or send their batches ({text}); try --workers 0"
+    return None
 
 
 def _advice(learn: Learner) -> str:

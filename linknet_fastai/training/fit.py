@@ -220,7 +220,6 @@ def _search(learn: Learner, progress: Progress | None) -> float:
 def _describe(recipe: str | Path, dataset: Dataset, learn: Learner) -> dict[str, Any]:
     """The table `run` of run.toml."""
     settings = learn.settings
-    splits = dict.fromkeys((settings.train_on, settings.validate_on))
     return {
         "recipe": _pin_recipe(recipe),
         "data": str(dataset.folder.resolve()),
@@ -233,7 +232,7 @@ def _describe(recipe: str | Path, dataset: Dataset, learn: Learner) -> dict[str,
         "parameters": sum(weight.numel() for weight in learn.model.parameters()),
         "train_frames": len(learn.dls.train_ds),
         "validation_frames": len(learn.dls.valid_ds),
-        "notes": [note for split in splits if (note := dataset.published_split_note(split))],
+        "notes": list(learn.dls.notes),
     }
 
 

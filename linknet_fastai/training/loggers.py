@@ -63,7 +63,7 @@ def _tensorboard_callback() -> type[Callback]:
             self.writer = SummaryWriter(self.log_dir, purge_step=done + 1 if done else None)
 
         def after_batch(self) -> None:
-            if self.learn.run_record.is_skipping:
+            if not (self.learn.training and self.learn.yb):  # of a batch that was skipped nothing is known
                 return
             self.writer.add_scalar("train_loss", self.smooth_loss, self.train_iter)
             for group, hypers in enumerate(self.opt.hypers):
@@ -87,7 +87,7 @@ def _wandb_callback() -> type[Callback]:
             continue_wandb(self, done - 1, done / len(self.dls.train))
 
         def after_batch(self) -> None:
-            if not self.learn.run_record.is_skipping:
+            if self.learn.yb:
                 super().after_batch()
 
     return ResumableWandb

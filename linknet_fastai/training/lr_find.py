@@ -16,6 +16,7 @@ from linknet_fastai.config.presets import settings_for
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.data.dataset import EmptySplitError, open_dataset
 from linknet_fastai.learner.learner import learner_from_settings
+from linknet_fastai.learner.schedules import group_rates
 from linknet_fastai.runs.charts import lr_search_curve, save_figure
 from linknet_fastai.runs.folder import new_folder, write_csv
 from linknet_fastai.training.errors import explain_errors
@@ -32,6 +33,8 @@ class LRSearch:
 def search_lr(learn: Learner, steps: int = 100, progress: Progress | None = None) -> LRSearch:
     """Run fastai's learning rate finder; afterwards the learner has the weights that it had before.
 
+    Its parameter groups have the rates that `fit_schedule` would give them; those reported are the highest.
+
     Args:
         learn: the learner.
         steps: how many batches to try.
@@ -47,12 +50,13 @@ def search_lr(learn: Learner, steps: int = 100, progress: Progress | None = None
             progress("learning rate finder", callback.train_iter, steps)
 
     counter = Callback(after_batch=count)
+    rates = (group_rates(learn, rate) for rate in (1e-7, 10))  # from, to; fastai's, but for a trained encoder
     with (
         TemporaryDirectory() as folder,
         contextmanager(replacing_yield)(learn, "path", Path(folder)),
         learn.added_cbs(counter),
     ):
-        found = learn.lr_find(num_it=steps, show_plot=False, suggest_funcs=(valley, steep, minimum))
+        found = learn.lr_find(*rates, num_it=steps, show_plot=False, suggest_funcs=(valley, steep, minimum))
     learn.opt = None  # the next training starts with a fresh optimizer, as without a search
     points = [(float(r), float(loss)) for r, loss in zip(learn.recorder.lrs, learn.recorder.losses, strict=False)]
     suggestions = {name: float(value) for name, value in found._asdict().items()}

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.core import Callback, CancelBatchException, CancelFitException
 from fastai.learner import Learner
 from fastai.torch_core import get_model
 
 from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.parallel import Progress, is_first, process_count
-from linknet_fastai.learner.callbacks import AccumulateGradients, skip_batch
+from linknet_fastai.learner.callbacks import accumulations, leave_out_of_means
 from linknet_fastai.learner.process_group import on_any_rank
+from linknet_fastai.model.card import IMAGENET_MEAN, IMAGENET_STD
 from linknet_fastai.model.save_load import RUN_MODEL, save_model
 from linknet_fastai.runs.checkpoint import plain_numbers, write_checkpoint
 from linknet_fastai.runs.folder import best_row, write_metrics
@@ -116,10 +117,10 @@ class RunRecord(Callback):
         if self.learn.training:
             self.batches = done
             if self.is_skipping:
-                self._restore()  # fastai has counted the loss of a batch that was skipped
+                self._restore()  # a transform of a user may have drawn random numbers
                 return
         loss = float(self.learn.smooth_loss) if self.learn.training else float(self.learn.loss)
-        if self.learn.training and not math.isfinite(loss):
+        if self.learn.training and self.learn.yb and not math.isfinite(loss):
             raise UserError(self._not_finite(loss))
         lr = float(self.opt.hypers[-1]["lr"])
         self.observer.stepped(self.epoch + 1, done, self.learn.n_iter, loss, lr, self.learn.training)
@@ -178,9 +179,7 @@ class RunRecord(Callback):
 
     def _gradients_pending(self) -> bool:
         """Whether gradients of this batch are added to those of the next, which no checkpoint contains."""
-        return self.learn.training and any(
-            isinstance(callback, AccumulateGradients) and callback.count for callback in self.learn.cbs
-        )
+        return self.learn.training and any(callback.pending for callback in accumulations(self.learn))
 
     def _not_finite(self, loss: float) -> str:
         loader = self.learn.dl
@@ -211,10 +210,11 @@ def check_same_data(learn: Learner, checkpoint: Mapping[str, Any], folder: Path)
     """Check the data against those that a run was started with: order, schedule and class weights depend on them.
 
     Raises:
-        UserError: the number of frames, or of the pixels of a class, has changed.
+        UserError: the number of frames, the pixels of a class or the normalization has changed.
     """
     now = _data_facts(learn)
-    for what, before in checkpoint.get("data", {}).items():
+    former = {"mean and standard deviation of images": [[*IMAGENET_MEAN], [*IMAGENET_STD]]}  # of earlier versions
+    for what, before in (former | checkpoint.get("data", {})).items():
         if now.get(what, before) != before:  # another version may compare more
             raise UserError(
                 f"--resume: {what} are {now[what]} now and were {before} when {folder} was started; for other data "
@@ -228,6 +228,7 @@ def _data_facts(learn: Learner) -> dict[str, Any]:
         "the frames to train on": len(learn.dls.train_ds),
         "the frames to validate on": len(learn.dls.valid_ds),
         "the classes' pixels": learn.dls.class_pixels.tolist(),
+        "mean and standard deviation of images": [[*learn.card.mean], [*learn.card.std]],
     }
 
 
@@ -242,4 +243,9 @@ class SkipDoneBatches(Callback):
     def before_batch(self) -> None:
         """End the batch before the network runs."""
         if self.learn.run_record.is_skipping:
-            skip_batch(self.learn)
+            raise CancelBatchException
+
+    def after_batch(self) -> None:
+        """Count no loss."""
+        if self.learn.run_record.is_skipping:
+            leave_out_of_means(self.learn)

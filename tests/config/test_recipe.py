@@ -1,9 +1,11 @@
 """Recipes: the shipped ones match what was published, and an invalid one raises an error that names file and key."""
 
+import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from linknet_fastai.config.recipe import Recipe, load_recipe, read_stems, recipe_folder, recipe_names
@@ -13,7 +15,8 @@ from linknet_fastai.core.errors import UsageError
 CAMVID_CLASSES = ["Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian"]
 CAMVID_CLASSES += ["Bicyclist"]  # SegNet's order; void is 11
 
-CAMVID_GROUPS = {
+# As LinkNet's authors group the raw labels.
+ELAB_GROUPS = {
     "Building": {"Archway", "Bridge", "Building", "Tunnel"},
     "Road": {"Road", "LaneMkgsDriv", "LaneMkgsNonDriv", "RoadShoulder"},
     "Pavement": {"Sidewalk", "ParkingBlock"},
@@ -82,12 +85,13 @@ def refusal(file: Path | str) -> str:
 # The shipped recipes
 
 
-def test_five_recipes_are_shipped() -> None:
-    assert recipe_names() == ["camvid", "camvid32", "cityscapes", "cityscapes34", "street"]
+def test_six_recipes_are_shipped() -> None:
+    assert recipe_names() == ["camvid", "camvid-elab", "camvid32", "cityscapes", "cityscapes34", "street"]
 
 
 @pytest.mark.parametrize(
-    ("name", "classes"), [("camvid", 11), ("camvid32", 31), ("cityscapes", 19), ("cityscapes34", 34), ("street", 11)]
+    ("name", "classes"),
+    [("camvid", 11), ("camvid-elab", 11), ("camvid32", 31), ("cityscapes", 19), ("cityscapes34", 34), ("street", 11)],
 )
 def test_a_shipped_recipe_is_complete(name: str, classes: int) -> None:
     recipe = load_recipe(name)
@@ -103,6 +107,7 @@ def test_a_shipped_recipe_is_complete(name: str, classes: int) -> None:
     ("name", "ids", "void"),
     [
         ("camvid", list(range(11)), 11),
+        ("camvid-elab", list(range(11)), 11),
         ("camvid32", [*range(30), 31], 30),
         ("cityscapes", list(range(19)), 255),
         ("cityscapes34", list(range(34)), 255),
@@ -115,7 +120,7 @@ def test_a_shipped_recipe_has_the_published_ids(name: str, ids: list[int], void:
     assert recipe.void.id == void
 
 
-@pytest.mark.parametrize("name", ["camvid", "camvid32"])
+@pytest.mark.parametrize("name", ["camvid", "camvid-elab", "camvid32"])
 def test_camvid_has_the_published_split(name: str) -> None:
     splits = load_recipe(name).splits
     assert {split: len(entry.stems) for split, entry in splits.items()} == {"train": 367, "val": 101, "test": 233}
@@ -125,25 +130,46 @@ def test_camvid_has_the_published_split(name: str) -> None:
     assert sequences == {"train": {"0001TP", "0006R0", "0016E5"}, "val": {"0016E5"}, "test": {"0001TP", "Seq05VD"}}
 
 
-@pytest.mark.parametrize("name", ["camvid", "street"])
+@pytest.mark.parametrize("name", ["camvid", "camvid-elab", "street"])
 def test_camvid_classes_stand_in_segnets_order(name: str) -> None:
     assert load_recipe(name).class_names == CAMVID_CLASSES
 
 
-def test_camvid_groups_32_labels_to_11_classes(camvid_codes: dict) -> None:
-    recipe = load_recipe("camvid")
+def test_camvid_groups_raw_labels_as_segnets_published_maps_do(camvid_codes: dict) -> None:
+    """The file counts the pixels of 58 frames, in 128x96, by raw label (fastai's form) and class (SegNet's form)."""
+    with (Path(__file__).parent / "camvid_forms.csv").open(encoding="utf-8") as file:
+        pixels = {row.pop("raw"): np.array([*row.values()], int) for row in csv.DictReader(file)}
+    assert pixels.keys() == camvid_codes.keys()
+    channels = {label: 11 if c is None else c for label, c in load_recipe("camvid").channel_of_label.items()}
+    for label, counts in pixels.items():
+        if counts.any():
+            assert channels[label] == counts.argmax(), label
+    # A network that is perfect on one form is nearly perfect on the other: 1 but for the borders, which are blurred.
+    counts = np.zeros((12, 12), int)
+    for label, row in pixels.items():
+        counts[channels[label]] += row
+    ious = np.diag(counts) / (counts.sum(0) + counts.sum(1) - np.diag(counts))
+    assert ious[:11].min() > 0.78  # Pole, a pixel wide
+    assert np.delete(ious[:11], 2).min() > 0.91
+    assert (channels["Train"], channels["Tunnel"]) == (8, 1)  # without a pixel there
+
+
+def test_camvid_elab_groups_raw_labels_as_linknets_authors_do(camvid_codes: dict) -> None:
+    recipe = load_recipe("camvid-elab")
     channels = recipe.channel_of_label
-    for group, labels in CAMVID_GROUPS.items():
+    for group, labels in ELAB_GROUPS.items():
         expected = None if group == "void" else recipe.class_names.index(group)
         assert {channels[label] for label in labels} == {expected}, group
-    assert set().union(*CAMVID_GROUPS.values()) == set(camvid_codes)
+    assert set().union(*ELAB_GROUPS.values()) == set(camvid_codes)
+    assert [layout.name for layout in recipe.layouts] == ["fastai", "cambridge", "kaggle"]
 
 
-@pytest.mark.parametrize("name", ["camvid", "camvid32"])
+@pytest.mark.parametrize("name", ["camvid", "camvid-elab", "camvid32"])
 def test_camvid_layouts_use_the_published_values_and_colors(name: str, camvid_codes: dict) -> None:
     layouts = {layout.name: layout for layout in load_recipe(name).layouts}
     assert layouts["fastai"].values == dict(enumerate(camvid_codes))
-    assert layouts["cambridge"].colors == {label: color for label, (color, _) in camvid_codes.items()}
+    for layout in ("cambridge", "kaggle"):
+        assert layouts[layout].colors == {label: color for label, (color, _) in camvid_codes.items()}
 
 
 def test_camvid32_has_every_label_but_void_as_a_class_with_its_color(camvid_codes: dict) -> None:
@@ -186,7 +212,7 @@ def test_a_recipe_is_found_by_name_and_by_path(own_recipe: Callable[..., Path]) 
 def test_an_unknown_recipe_is_refused_with_the_nearest_name() -> None:
     assert "'camvdi'" in refusal("camvdi")
     assert "did you mean 'camvid'" in refusal("camvdi")
-    assert "camvid, camvid32, cityscapes, cityscapes34, street" in refusal("zzz")
+    assert "camvid, camvid-elab, camvid32, cityscapes, cityscapes34, street" in refusal("zzz")
 
 
 def test_a_recipe_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -206,7 +232,7 @@ def test_a_shipped_recipe_copied_elsewhere_with_its_lists_is_the_same(tmp_path: 
 def test_a_list_may_hold_stems_or_file_names_and_empty_lines(tmp_path: Path) -> None:
     file = tmp_path / "list.txt"
     file.write_text("a\r\nb.png\n\nsub/c.JPG\n d.e \n", encoding="utf-8")
-    assert read_stems(file) == ["a", "b", "c", "d.e"]
+    assert read_stems(file) == ["a", "b", "sub/c", "d.e"]
 
 
 # A base

@@ -13,6 +13,7 @@ from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.data.labels import LabelReader
+from linknet_fastai.data.match import match_frames
 
 SaveArray = Callable[[np.ndarray, Path], Path]
 OwnRecipe = Callable[..., Path]
@@ -20,15 +21,14 @@ OwnRecipe = Callable[..., Path]
 # Layouts
 
 
-@pytest.mark.parametrize("layout", ["segnet", "fastai", "cambridge"])
+@pytest.mark.parametrize("layout", ["segnet", "fastai", "cambridge", "kaggle"])
 def test_each_camvid_layout_gives_the_same_11_classes(
     layout: str, request: pytest.FixtureRequest, camvid_classes: np.ndarray
 ) -> None:
     dataset = open_dataset("camvid", request.getfixturevalue(f"{layout}_tree"))
     assert dataset.layout.name == layout
-    frame = dataset.frames("train")[0] if layout != "cambridge" else None
-    label = frame.label if frame else dataset.folder / "LabeledApproved_full" / "0001TP_006690_L.png"
-    labels = dataset.read_label(label)
+    frame = match_frames(dataset.folder, dataset.layout, "train").frames[0]  # not every split is complete
+    labels = dataset.read_label(frame.label)
     assert labels.dtype == np.uint8
     assert np.array_equal(labels, camvid_classes)
 
@@ -179,12 +179,19 @@ def test_frames_missing_from_a_published_split_are_counted_and_the_first_named(c
         open_dataset("camvid", cambridge_tree).frames("train")
 
 
-def test_a_frame_without_its_label_map_is_named(segnet_tree: Path) -> None:
+def test_a_listed_frame_without_its_label_map_is_named(segnet_tree: Path, tmp_path: Path) -> None:
     label = segnet_tree / "trainannot" / "extra_train.png"
     label.unlink()
+    (file := tmp_path / "mine.txt").write_text("extra_train\n", encoding="utf-8")
     with pytest.raises(UserError, match="is missing") as caught:
-        open_dataset("camvid", segnet_tree).frames("train")
+        open_dataset("camvid", segnet_tree).frames(str(file))
     assert str(label) in str(caught.value)
+
+
+def test_a_split_in_which_every_label_map_is_missing_is_refused(segnet_tree: Path) -> None:
+    shutil.rmtree(segnet_tree / "valannot")
+    with pytest.raises(UserError, match=r"valannot.* is missing \(and 1 more\)"):
+        open_dataset("camvid", segnet_tree).frames("val")
 
 
 def test_what_is_neither_split_nor_file_is_refused_with_the_splits(segnet_tree: Path) -> None:
@@ -220,7 +227,8 @@ def test_a_split_that_is_not_the_published_one_is_noted(segnet_tree: Path) -> No
 
 def test_the_published_split_needs_no_note(segnet_tree: Path, fastai_tree: Path, street_data: Path) -> None:
     for stem in (stems := load_recipe("camvid").splits["val"].stems):
-        shutil.copy(segnet_tree / "val" / "extra_val.png", segnet_tree / "val" / f"{stem}.png")
+        for kind in ("val", "valannot"):
+            shutil.copy(segnet_tree / kind / "extra_val.png", segnet_tree / kind / f"{stem}.png")
     (segnet_tree / "val" / "extra_val.png").unlink()
     assert len(stems) == 101
     assert open_dataset("camvid", segnet_tree).published_split_note("val") is None
@@ -348,7 +356,7 @@ def test_without_a_mapping_the_values_are_the_class_ids(
 
 def test_a_palette_images_values_are_its_indices_not_its_colors(read_label: LabelReader, tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[10, 20], [30, 99]], np.uint8), "P")
-    image.putpalette([0, 0, 0] * 10 + [20, 20, 20] * 246)
+    image.putpalette([0, 0, 90] * 10 + [20, 20, 20] * 246)
     image.save(tmp_path / "label.png")
     with Image.open(tmp_path / "label.png") as opened:
         assert opened.mode == "P"
@@ -403,7 +411,7 @@ def test_a_value_outside_the_mapping_is_named_with_its_file(
 def test_a_label_map_in_color_where_ids_are_expected_is_refused(
     read_label: LabelReader, save_array: SaveArray, tmp_path: Path
 ) -> None:
-    file = save_array(np.zeros((4, 4, 3), np.uint8), tmp_path / "label.png")
+    file = save_array(np.full((4, 4, 3), (200, 0, 0), np.uint8), tmp_path / "label.png")
     with pytest.raises(UserError, match="mode RGB") as caught:
         read_label(file)
     assert str(file) in str(caught.value)

@@ -20,7 +20,8 @@ from linknet_fastai.learner.distributed import SharedDL
 from linknet_fastai.runs.folder import read_metrics
 from linknet_fastai.scoring.metrics import ConfusionMatrix
 
-FIT = "--size 64x48 --bs 2 --epochs 2 --seed 3 --device cpu --precision fp32 --workers 0 --accumulate 2"
+FIT = "--encoder test_resnet --size 64x48 --bs 2 --epochs 2 --seed 3 --device cpu --precision fp32"
+FIT += " --workers 0 --accumulate 2"
 
 
 @pytest.fixture

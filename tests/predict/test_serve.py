@@ -134,13 +134,14 @@ def clip(file: Path, seconds: float = 0.5) -> Path:
     return write_clip(file, [np.full((48, 64, 3), 100, np.uint8)] * round(10 * seconds))
 
 
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.MTS"])
 def test_a_clip_becomes_a_video_and_the_shares_of_all_its_frames(
-    client: Client, temporary: Path, tmp_path: Path
+    client: Client, temporary: Path, tmp_path: Path, name: str
 ) -> None:
     drop(client, handle_file(photo(tmp_path / "frame.png")))
     before = files_in(temporary)
-    _, status, classes, overlay, class_map, video = drop(client, handle_file(clip(tmp_path / "clip.mp4")))
-    assert re.search(r"clip\.mp4, 5 frames: \d+\.\d ms a frame in the network", status)
+    _, status, classes, overlay, class_map, video = drop(client, handle_file(clip(tmp_path / name)))
+    assert re.search(rf"{name}, 5 frames: \d+\.\d ms a frame in the network", status)
     assert classes["choices"][3] == ["Road 75.0%", "Road"]
     assert overlay is class_map is None
     film = httpx.get(video["url"]).content

@@ -16,7 +16,7 @@ from linknet_fastai.runs.compare import summarize
 from linknet_fastai.runs.report import report, representative_frames
 from linknet_fastai.training import fit as training
 
-SMALL = {"size": "64x48", "bs": 4, "workers": 0, "epochs": 2, "seed": 1, "device": "cpu"}
+SMALL = {"encoder": "test_resnet", "size": "64x48", "bs": 4, "workers": 0, "epochs": 2, "seed": 1, "device": "cpu"}
 Command = Callable[..., int]
 
 

@@ -80,7 +80,7 @@ def test_a_frame_without_a_cityscapes_name_is_refused(name: str) -> None:
 
 
 def test_truth_that_cannot_be_read_names_its_file(tmp_path: Path) -> None:
-    file = save(np.zeros((4, 4, 3), np.uint8), tmp_path / "ulm_000000_000019_gtFine_labelIds.png")
+    file = save(np.full((4, 4, 3), (128, 64, 128), np.uint8), tmp_path / "ulm_000000_000019_gtFine_labelIds.png")
     with pytest.raises(UserError, match=r"labelIds\.png: cannot read these ids \(mode RGB"):
         read_truth(file)
     save(np.zeros((4, 4), np.uint8), file)

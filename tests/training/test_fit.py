@@ -12,8 +12,10 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from functools import partialmethod
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,9 +23,11 @@ import torch
 from conftest import state_of
 from PIL import Image
 
+from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.engines.torch_engine import Predictor
+from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import load_model
 from linknet_fastai.predict.images import predict_images
@@ -34,8 +38,9 @@ from linknet_fastai.scoring.evaluate import evaluate
 from linknet_fastai.training import fit as training
 from linknet_fastai.training.errors import is_out_of_memory
 from linknet_fastai.training.lr_find import find_lr
+from linknet_fastai.training.run_record import check_same_data
 
-SMALL = {"size": "64x48", "bs": 4, "workers": 0, "epochs": 3, "seed": 1, "device": "cpu"}
+SMALL = {"encoder": "test_resnet", "size": "64x48", "bs": 4, "workers": 0, "epochs": 3, "seed": 1, "device": "cpu"}
 
 
 def read_rows(run: Path) -> list[dict[str, str]]:
@@ -171,15 +176,20 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_a_resumed_run_has_every_epoch_once_and_ends_with_the_weights_of_the_whole_one(run, street_data, tmp_path):
+@pytest.mark.parametrize("schedule", ["one-cycle", "flat-cos", "cosine", "constant", "step"])
+def test_a_run_resumed_in_an_epoch_and_after_one_is_the_whole_one(street_data, tmp_path, monkeypatch, schedule):
+    monkeypatch.setattr(training, "finish_run", lambda *_: None)  # pictures and scores, which take time
+    options = {**SMALL, "epochs": 4, "schedule": schedule}
+    training.fit("street", street_data, options, tmp_path / "whole")
+    assert not training.fit("street", street_data, options, tmp_path / "run", At(2, 1, send(signal.SIGINT))).finished
     with pytest.raises(OSError, match="power"):
-        training.fit("street", street_data, SMALL, tmp_path / "run", At(2, 2, crash))
-    assert [row["epoch"] for row in read_rows(tmp_path / "run")] == ["1"]
-    result = training.resume(tmp_path / "run")
-    assert [row["epoch"] for row in result.rows] == [1, 2, 3]
-    assert same(weights(run), weights(tmp_path / "run"))
-    for ours, theirs in zip(read_rows(run), read_rows(tmp_path / "run"), strict=True):
-        assert {**ours, "seconds": ""} == {**theirs, "seconds": ""}
+        training.resume(tmp_path / "run", observer=At(4, 1, crash))
+    assert [row["epoch"] for row in read_rows(tmp_path / "run")] == ["1", "2", "3"]
+    training.resume(tmp_path / "run")
+    whole, resumed = ([{**row, "seconds": ""} for row in read_rows(tmp_path / name)] for name in ("whole", "run"))
+    assert [row["epoch"] for row in whole] == ["1", "2", "3", "4"]
+    assert resumed == whole
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -216,16 +226,13 @@ def test_a_gpu_trains_compiled_and_resumes(street_data, tmp_path, precision):
     assert whole == resumed
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a compiler is named by CXX")
-def test_where_torch_compile_fails_the_option_is_to_be_left_out(street_data, tmp_path):
-    options = ["--size", "64x48", "--bs", "4", "--epochs", "1", "--workers", "0", "--device", "cpu", "--compile"]
-    command = [sys.executable, "-m", "linknet_fastai", "fit", "street", "--data", str(street_data), *options]
-    caches = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled"), "TORCHINDUCTOR_FX_GRAPH_CACHE": "0"}
-    environment = os.environ | caches | {"CXX": str(tmp_path / "no-compiler")}
-    ran = subprocess.run([*command, "--out", str(tmp_path / "run")], env=environment, capture_output=True, text=True)
-    assert ran.returncode == 1
-    (line,) = (line for line in ran.stderr.splitlines() if line.startswith("error: "))
-    assert re.fullmatch(r"error: --compile: torch\.compile fails here \(.+\); leave it out", line)
+def test_where_torch_compile_fails_the_option_is_to_be_left_out(street_data, tmp_path, monkeypatch):
+    def backend(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=backend))
+    with pytest.raises(UserError, match=r"^--compile: torch\.compile fails here \(.+\); leave it out$"):
+        training.fit("street", street_data, SMALL | {"compile": True}, tmp_path / "run")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -429,6 +436,13 @@ def test_a_run_is_not_resumed_with_other_data(street_data, tmp_path):
     (data / "train" / "images" / label.name).unlink()
     with pytest.raises(UserError, match="the frames to train on are 7 now and were 8"):
         training.resume(tmp_path / "run")
+
+
+def test_a_run_is_not_resumed_with_images_of_another_normalization():
+    card = ModelCard.of(load_recipe("street"), (64, 48), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    dls = SimpleNamespace(train_ds=[], valid_ds=[], class_pixels=torch.ones(11))
+    with pytest.raises(UserError, match="mean and standard deviation of images are"):  # earlier ones had ImageNet's
+        check_same_data(SimpleNamespace(card=card, dls=dls), {}, Path("run"))
 
 
 def test_a_row_that_was_not_written_comes_with_the_end_of_the_run(run, tmp_path):

@@ -14,7 +14,7 @@ from linknet_fastai.training import fit as training
 from linknet_fastai.training.loggers import LOGGERS
 
 Command = Callable[..., int]
-TINY = ("--size", "64x48", "--bs", 4, "--epochs", 2, "--no-pretrained", "--no-cache", "--out", "run")
+TINY = ("--encoder", "test_resnet", "--size", "64x48", "--bs", 4, "--epochs", 2, "--no-cache", "--out", "run")
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,8 @@ def test_a_resumed_run_continues_the_same_curves(
             if (epoch, done) == (2, 3):
                 raise OSError("power")
 
-    options = {"size": "64x48", "bs": 2, "epochs": 3, "device": "cpu", "cache": False, "checkpoint_minutes": 1e-9}
+    options = {"encoder": TINY[1], "size": "64x48", "bs": 2, "epochs": 3, "device": "cpu", "cache": False}
+    options["checkpoint_minutes"] = 1e-9
     run = here / "run"
     with pytest.raises(OSError, match="power"):
         training.fit("street", street_data, options, run, Crash(), log_to=LOGGERS)
