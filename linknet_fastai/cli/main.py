@@ -4,6 +4,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -74,6 +75,8 @@ def main() -> None:
         warnings.simplefilter("once", Note)
         warnings.showwarning = _show_warning
         logging.disable()  # timm logs a failed load, which our own error reports too
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal without UTF-8 shows a name's letters as escapes
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with one_error_for_all():
             code = app(arguments, prog_name="linknet-fastai", standalone_mode=False)

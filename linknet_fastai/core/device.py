@@ -3,6 +3,7 @@
 import ctypes
 import platform
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -128,7 +129,7 @@ def peak_memory_mib(device: torch.device) -> int | None:
     """The peak memory use so far in MiB: of the CUDA device, otherwise of this process; None on Windows."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20)
-    if STATUS.is_file():
+    with suppress(OSError, StopIteration):  # it does not exist, or lacks the line, as in gVisor's sandboxes
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return round(int(line.split()[1]) / 2**10)
     if sys.platform == "win32":

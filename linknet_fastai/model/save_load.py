@@ -75,6 +75,7 @@ def load_model(path: str | Path, trust_pickle: bool = False) -> tuple[LinkNet, M
     if file.suffix != ".safetensors":
         raise UsageError(f"{file}: a model is a run folder, a .safetensors or a .pkl")
     try:
+        file.open("rb").close()  # safetensors says of a file that may not be read that there is none
         with safe_open(file, framework="pt") as opened:
             card = parse_card((opened.metadata() or {}).get(METADATA_KEY), file)
             shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118 - not a dict

@@ -81,6 +81,9 @@ def inspect_data(
         dls = dls_from_settings(dataset, settings.model_copy(update=loaded), "cpu")
         card = ModelCard.of(dataset.recipe, dls.size)
         images, labels = dls.train.one_batch()
-        save_batch(images, labels, card, picture)
-        found.picture = picture
+        try:
+            save_batch(images, labels, card, picture)
+            found.picture = picture
+        except UserError as error:  # the current folder may not be writable; what was found is shown nevertheless
+            found.problems.append(str(error))
     return found
