@@ -102,6 +102,8 @@ def test_the_frames_shown_are_the_best_the_middle_and_the_worst(street_data: Pat
 
     shown = representative_frames(mious, dataset, "val", engine)
     assert [(frame.rank, frame.stem) for frame in shown] == [("best", stems[2]), ("worst", stems[0])]
+    (frame,) = representative_frames({names[0]: 0.2}, dataset, "val", engine)
+    assert frame.rank == "only scored"  # not the worst
     assert representative_frames(dict.fromkeys(names, None), dataset, "val", engine) == []
 
 
