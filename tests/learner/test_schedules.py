@@ -16,7 +16,7 @@ def dls(street_data) -> DataLoaders:
 
 
 def test_step_schedule_divides_by_ten_after_half_and_three_quarters(dls):
-    learn = linknet_learner(dls, pretrained=False)
+    learn = linknet_learner(dls, pretrained=False, encoder="test_resnet")
     with learn.no_bar():
         fit_schedule(learn, "step", 4, 1e-3)
     rates = learn.recorder.lrs
@@ -27,7 +27,7 @@ def test_step_schedule_divides_by_ten_after_half_and_three_quarters(dls):
 
 @pytest.mark.parametrize(("schedule", "share_at_the_end"), [("flat-cos", 0.5), ("cosine", 0.05), ("constant", 1.0)])
 def test_other_schedules_start_at_the_given_rate_and_end_where_their_name_says(dls, schedule, share_at_the_end):
-    learn = linknet_learner(dls, pretrained=False)
+    learn = linknet_learner(dls, pretrained=False, encoder="test_resnet")
     with learn.no_bar():
         fit_schedule(learn, schedule, 5, 1e-3)
     assert learn.recorder.lrs[0] == pytest.approx(1e-3)
@@ -49,7 +49,7 @@ class GroupRates(Callback):
 @pytest.mark.parametrize("schedule", ["one-cycle", "flat-cos", "cosine", "constant", "step"])
 @pytest.mark.parametrize("share", [1.0, 0.1])
 def test_a_trained_encoder_has_its_share_of_the_rate_at_every_step(dls, schedule, share):
-    learn, noted = linknet_learner(dls, pretrained=False), GroupRates()
+    learn, noted = linknet_learner(dls, pretrained=False, encoder="test_resnet"), GroupRates()
     with learn.no_bar():
         fit_schedule(learn, schedule, 2, 1e-3, cbs=[noted], encoder_lr=share)
     encoder, rest = np.array(noted.rates).T
@@ -59,7 +59,9 @@ def test_a_trained_encoder_has_its_share_of_the_rate_at_every_step(dls, schedule
 
 
 def test_what_is_not_given_follows_the_settings_of_the_learner(dls):
-    learn = linknet_learner(dls, pretrained=False, schedule="constant", epochs=2, lr=3e-4, encoder_lr=0.5)
+    learn = linknet_learner(
+        dls, pretrained=False, encoder="test_resnet", schedule="constant", epochs=2, lr=3e-4, encoder_lr=0.5
+    )
     learn.settings = learn.settings.model_copy(update={"pretrained": True})  # without its download
     noted = GroupRates()
     with learn.no_bar():
@@ -69,4 +71,4 @@ def test_what_is_not_given_follows_the_settings_of_the_learner(dls):
 
 def test_an_automatic_rate_is_refused_with_what_to_do(dls):
     with pytest.raises(UsageError, match="lr_find"):
-        fit_schedule(linknet_learner(dls, pretrained=False, lr="auto"))
+        fit_schedule(linknet_learner(dls, pretrained=False, encoder="test_resnet", lr="auto"))

@@ -43,8 +43,8 @@ def no_loader_processes() -> Iterator[None]:
     """Ends those that an error has left; torch would wait for them."""
     yield
     for process in multiprocessing.active_children():
-        process.terminate()
-        process.join(timeout=30)
+        process.kill()
+        process.join()
 
 
 FRAME_GONE = """
