@@ -42,7 +42,7 @@ def explain_errors(learn: Learner) -> Iterator[None]:
         if is_out_of_memory(error):
             traceback.clear_frames(error.__traceback__)  # they hold tensors, which a notebook keeps with the error
             raise UserError(_advice(learn)) from None
-        if in_loader := IN_LOADER.fullmatch(str(error)):
+        if in_loader := IN_LOADER.fullmatch(str(error).strip()):
             error = type(error)(in_loader[1]).with_traceback(error.__traceback__)
         if advice := _loader_advice(error):
             raise UserError(advice) from error
@@ -65,8 +65,8 @@ def is_out_of_memory(error: Exception) -> bool:
 def _loader_advice(error: Exception) -> str | None:
     """What to do where loader processes cannot start, exchange batches or go on; None for any other error."""
     text = reason(error)
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    in_multiprocessing = frame.f_globals["__name__"].startswith("multiprocessing.")
+    modules = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    in_multiprocessing = any(module.startswith("multiprocessing.") for module in modules)
     no_space = in_multiprocessing and getattr(error, "errno", None) == errno.ENOSPC  # for a semaphore
     if no_space or "shared memory" in text:  # torch has no room for a batch, or is killed by SIGBUS
         why = "the batches of loader processes do not fit into /dev/shm"

@@ -13,6 +13,7 @@ from fastai.callback.schedule import minimum, steep, valley
 from fastai.learner import Learner, replacing_yield
 
 from linknet_fastai.config.presets import settings_for
+from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.data.dataset import EmptySplitError, open_dataset
 from linknet_fastai.learner.learner import learner_from_settings
@@ -40,6 +41,9 @@ def search_lr(learn: Learner, steps: int = 100, progress: Progress | None = None
         steps: how many batches to try.
         progress: called with the number of batches done.
 
+    Raises:
+        UserError: too few batches have a loss.
+
     Example::
 
         rate = search_lr(learn).suggestions["valley"]
@@ -56,7 +60,13 @@ def search_lr(learn: Learner, steps: int = 100, progress: Progress | None = None
         contextmanager(replacing_yield)(learn, "path", Path(folder)),
         learn.added_cbs(counter),
     ):
-        found = learn.lr_find(*rates, num_it=steps, show_plot=False, suggest_funcs=(valley, steep, minimum))
+        try:
+            found = learn.lr_find(*rates, num_it=steps, show_plot=False, suggest_funcs=(valley, steep, minimum))
+        except IndexError:  # fastai leaves out the first tenth and the last five
+            raise UserError(
+                f"the loss of {len(learn.recorder.losses)} batches, before it grows, is too little for a suggestion; "
+                "try more --steps or a larger --bs, and look for frames that are all void"
+            ) from None
     learn.opt = None  # the next training starts with a fresh optimizer, as without a search
     points = [(float(r), float(loss)) for r, loss in zip(learn.recorder.lrs, learn.recorder.losses, strict=False)]
     suggestions = {name: float(value) for name, value in found._asdict().items()}

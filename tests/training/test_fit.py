@@ -40,7 +40,7 @@ from linknet_fastai.training.errors import is_out_of_memory
 from linknet_fastai.training.lr_find import find_lr
 from linknet_fastai.training.run_record import check_same_data
 
-SMALL = {"encoder": "test_resnet", "size": "64x48", "bs": 4, "workers": 0, "epochs": 3, "seed": 1, "device": "cpu"}
+SMALL = {"size": "64x48", "bs": 4, "workers": 0, "epochs": 3, "seed": 1, "device": "cpu", "encoder": "test_resnet"}
 
 
 def read_rows(run: Path) -> list[dict[str, str]]:
