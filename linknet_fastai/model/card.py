@@ -107,10 +107,24 @@ def parse_card(text: str | None, file: Path) -> ModelCard:
     if len(text) > MAX_METADATA:
         raise UserError(f"{file}: metadata: not a model card ({len(text)} characters)")
     try:
-        return ModelCard.model_validate(parse_json(text))
+        return check_card(parse_json(text), file)
+    except ValueError as error:
+        raise UserError(f"{file}: metadata: not a model card ({reason(error)})") from None
+
+
+def check_card(values: Any, file: Path) -> ModelCard:
+    """Check the values of a card that another version may have written.
+
+    Args:
+        values: the values by name.
+        file: the model file, which messages name.
+
+    Raises:
+        UserError: a value is missing, invalid or unknown.
+    """
+    try:
+        return ModelCard.model_validate(values)
     except ValidationError as error:
         newer = error.errors()[0]["type"] == "extra_forbidden"  # what it means for a prediction is not known here
         hint = "; a newer linknet-fastai wrote this file: update to read it" if newer else ""
         raise UserError(f"{file}: metadata: {explain(error)}{hint}") from None
-    except ValueError as error:
-        raise UserError(f"{file}: metadata: not a model card ({reason(error)})") from None

@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from linknet_fastai.core.errors import UsageError, UserError, reason
 from linknet_fastai.core.files import atomic_write
-from linknet_fastai.model.card import METADATA_KEY, ModelCard, parse_card
+from linknet_fastai.model.card import METADATA_KEY, ModelCard, check_card, parse_card
 from linknet_fastai.model.linknet import LinkNet
 
 RUN_MODEL = "model.safetensors"
@@ -119,7 +119,9 @@ def _load_pickle(file: Path, trust_pickle: bool) -> tuple[LinkNet, ModelCard]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # fastai warns of what --trust-pickle has just confirmed
             learn = load_learner(file)
-        return learn.model.eval(), ModelCard.model_validate(vars(learn.card))  # another version's may differ
+        return learn.model.eval(), check_card(vars(learn.card), file)  # unpickling checks nothing
+    except UserError:
+        raise
     except Exception as error:  # any code in the file may raise any error
         raise UserError(f"{file}: not a learner exported by linknet-fastai ({reason(error)})") from None
 
