@@ -105,7 +105,7 @@ class LabeledLoss(AvgLoss):
         """Count the loss of the current batch."""
         weight_sum = getattr(learn.loss_func, "weight_sum", None)  # None for the loss function of a user
         if weight_sum is None or weight_sum > 0:
-            frames = vars(learn.dl).get("real", find_bs(learn.yb))  # of several processes each counts its own
+            frames = getattr(learn.dl, "real_frames", find_bs(learn.yb))  # of several processes each counts its own
             self.total += learn.loss.detach().mean().cpu() * frames
             self.count += frames
 

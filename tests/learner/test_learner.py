@@ -96,7 +96,7 @@ def test_what_a_user_gives_replaces_what_is_chosen(dls):
 def test_accumulation_follows_the_preset_of_the_loaders(street_data, tmp_path):
     (preset := tmp_path / "slow.toml").write_text("accumulate = 3\n")
     dls = segmentation_dls("street", street_data, size="64x48", bs=2, workers=0, device="cpu", preset=preset)
-    assert linknet_learner(dls, pretrained=False).accumulate_gradients.n_acc == 6
+    assert linknet_learner(dls, pretrained=False).accumulate_gradients.batches == 3
 
 
 def test_two_sources_of_the_encoders_weights_are_refused(street_data):
@@ -311,7 +311,7 @@ def test_every_setting_can_be_given_by_name(dls, street_data):
     assert learn.lr == 0.01
     assert learn.precision == "fp32"
     assert learn.card.decoder == "pixelshuffle"
-    assert learn.accumulate_gradients.n_acc == 8
+    assert learn.accumulate_gradients.batches == 2
     given = {name: value for name, value in others.items() if value is not None}
     assert learn.settings == dls.settings.model_copy(update=given)
 
