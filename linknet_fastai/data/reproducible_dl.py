@@ -5,6 +5,7 @@ import random
 import signal
 from collections.abc import Iterator, Sequence
 from copy import copy
+from itertools import islice
 from multiprocessing import parent_process
 from threading import Thread
 from typing import Any
@@ -15,6 +16,8 @@ from fastcore.foundation import L
 
 from linknet_fastai.core.fastai_private import LabelsAtImageSizeDL
 from linknet_fastai.data.augmentation import AugmentBatch
+
+HAS_SIGWAIT = hasattr(signal, "sigwaitinfo")  # not on Windows and macOS, where no SIGTERM reaches a loader process
 
 
 class ReproducibleDL(LabelsAtImageSizeDL):
@@ -46,6 +49,9 @@ class ReproducibleDL(LabelsAtImageSizeDL):
         made.after_batch.fs = L(copy(f) if isinstance(f, AugmentBatch) else f for f in made.after_batch.fs)
         return made
 
+    def __iter__(self) -> Iterator[tuple]:
+        return start_without_sigterm(super().__iter__())
+
     def shuffle_fn(self, idxs: list[int]) -> list[int]:
         """Shuffle the indices for the current epoch."""
         return self._generator("order").sample(idxs, len(idxs))
@@ -70,7 +76,7 @@ class ReproducibleDL(LabelsAtImageSizeDL):
         """
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         parent = parent_process()
-        if parent and hasattr(signal, "sigwaitinfo"):  # on Windows and macOS no SIGTERM reaches a loader process
+        if parent and HAS_SIGWAIT:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
 
@@ -91,6 +97,25 @@ class ReproducibleDL(LabelsAtImageSizeDL):
 
     def _generator(self, name: int | str) -> random.Random:
         return random.Random(f"{self.seed} {self.epoch} {name}")  # text is hashed by SHA-512: no two seeds are close
+
+
+def start_without_sigterm(batches: Iterator[tuple]) -> Iterator[tuple]:
+    """Block SIGTERM while a loader starts its processes, until the first batch is there.
+
+    Each of their threads must begin with it blocked: any other, such as one of a BLAS library that starts its threads
+    again after a fork, would receive the signal.
+
+    Args:
+        batches: the iterator of a fastai DataLoader, which starts its processes at the first batch.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}) if HAS_SIGWAIT else ()
+    try:
+        first = [*islice(batches, 1)]
+    finally:
+        if HAS_SIGWAIT:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    yield from first
+    yield from batches
 
 
 def _end_with(parent: int) -> None:

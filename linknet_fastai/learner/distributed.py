@@ -3,6 +3,7 @@
 What is fixed, and why, is in docs/several-gpus.md.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from fastai.torch_core import find_bs
 from timm.layers import convert_sync_batchnorm
 
 from linknet_fastai.core.images import VOID
-from linknet_fastai.data.reproducible_dl import ReproducibleDL
+from linknet_fastai.data.reproducible_dl import ReproducibleDL, start_without_sigterm
 from linknet_fastai.learner.callbacks import accumulations
 from linknet_fastai.learner.process_group import from_rank_0, sum_over_ranks
 from linknet_fastai.scoring.metrics import ForegroundIoU
@@ -29,6 +30,9 @@ class SharedDL(DistributedDL):
         """Batches of one rank; fastai counts one too many where the last is dropped."""
         own = -(-self.dl.n // self.world_size)
         return own // self.bs if self.drop_last else -(-own // self.bs)
+
+    def __iter__(self) -> Iterator[tuple]:
+        return start_without_sigterm(super().__iter__())
 
     @property
     def epoch(self) -> int:
@@ -62,10 +66,10 @@ class SharedDL(DistributedDL):
         b = super().after_batch(b)  # counts items in `i`
         self.in_batch = find_bs(b)
         first = self.rank * self.n_padded // self.world_size
-        self.real = min(max(self.n - first - self.i + self.in_batch, 0), self.in_batch)
+        self.real_frames = min(max(self.n - first - self.i + self.in_batch, 0), self.in_batch)
         if getattr(self.dataset, "split_idx", None) == 1:
             for labels in b[self.n_inp :]:
-                labels[self.real :] = VOID
+                labels[self.real_frames :] = VOID
         return b
 
     def to_detach(self, b: Any, cpu: bool = True, gather: bool = True) -> Any:
@@ -75,7 +79,7 @@ class SharedDL(DistributedDL):
         """
         if not (gather and isinstance(b, torch.Tensor) and b.ndim == 0):
             return super().to_detach(b, cpu, gather)
-        total = b.detach() * self.real
+        total = b.detach() * self.real_frames
         torch.distributed.all_reduce(total)
         # fastai multiplies by `in_batch` and divides by the number of items of this rank.
         mean = total * self.n_padded / (self.n * self.in_batch * self.world_size)

@@ -105,8 +105,7 @@ class LabeledLoss(AvgLoss):
         """Count the loss of the current batch."""
         weight_sum = getattr(learn.loss_func, "weight_sum", None)  # None for the loss function of a user
         if weight_sum is None or weight_sum > 0:
-            # Of several processes each counts its own. fastai's `show_results` has a list of batches for a loader.
-            frames = getattr(learn.dl, "__dict__", {}).get("real", find_bs(learn.yb))
+            frames = getattr(learn.dl, "real_frames", find_bs(learn.yb))  # of several processes each counts its own
             self.total += learn.loss.detach().mean().cpu() * frames
             self.count += frames
 

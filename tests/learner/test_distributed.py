@@ -105,7 +105,7 @@ def test_a_mean_over_batches_is_that_over_all_frames(dls, share, monkeypatch):
     for loader in loaders:
         loader.bs = loader.dl.bs = 2
         list(loader)
-    assert [loader.real for loader in loaders] == [2, 1]
+    assert [loader.real_frames for loader in loaders] == [2, 1]
     sums = {2: losses[:2].mean() * 2, 1: losses[2] * 1}
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.copy_(sum(sums.values())))
     for loader, own in zip(loaders, (losses[:2].mean(), losses[2]), strict=True):
