@@ -37,8 +37,8 @@ def test_every_engine_is_measured_at_every_size(tmp_path: Path, monkeypatch: pyt
         "resolve_precision",
         lambda given, _: "bf16" if given == "auto" else given,
     )
-    model = LinkNet(11, decoder="pixelshuffle", pretrained=False).eval()
-    card = ModelCard.of(load_recipe("camvid"), (64, 48), decoder="pixelshuffle")
+    model = LinkNet(11, "test_resnet", decoder="pixelshuffle", pretrained=False).eval()
+    card = ModelCard.of(load_recipe("camvid"), (64, 48), encoder="test_resnet", decoder="pixelshuffle")
     save_model(model, card, tmp_path / "model.safetensors")
     calls: list[tuple] = []
     speeds = benchmark(
