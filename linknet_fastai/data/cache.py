@@ -180,7 +180,7 @@ def clear_caches(recipe_name: str, folder: Path | None = None) -> int:
     stored = [
         *surveys.glob("*.json"),
         *surveys.parent.glob("*.json"),
-    ]  # older versions had one folder for all recipes
+    ]  # earlier versions had one folder for all recipes
     freed = 0
     try:
         for file in stored:

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -13,9 +12,7 @@ from linknet_fastai.config.recipe import Layout, Recipe
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.images import TURNS, VOID, opened_image, upright, upright_size
 from linknet_fastai.core.samples import check_lossless, palette_colors, read_samples
-
-if TYPE_CHECKING:
-    from linknet_fastai.data.dataset import Frame
+from linknet_fastai.data.match import Frame
 
 UNMAPPED = 254  # of a raw value that is neither a class nor void; recipes have fewer classes
 
@@ -89,7 +86,7 @@ class LabelReader:
             raise UserError(f"{path}: {what} outside the recipe's mapping: {shown}")
         return labels
 
-    def of_frame(self, frame: "Frame", size: tuple[int, int] | None = None) -> np.ndarray:
+    def of_frame(self, frame: Frame, size: tuple[int, int] | None = None) -> np.ndarray:
         """Read the label map of a frame, turned upright as its image is.
 
         A label map without an orientation of its own may have been drawn over the pixels as they are in the image

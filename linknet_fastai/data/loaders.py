@@ -24,7 +24,7 @@ from linknet_fastai.config.recipe import Recipe
 from linknet_fastai.config.settings import RENAMED, Settings
 from linknet_fastai.config.size import format_size
 from linknet_fastai.core.device import resolve_device
-from linknet_fastai.core.errors import UsageError
+from linknet_fastai.core.errors import Note, UsageError
 from linknet_fastai.core.images import open_image
 from linknet_fastai.core.parallel import Progress, process_count, usable_cores
 from linknet_fastai.core.text import did_you_mean
@@ -212,7 +212,7 @@ def segmentation_dls(
     resolved, _ = settings_for(dataset.recipe, dataset.layout, given, "argument")
     dls = dls_from_settings(dataset, resolved, resolve_device(resolved.device), progress, item_tfms, batch_tfms)
     for note in dls.notes:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, Note, stacklevel=2)
     return dls
 
 

@@ -112,9 +112,8 @@ def as_frame(image: ImageInput) -> Image.Image:
     if isinstance(image, str | os.PathLike):
         return open_image(Path(image))
     if isinstance(image, Image.Image):
-        if (
-            image.mode == "I" and not image.format and np.asarray(image).max(initial=0) < 256
-        ):  # of a file Pillow knows the depth
+        # Of an image that was read from a file, Pillow knows the depth.
+        if image.mode == "I" and not image.format and np.asarray(image).max(initial=0) < 256:
             raise UserError(
                 "an image of mode I and values below 256: is its white 255 or 65535? Convert it to L or I;16"
             )

@@ -17,7 +17,7 @@ STRIDES = (4, 8, 16, 32)
 def encoder_normalization(name: str) -> tuple[Sequence[float], Sequence[float]]:
     """The mean and standard deviation that timm's weights of an encoder expect images to be normalized with.
 
-    Two in five of timm's weights expect others than ImageNet's.
+    683 of the 1826 weights of timm 1.0.31 expect others than ImageNet's.
 
     Args:
         name: the timm model.

@@ -68,7 +68,9 @@ def _loader_advice(error: Exception) -> str | None:
     modules = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
     in_multiprocessing = any(module.startswith("multiprocessing.") for module in modules)
     no_space = in_multiprocessing and getattr(error, "errno", None) == errno.ENOSPC  # for a semaphore
-    if no_space or "shared memory" in text:  # torch has no room for a batch, or is killed by SIGBUS
+    # torch has no room for a batch, whose file it names, or a process is killed by SIGBUS. Not any "shared memory":
+    # that of a GPU can run out too.
+    if no_space or "</torch_" in text or "Bus error" in text:
         why = "the batches of loader processes do not fit into /dev/shm"
         return f"--workers: {why}; try --workers 0, or more room in /dev/shm (docker: --shm-size)"
     if "DataLoader worker" in text:  # killed
