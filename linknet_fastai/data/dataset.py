@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate, combinations, pairwise
 from pathlib import Path, PurePath
 
@@ -150,14 +149,7 @@ class Dataset:
         return None
 
     def _match(self, folder: str) -> Match:
-        """The files of a split's folder, listed once: frames and notes of several splits are made of them."""
-        if folder not in self._matches:
-            self._matches[folder] = match_frames(self.folder, self.layout, folder)
-        return self._matches[folder]
-
-    @cached_property
-    def _matches(self) -> dict[str, Match]:
-        return {}
+        return match_frames(self.folder, self.layout, folder)
 
     def _folders(self, splits: Iterable[str]) -> list[str]:
         """What replaces `{split}` for some splits."""
