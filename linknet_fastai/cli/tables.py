@@ -165,7 +165,10 @@ def show_comparison(runs: Sequence["RunSummary"]) -> None:
         for split in dict.fromkeys(figure.split for figure in figures):
             console.print(styled(f"\n{recipe} {split}: published, and measured here", "bold"))
             published: list[tuple] = [
-                (f.network, f.source, f.size or "-", f.pretrained, *map(_three_digits, (f.mean_accuracy, f.miou)))
+                (
+                    *(f.network, f.source, f.size or "-", f.pretrained, f.trained_on or "-"),
+                    *map(_three_digits, (f.mean_accuracy, f.miou)),
+                )
                 for f in figures
                 if f.split == split
             ]
@@ -175,8 +178,9 @@ def show_comparison(runs: Sequence["RunSummary"]) -> None:
                 if scores:
                     pretrained = {True: "ImageNet", False: "none", None: "-"}[run.settings.get("pretrained")]
                     figures_here = map(_three_digits, (scores["mean_accuracy"], scores["miou"]))
-                    ours.append(("LinkNet", run.name, scores["size"], pretrained, *figures_here))
-            headings = ("network", "source", "size", "pretrained", "mean acc", "mIoU")
+                    trained_on = run.settings.get("train_on", "-")
+                    ours.append(("LinkNet", run.name, scores["size"], pretrained, trained_on, *figures_here))
+            headings = ("network", "source", "size", "pretrained", "trained on", "mean acc", "mIoU")
             show_table(headings, published, words=2, bold=ours)
             if not all(scores for _, scores in evaluations):
                 show_note(
