@@ -30,7 +30,7 @@ def fit(
     if resume is not None and out is not None:
         raise UsageError("--out: --resume continues in the run's own folder; leave out --out")
 
-    from linknet_fastai.cli.terminal import console
+    from linknet_fastai.cli.terminal import console, percent
     from linknet_fastai.cli.training_display import TrainingDisplay
     from linknet_fastai.training import fit as training
 
@@ -52,7 +52,7 @@ def fit(
         console.print(f"\nstopped before the first epoch ended; continue with: {resume_command}")
         raise typer.Exit(130)
     best, last = result.best, result.rows[-1]
-    console.print(f"\nbest mIoU {best['miou']:.4f} at epoch {best['epoch']}, last {last['miou']:.4f}")
+    console.print(f"\nbest mIoU {percent(best['miou'])} at epoch {best['epoch']}, last {percent(last['miou'])}")
     if not result.finished:
         console.print(f"stopped after epoch {last['epoch']}; continue with: {resume_command}")
         raise typer.Exit(130)
