@@ -96,7 +96,7 @@ def _without_confidence(content: bytes) -> tuple[bytes, list[str]]:
 
     text, message = FieldDescriptorProto.TYPE_STRING, FieldDescriptorProto.TYPE_MESSAGE
     one, many = FieldDescriptorProto.LABEL_OPTIONAL, FieldDescriptorProto.LABEL_REPEATED
-    fields = {
+    fields: dict[str, list[tuple[Any, ...]]] = {
         "Node": [("name", 3, one, text, None)],
         "Value": [("name", 1, one, text, None)],
         "Graph": [("node", 1, many, message, "Node"), ("output", 12, many, message, "Value")],

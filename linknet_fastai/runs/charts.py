@@ -205,7 +205,7 @@ def risk_coverage_curves(points: Sequence[Mapping[str, float | None]]) -> Figure
         points: see `ConfidenceScores.as_json`; an mIoU of None is left out.
 
     Example:
-        >>> risk_coverage_curves([{"coverage": 1.0, "risk": 0.1, "miou": 0.7}]).axes[0].get_xlabel()
+        >>> risk_coverage_curves([{"coverage": 1.0, "risk": 0.1, "miou": 0.7}]).axes[1].get_xlabel()
         'share of the pixels kept, the most certain first'
     """
     figure, (risks, mious) = subplots(5, 4, rows=2, sharex=True)

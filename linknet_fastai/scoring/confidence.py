@@ -103,10 +103,11 @@ def count_confidences(
     Returns:
         256xC integers each: pixels by true class, by predicted class, and correct ones.
     """
-    # Void gets a column of its own after the classes, so nothing has to be masked.
-    rows = np.left_shift(confidence, 8, dtype=np.uint16)
-    scored = np.where(labels == 255, 255, predicted)
-    right = np.where(labels == predicted, predicted, 255)
-    counts = [np.bincount((rows | columns).ravel(), minlength=LEVELS * 256) for columns in (labels, scored, right)]
-    pixels, by_prediction, correct = (count.reshape(LEVELS, 256)[:, :n_classes] for count in counts)
-    return pixels, by_prediction, correct
+    # One count of all three, a quarter of the time of three; void has a row after the classes, so nothing is masked.
+    # With many classes it takes megabytes, as many as the logits of a small frame.
+    bins = np.multiply(confidence, (n_classes + 1) * n_classes, dtype=np.int32)
+    bins += np.multiply(np.minimum(labels, n_classes), n_classes, dtype=np.int32)
+    bins += predicted
+    counts = np.bincount(bins.ravel(), minlength=LEVELS * (n_classes + 1) * n_classes)
+    counts = counts.reshape(LEVELS, n_classes + 1, n_classes)[:, :n_classes]
+    return counts.sum(2), counts.sum(1), counts.diagonal(0, 1, 2)
