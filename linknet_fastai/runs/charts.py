@@ -190,7 +190,7 @@ def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> Figure:
     figure, axes = subplots(5, 4)
     confidences = [row["confidence"] for row in bins]
     axes.bar(confidences, [row["share"] for row in bins], 0.045, color=GRAY, label="share of the pixels")
-    axes.plot([0, 1], [0, 1], color=ORANGE, linestyle="--", label="as it should be")
+    axes.plot([0, 1], [0, 1], color=ORANGE, linestyle="--", label="calibrated")
     axes.plot(confidences, [row["accuracy"] for row in bins], "o-", color=BLUE, label="accuracy")
     axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="confidence", ylabel="accuracy, share")
     _simplify(axes)
@@ -210,7 +210,7 @@ def risk_coverage_curves(points: Sequence[Mapping[str, float | None]]) -> Figure
     """
     figure, (risks, mious) = subplots(5, 4, rows=2, sharex=True)
     coverages = [point["coverage"] for point in points]
-    for axes, name, label, color in ((risks, "risk", "wrong", ORANGE), (mious, "miou", "mIoU", BLUE)):
+    for axes, name, label, color in ((risks, "risk", "wrong pixels", ORANGE), (mious, "miou", "mIoU", BLUE)):
         axes.plot(coverages, [math.nan if (value := point[name]) is None else value for point in points], color=color)
         axes.set(ylabel=label, xlim=(0, 1.03))
         _simplify(axes)
