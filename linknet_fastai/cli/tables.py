@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from linknet_fastai.cli.terminal import console, percent, show_error, show_lines, show_note, show_table, styled
 from linknet_fastai.engines.formats import FORMATS
+from linknet_fastai.scoring.confidence import MOST_CERTAIN
 from linknet_fastai.scoring.scores import CLASS_SCORES, OVERALL_SCORES, mean_score
 
 if TYPE_CHECKING:  # these import torch, which exported models do not need
@@ -36,6 +37,12 @@ def show_evaluation(result: "Evaluation", title: str) -> None:
         f"{score.label} {percent(scores.overall()[score.name])}" for score in OVERALL_SCORES if not score.mean_of
     ]
     console.print(", ".join(overall))
+    if certain := result.confidence:
+        miou = percent(certain.most_certain(MOST_CERTAIN)[1])
+        console.print(
+            f"expected calibration error {percent(certain.ece)} at temperature {certain.temperature:g}, "
+            f"mIoU of the most certain {MOST_CERTAIN:.0%} of the pixels {miou}"
+        )
     console.print(
         f"{result.frames} frames in {result.seconds:.1f} s, "
         f"{result.frames / result.seconds:.1f} images a second with reading, by {result.engine}"

@@ -30,6 +30,7 @@ from linknet_fastai.core.files import (
     write_text,
 )
 from linknet_fastai.core.text import Line, Name
+from linknet_fastai.model.card import Temperature
 from linknet_fastai.scoring.scores import OVERALL_SCORES
 
 RUN_FILE, METRICS_FILE, LOCK = "run.toml", "metrics.csv", ".lock"
@@ -149,6 +150,18 @@ class _ClassScores(_Table):
     iou: Share | None
 
 
+class _ReliabilityBin(_Table):
+    confidence: Share
+    accuracy: Share
+    share: Share
+
+
+class _RiskAtCoverage(_Table):
+    coverage: Share
+    risk: Share
+    miou: Share | None
+
+
 class _Scores(_Table):
     """The scores that `evaluate` writes. Other programs may write fewer: all but split and miou is optional."""
 
@@ -162,6 +175,10 @@ class _Scores(_Table):
     classes: Annotated[list[_ClassScores], Field(max_length=MAX_CLASSES)] = []
     confusion: list[list[Count]] = []
     frame_miou: dict[str, Share | None] = {}
+    ece: Share | None = None
+    temperature: Temperature = 1.0
+    reliability: Annotated[list[_ReliabilityBin], Field(max_length=256)] = []
+    risk_coverage: Annotated[list[_RiskAtCoverage], Field(max_length=256)] = []
 
     @model_validator(mode="after")
     def _check_square(self) -> Self:

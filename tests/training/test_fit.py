@@ -74,6 +74,20 @@ def test_the_run_folder_is_complete(run):
         assert Image.open(picture).size[0] > 400
 
 
+def test_the_temperature_is_fitted_once_the_weights_are_final(run, street_data, tmp_path):
+    card = load_model(run)[1]
+    assert card.temperature != 1
+    assert load_model(run / "export.pkl", trust_pickle=True)[1] == card
+    scores = json.loads((run / "evaluation-val.json").read_text())
+    assert scores["temperature"] == card.temperature
+    # Killed while it wrote its scores, a run gets the same temperature when it is resumed.
+    shutil.copytree(run, again := tmp_path / "again")
+    text = (again / "run.toml").read_text()
+    (again / "run.toml").write_text(text.replace("finished = true", "finished = false"))
+    training.resume(again)
+    assert load_model(again)[1] == card
+
+
 def test_run_toml_has_every_setting_and_its_origin(run):
     tables = tomllib.loads((run / "run.toml").read_text())
     assert tables["settings"]["size"] == "64x48"
