@@ -9,7 +9,6 @@ from linknet_fastai.core import device
 from linknet_fastai.core.errors import UsageError
 
 CPU_INFO = Path("/proc/cpuinfo")
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
 @pytest.mark.skipif(not CPU_INFO.is_file() or "flags\t" not in CPU_INFO.read_text(), reason="needs Linux on x86")
@@ -19,7 +18,7 @@ def test_auto_is_bf16_only_if_the_cpu_has_it() -> None:
     assert device.resolve_precision("auto", torch.device("cpu")) == ("bf16" if native else "fp32")
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_auto_is_fp16_on_gpus_without_bf16() -> None:
     expected = "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
     assert device.resolve_precision("auto", torch.device("cuda")) == expected

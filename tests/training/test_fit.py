@@ -212,7 +212,7 @@ def test_a_checkpoint_within_an_epoch_is_resumed_with_the_next_batch(street_data
     assert [row["train_loss"] for row in resumed.rows] == [row["train_loss"] for row in whole.rows]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "auto"])
 def test_a_gpu_trains_compiled_and_resumes(street_data, tmp_path, precision):
     options = {**SMALL, "device": "cuda", "precision": precision, "compile": True}
