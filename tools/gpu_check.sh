@@ -6,7 +6,7 @@ out=$1
 shift
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
-if compgen -G "$root/.whl/*.whl" > /dev/null; then
+if ! "$python" -c "import fastai, pydantic, tomli_w" 2> /dev/null && compgen -G "$root/.whl/*.whl" > /dev/null; then
     site=$(mktemp -d)
     trap 'rm -rf "$site"' EXIT
     "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site" "$root"/.whl/*.whl

@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
@@ -394,21 +394,25 @@ READS = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.a
 READS += (torch.ops.aten.equal, torch.ops.aten.bincount)
 
 
-def host_waits(learn: LinkNetLearner) -> Counter[str]:
-    """What the host waits for in the steps of an epoch, by place in the code; on the CPU by kind. And `steps`."""
+def host_waits(learn: LinkNetLearner, epochs: int = 1, cbs: Sequence[Callback] = ()) -> Counter[str]:
+    """What the host waits for in training steps, by place in the code; on the CPU by kind. And the count of `steps`.
+
+    Not counted: values that `Reading` has brought to the host by then.
+    """
     waits: Counter[str] = Counter()
     reads = HostReads()
 
     class Listen(Callback):
         """Counts the waits of training."""
 
-        order = -100
+        order = 100  # begins after all others, and ends after them
+        begun = False
 
-        def before_train(self) -> None:
-            """Begin."""
-            self.stack = warnings.catch_warnings(record=True)
-            self.caught = self.stack.__enter__()
-            warnings.simplefilter("always")
+        def before_batch(self) -> None:
+            """Begin with the first batch: before it torch reads a seed, from the host's own memory."""
+            if self.begun or not self.training:
+                return
+            self.begun = True
             if learn.dls.device.type == "cuda":
                 torch.cuda.set_sync_debug_mode("warn")
             else:
@@ -420,16 +424,16 @@ def host_waits(learn: LinkNetLearner) -> Counter[str]:
 
         def after_train(self) -> None:
             """End."""
+            self.begun = False
             if learn.dls.device.type == "cuda":
                 torch.cuda.set_sync_debug_mode("default")
             else:
                 reads.__exit__(None, None, None)
-            self.stack.__exit__(None, None, None)
 
-    listen = Listen()
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(1, 1e-3, cbs=listen)
-    for warning in listen.caught:
+    with learn.no_bar(), learn.no_logging(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        learn.fit(epochs, 1e-3, cbs=[*cbs, Listen()])
+    for warning in caught:
         if "synchronizing" in str(warning.message):
             waits[f"{'/'.join(Path(warning.filename).parts[-3:])}:{warning.lineno}"] += 1
     return waits + reads.counts

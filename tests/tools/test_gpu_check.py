@@ -11,6 +11,11 @@ from types import ModuleType
 import pytest
 import torch
 
+from linknet_fastai.core.device import Reading
+from linknet_fastai.learner import callbacks
+from linknet_fastai.training import run_record
+from linknet_fastai.training.run_record import Observer, RunRecord
+
 TOOLS = Path(__file__).parents[2] / "tools"
 
 
@@ -86,6 +91,31 @@ def test_numbers_that_are_read_on_the_host_are_counted(parts: ModuleType) -> Non
         bool(torch.ones(2).all())
         torch.ones(2) + 1
     assert reads.counts == {"aten._local_scalar_dense": 2}
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_training_step_reads_nothing_that_a_gpu_would_have_to_finish_first(
+    parts: ModuleType, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    for module in (callbacks, run_record):
+        monkeypatch.setattr(module, "runs_ahead", lambda device: True)
+    arrived = []
+
+    def read(reading: Reading) -> float:
+        arrived.append(reading)
+        return Reading.read(reading)
+
+    class Counted(Reading):
+        pass
+
+    Counted.read = read
+    for module in (callbacks, run_record):
+        monkeypatch.setattr(module, "Reading", Counted)
+    learn = parts.street_learner(parts.scale_of("cpu"), work, (64, 48), 4, optimizer=optimizer)
+    waits = parts.host_waits(learn, 5, [RunRecord(tmp_path, None, Observer())])
+    assert waits["steps"] == 10
+    assert len(arrived) == 20, "of each step: whether its labels are all void, and its loss"
+    assert waits == {"steps": 10, "aten._local_scalar_dense": 20}
 
 
 def test_what_fails_or_takes_too_long_does_not_stop_the_rest(tmp_path: Path) -> None:
