@@ -34,6 +34,7 @@ from linknet_fastai.learner.callbacks import (
     ScoreAtLabelSize,
     SkipVoidBatches,
 )
+from linknet_fastai.learner.distillation import SoftTargets
 from linknet_fastai.learner.loss import LabeledLoss, SegmentationLoss, SmoothLoss, class_weights
 from linknet_fastai.learner.optimizers import OPTIMIZERS
 from linknet_fastai.learner.process_group import check_shareable
@@ -117,7 +118,7 @@ def linknet_learner(
 
     - Network, loss, optimizer and precision are chosen here: `encoder`, `decoder`, `pretrained`, `encoder_weights`,
       `init_from`, `class_weights`, `optimizer`, `lr` (the learner's default rate), `weight_decay`, `accumulate`,
-      `precision`, `compile`, `deterministic`.
+      `precision`, `compile`, `deterministic`, `teacher`, `teacher_share`, `teacher_temperature`.
     - `epochs`, `schedule` and `encoder_lr` are used by `fit_schedule(learn)`.
     - `checkpoint_minutes` is used by the command `fit` alone.
 
@@ -175,6 +176,8 @@ def linknet_learner(
         kwargs["lr"] = settings.lr
     if settings.accumulate > 1 or process_count() > 1:
         cbs = [*cbs, AccumulateGradients(settings.accumulate)]
+    if settings.teacher is not None:
+        cbs = [*cbs, SoftTargets(settings.teacher, card, settings.teacher_share, settings.teacher_temperature)]
     kwargs.setdefault("loss_func", SegmentationLoss(class_weights(dls.class_pixels, settings.class_weights)))
     return wrap_model(dls, model, card, settings, metrics=metrics, cbs=cbs, path=path, **kwargs)
 
