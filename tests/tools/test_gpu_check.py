@@ -67,7 +67,7 @@ def test_a_step_is_taken_apart(parts: ModuleType, work: Path) -> None:
 
 
 def test_contestants_train_and_the_lack_of_one_is_noted(parts: ModuleType, work: Path, monkeypatch) -> None:
-    monkeypatch.setattr(parts, "find_spec", lambda name: None)
+    monkeypatch.setattr("gpu_speed.find_spec", lambda name: None)
     records = [*parts.train(parts.scale_of("cpu"), work)]
     assert [record["network"] for record in records if record.get("img/s", 0) > 0] == [
         "ours",
