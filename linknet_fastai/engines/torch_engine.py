@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from linknet_fastai.config.size import SMALLEST_SIDE
 from linknet_fastai.core.device import DTYPES, resolve_device, resolve_precision, tune
-from linknet_fastai.engines.engine import Engine, InputSize
+from linknet_fastai.engines.engine import NATIVE, Engine, InputSize
 from linknet_fastai.model.batch_norm import fold_batch_norms
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import resample_logits
@@ -60,7 +60,9 @@ class Predictor(Engine):
     ) -> None:
         self.device = resolve_device(device)
         super().__init__(card, resolve_precision(precision, self.device), size, frames_at_once)
-        if self.device.type == "cuda":  # on a CPU, without a backward pass, keeping freed memory gains nothing
+        # On a CPU, without a backward pass, keeping freed memory gains nothing. On a GPU, cuDNN measures its
+        # algorithms at every size that is new: where each frame has its own, it would measure all the time.
+        if self.device.type == "cuda" and self.size != NATIVE:
             tune(self.device)
         self.tta = tta
         self._dtype = DTYPES.get(self.precision, torch.float32)

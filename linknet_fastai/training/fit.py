@@ -173,7 +173,7 @@ def _pin_files(settings: Settings, dataset: Dataset) -> Settings:
         for name in ("train_on", "validate_on")
         if (selection := getattr(settings, name)) not in dataset.recipe.splits and os.path.isfile(selection)
     }
-    for name in ("init_from", "encoder_weights", "cache_dir"):
+    for name in ("init_from", "encoder_weights", "teacher", "cache_dir"):
         if path := getattr(settings, name):
             files[name] = path.resolve()
     return settings.model_copy(update=files)
