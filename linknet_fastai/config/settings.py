@@ -24,7 +24,10 @@ from linknet_fastai.core.errors import UsageError
 
 # Settings that few people change: `--set`, presets and recipes set them, there is no option.
 WITHOUT_OPTION = frozenset(
-    "weight_decay encoder_lr teacher_share teacher_temperature flip scale color relight checkpoint_minutes".split()
+    {
+        *("weight_decay", "encoder_lr", "teacher_share", "teacher_temperature"),
+        *("flip", "scale", "color", "relight", "checkpoint_minutes"),
+    }
 )
 MOST_EPOCHS = 100_000
 # Files of one machine, given on the command line alone.
