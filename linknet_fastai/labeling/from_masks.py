@@ -85,6 +85,8 @@ def _describe(
     void = {label for label in names.values() if is_void(label) and label != found.unlabeled}
     labeled = [label for label in dict.fromkeys(names.values()) if label not in void and label != found.unlabeled]
     chosen, _ = choose_classes(labeled, total)
+    if without := [name for name in found.names.values() if not total[name] and not is_void(name)]:
+        proposal.notes.append(f"names without a pixel, left out: {', '.join(without[:20])}")
     if found.unlabeled and total[found.unlabeled]:
         if proposal.decide_background(chosen, found.unlabeled, unlabeled, ask):
             chosen.insert(0, found.unlabeled)

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from linknet_fastai.config.size import SMALLEST_SIDE
+from linknet_fastai.core.text import printable
 from linknet_fastai.labeling.decide import Unlabeled, class_name, decide_unlabeled
 from linknet_fastai.labeling.groups import propose_split
 from linknet_fastai.labeling.shapes import LabeledImage
@@ -175,9 +176,8 @@ class Proposal:
         for label, id_ in ids.items():
             counted = pixels[label]
             share = counted.total() / max(total, 1)
-            self.classes.append(
-                ClassRow(class_name(label), id_, counted.total(), share, frames[label], dict(counted))
-            )
+            of_split = {split: counted[split] for split in self.table["splits"]}
+            self.classes.append(ClassRow(class_name(label), id_, counted.total(), share, frames[label], of_split))
         for split in self.table["splits"]:
             absent = [row.name for row in self.classes if not row.of_split.get(split)]
             if absent:
@@ -196,8 +196,8 @@ def recipe_head(proposal: Proposal, sizes: Counter[tuple[int, int]]) -> dict[str
     size = "x".join(str(max(round(side * scale), SMALLEST_SIDE)) for side in (width, height))
     return {
         "name": proposal.name,
-        "title": f"{proposal.name}, from {proposal.tool}",
-        "source": f"labeled with {proposal.tool}",
+        "title": proposal.name,
+        "source": f"the folder {printable(proposal.folder.resolve().name)} ({proposal.tool})",
         "training": {"size": size},
     }
 
