@@ -17,6 +17,7 @@ from linknet_fastai.labeling.shapes import IGNORED, UNLABELED, Drawn, LabeledIma
 from linknet_fastai.labeling.tree import Tree
 
 VOID_ID = 255
+MAX_LABELS = 10_000  # far more than classes: many may have no pixel
 
 
 def propose_from_regions(
@@ -38,6 +39,8 @@ def propose_from_regions(
     _check_images(tree, export)
     regions = {region.label for image in export.images for region in image.regions}
     labels = [*export.classes, *sorted(regions - set(export.classes))]
+    if len(labels) > MAX_LABELS:
+        raise UserError(f"{tree.root}: {len(labels):,} different labels; at most {MAX_LABELS:,} are read")
     proposal = Proposal(name, export.tool, tree.root)
     proposal.decisions.append(("recognized", f"{export.tool}: {export.evidence}"))
     sizes, overlaps = _count(proposal, export, labels, progress)
@@ -61,7 +64,7 @@ def propose_from_regions(
     if not splits and set(export.splits) == set(parts):
         by_split: dict[str, list[str]] = {}
         for image, split in export.splits.items():
-            by_split.setdefault(split, []).append(parts[image].stem)
+            by_split.setdefault(split, []).append(str(parts[image]))
         splits, how = by_split, f"as in {export.tool}"
     of_image = proposal.split_by(tree, splits, how)
     ids = {label: number for number, label in enumerate(chosen)}

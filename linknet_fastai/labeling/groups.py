@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 VAL_SHARE = 0.2
-MOST_VAL_SHARE = 0.35  # with groups of unequal sizes
 
 
 def propose_split(frames: Sequence[PurePosixPath]) -> tuple[dict[str, list[PurePosixPath]], str]:
@@ -44,7 +43,7 @@ def propose_split(frames: Sequence[PurePosixPath]) -> tuple[dict[str, list[PureP
         chosen: list[str] = []
         for name in sorted(groups, key=_digest):
             size = len(groups[name])
-            if len(val) < wanted and len(val) + size <= MOST_VAL_SHARE * len(frames):
+            if abs(len(val) + size - wanted) < abs(len(val) - wanted):
                 val += groups[name]
                 chosen.append(name)
         if not val:

@@ -186,7 +186,7 @@ def count_values(found: MaskFolder, masks: list[Path], progress: Progress | None
         UserError: a label map cannot be read, is lossy, or has too many colors.
     """
     if found.by_color is None:
-        found.by_color = _is_colored(masks[0], found.names)
+        found.by_color = any(_is_colored(mask, found.names) for mask in masks[:20])  # one may have only grays
     counts = Counts(bool(found.by_color))
 
     def count(mask: Path) -> tuple[Counter[int], dict[int, Color]]:

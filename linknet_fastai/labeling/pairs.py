@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+import numpy as np
+
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.images import opened_image
 from linknet_fastai.core.samples import check_lossless
@@ -144,11 +146,11 @@ def _has_few_values(file: Path) -> bool:
     try:
         with opened_image(file, "this image") as image:
             check_lossless(file, image)
-            image.load()
-            colors = image.getcolors(MOST_VALUES) if image.mode != "P" else [(0, 0)]
+            if image.mode.startswith(("I", "F")):  # Pillow counts the values of bytes alone
+                return len(np.unique(np.asarray(image))) <= MOST_VALUES
+            return image.mode == "P" or image.getcolors(MOST_VALUES) is not None
     except UserError:
         return False
-    return colors is not None
 
 
 def _paired(
@@ -271,7 +273,8 @@ def folder_pattern(folders: Iterable[tuple[str, ...]]) -> tuple[list[str], dict[
 
 def split_folders(fields: dict[str, list[str]]) -> dict[str, str]:
     """The folder of each split by its name in recipes."""
-    return {SPLITS[folder.lower()]: folder for folder in sorted(set(fields.get("split", ())))}
+    found = {SPLITS[folder.lower()]: folder for folder in fields.get("split", ())}
+    return {name: found[name] for name in ("train", "val", "test") if name in found}
 
 
 def _common_ends(texts: Sequence[str]) -> tuple[str, str]:

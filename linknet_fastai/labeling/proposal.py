@@ -133,11 +133,12 @@ class Proposal:
         else:
             frames: dict[str, list[PurePosixPath]] = {}
             if splits:
-                by_stem = {path.stem: path for path in images.values()}
-                named = {
-                    name: [by_stem.get(entry.rsplit("/", 1)[-1]) for entry in each] for name, each in splits.items()
+                by_name = {path.stem: path for path in images.values()} | {
+                    str(path): path for path in images.values()
                 }
-                frames = {name: [path for path in each if path is not None] for name, each in named.items()}
+                for name, entries in splits.items():
+                    found = (by_name.get(entry) or by_name.get(entry.rsplit("/", 1)[-1]) for entry in entries)
+                    frames[name] = [path for path in found if path is not None]
             else:
                 frames, how = propose_split(list(images.values()))
             for name, paths in frames.items():

@@ -130,6 +130,8 @@ class Runs:
     def mask(self, size: tuple[int, int]) -> np.ndarray:
         """See `Outline`."""
         left, top, width, height = self.box or (0, 0, *size)
+        if not (0 <= left <= left + width <= size[0] and 0 <= top <= top + height <= size[1]):
+            raise ValueError(f"a mask of {width}x{height} at {left}, {top}, outside of the image")
         counts = np.array(uncompressed(self.counts) if isinstance(self.counts, str) else self.counts, np.int64)
         if not 0 < width * height <= MAX_PIXELS or counts.min(initial=0) < 0 or counts.sum() != width * height:
             raise ValueError(f"its run lengths do not add up to {width}x{height} pixels")
@@ -146,13 +148,11 @@ class Bitmap:
         png: the image, as the bytes or the path of a file.
         left: its place, in pixels.
         top: the same.
-        where: of an image in Label Studio's export only what is brighter than this.
     """
 
     png: bytes | Path
     left: int = 0
     top: int = 0
-    where: int = 0
 
     def mask(self, size: tuple[int, int]) -> np.ndarray:
         """See `Outline`."""
@@ -170,7 +170,7 @@ class Bitmap:
         )
         if pixels.ndim == 3:
             pixels = pixels[..., -1] if pixels.shape[2] in (2, 4) else pixels.max(2)
-        return pixels > self.where
+        return pixels > 0
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ def cvat(tree: Tree) -> Export | None:
     for file in files:
         with reading(file, "CVAT's XML"):
             root = read_xml(file)
+            if root.find("track") is not None:
+                raise ValueError('it has tracks of a video; export the task as "CVAT for images 1.1"')
             for label in root.iterfind(".//labels/label"):
                 export.classes[label.findtext("name", "").strip()] = _hex(label.findtext("color", ""))
             for entry in root.iterfind("image"):

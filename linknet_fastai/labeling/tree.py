@@ -189,7 +189,7 @@ def first_json(tree: Tree, fits: Callable[[Any], bool]) -> list[Path]:
         try:
             if fits(read_json(file)):
                 return files
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError, AttributeError):
             if tree.only:
                 raise UserError(f"{file}: is no JSON that can be read") from None
     return []
