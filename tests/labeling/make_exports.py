@@ -1,8 +1,7 @@
 """Make the exports in tests/labeling/exports, and draw them by the label tools' own rasterizers.
 
 Run by hand, with `pip install --no-deps --target tools labelme label-studio-sdk opencv-python-headless` and the
-folder `tools` in PYTHONPATH; made with labelme 6.3.1, label-studio-sdk 2.1.2 and pycocotools 2.0.11. The tests compare what
-this package draws with the PNGs written here.
+folder `tools` in PYTHONPATH. Made with labelme 6.3.1, label-studio-sdk 2.1.2 and pycocotools 2.0.11.
 """
 
 import base64
