@@ -81,6 +81,7 @@ def _describe(
     unlabeled: Unlabeled | None,
     ask: Ask | None,
 ) -> None:
+    folders = [folder for folder in found.splits.values() if isinstance(folder, str)]
     total = proposal.total
     void = {label for label in names.values() if is_void(label) and label != found.unlabeled}
     labeled = [label for label in dict.fromkeys(names.values()) if label not in void and label != found.unlabeled]
@@ -95,7 +96,7 @@ def _describe(
     sizes = Counter(upright_size(frame.image)[0] for frame in frames[:100])
     layout: dict[str, Any] = {"name": proposal.name, "images": found.layout.images, "labels": found.layout.labels}
     proposal.table = recipe_head(proposal, sizes)
-    of_image = proposal.split_by(tree, found.splits, "the folders" if found.splits else "")
+    of_image = proposal.split_by(tree, found.splits, "the folders" if folders else "the lists that lie there")
     raws = {label: [value for value, name in names.items() if name == label] for label in [*chosen, *sorted(void)]}
     known: dict[str, Color | None] = {}
     for label, values in raws.items():

@@ -13,7 +13,7 @@ from linknet_fastai.labeling.decide import Unlabeled, choose_classes, class_colo
 from linknet_fastai.labeling.export import Export
 from linknet_fastai.labeling.pairs import folder_pattern, split_folders
 from linknet_fastai.labeling.proposal import NO_LABEL, Ask, Proposal, Splits, files_decided, recipe_head
-from linknet_fastai.labeling.shapes import IGNORED, UNLABELED, Drawn, LabeledImage, draw
+from linknet_fastai.labeling.shapes import IGNORED, UNLABELED, Bitmap, Drawn, LabeledImage, draw
 from linknet_fastai.labeling.tree import Tree
 
 VOID_ID = 255
@@ -44,7 +44,9 @@ def propose_from_regions(
     proposal = Proposal(name, export.tool, tree.root)
     proposal.decisions.append(("recognized", f"{export.tool}: {export.evidence}"))
     sizes, overlaps = _count(proposal, export, labels, progress)
-    unlabeled_images = sorted(set(tree.images) - set(proposal.labels)) if tree.only is None else []
+    outlines = [region.outline for image in export.images for region in image.regions]
+    drawn = {outline.png for outline in outlines if isinstance(outline, Bitmap) and isinstance(outline.png, Path)}
+    unlabeled_images = sorted(set(tree.images) - set(proposal.labels) - drawn) if tree.only is None else []
     files_decided(proposal, len(proposal.labels), unlabeled_images, export.missing)
     total = proposal.total
     chosen, without = choose_classes([label for label in labels if not is_void(label)], total)
@@ -61,7 +63,7 @@ def propose_from_regions(
     layout, splits = _layout(list(parts.values()), tree.root, name)
     proposal.table = recipe_head(proposal, sizes) | {"layouts": [{"name": name, **layout, "labels_in": "recipe"}]}
     how = "the folders of the images"
-    if not splits and set(export.splits) == set(parts):
+    if not splits and set(export.splits) == set(parts) and len(set(export.splits.values())) > 1:
         by_split: dict[str, list[str]] = {}
         for image, split in export.splits.items():
             by_split.setdefault(split, []).append(str(parts[image]))

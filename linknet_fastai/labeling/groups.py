@@ -27,6 +27,8 @@ def propose_split(frames: Sequence[PurePosixPath]) -> tuple[dict[str, list[PureP
         >>> len(split["train"]), len(split["val"]), how
         (45, 9, '6 groups by names as in a_*, whole groups')
     """
+    if len(frames) == 1:
+        return {"train": list(frames), "val": list(frames)}, "one frame, which serves for both"
     groups: dict[str, list[PurePosixPath]] = defaultdict(list)
     for frame in sorted(frames, key=_natural):
         groups[group_of(frame)].append(frame)

@@ -149,10 +149,14 @@ def _supervisely_outline(entry: Mapping[str, Any]) -> Outline | None:
         return Bitmap(png, int(left), int(top))
     if kind not in ("polygon", "rectangle"):
         return None
-    points = [(float(x), float(y)) for x, y in entry["points"]["exterior"]]
+    # Supervisely's SDK rounds points to whole pixels.
+    points, *holes = (
+        [(round(x), round(y)) for x, y in ring]
+        for ring in (entry["points"]["exterior"], *entry["points"]["interior"])
+    )
     if kind == "rectangle":
         return Figure("rectangle", points)
-    return Polygons([points], [[(float(x), float(y)) for x, y in hole] for hole in entry["points"]["interior"]])
+    return Polygons([points], holes)
 
 
 def label_studio(tree: Tree) -> Export | None:
@@ -233,7 +237,7 @@ def _label_studio_outline(value: Mapping[str, Any], size: tuple[int, int], rotat
         raise ValueError("an image that was rotated in Label Studio: its coordinates are those of the rotated image")
 
     def pixels(x: float, y: float) -> tuple[float, float]:  # coordinates are percent
-        return x * size[0] / 100, y * size[1] / 100
+        return round(x * size[0] / 100, 6), round(y * size[1] / 100, 6)  # whole pixels stay whole
 
     if "rle" in value:
         return Brush(value["rle"])

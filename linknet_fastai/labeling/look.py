@@ -1,5 +1,6 @@
 """`recipes --from` as plain functions: look at an export, and write the recipe with all that belongs to it."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError
-from linknet_fastai.core.files import check_own, write_text
+from linknet_fastai.core.files import write_text
 from linknet_fastai.core.images import is_own_png, open_image, resize_image, resize_labels, save_image
 from linknet_fastai.core.parallel import Progress, map_in_threads, usable_cores
 from linknet_fastai.core.text import printable
@@ -104,7 +105,8 @@ def write_proposal(proposal: Proposal, file: Path, progress: Progress | None = N
     picture = file.with_name(f"{file.stem}-check.png")
     maps = [(image, file.parent / path) for image, path in proposal.maps]
     for png in (picture, *(path for _, path in maps)):
-        check_own(png, is_own_png)
+        if os.path.lexists(png) and not is_own_png(png):
+            raise UsageError(f"--from: {png} was not written by linknet-fastai; name another recipe file to keep it")
     table = np.full(1 << 16, 255, np.uint8)  # of int16 labels as indices: negative ones count from the end
     labels = list(proposal.number_of)
     numbers = {label: number for number, label in enumerate(labels)}

@@ -24,7 +24,10 @@ _IMAGES = (
     "image images img imgs im rgb frame frames photo photos picture pictures input inputs raw leftimg8bit jpegimages "
     "original originals sat camera"
 )
-_PICTURES = "color colors colour instance instances instanceids instanceid vis visual overlay overlays polygons depth"
+_PICTURES = (
+    "color colors colour instance instances instanceids instanceid object objects vis visual overlay overlays polygons "
+    "depth"
+)
 MASK_WORDS, IMAGE_WORDS, PICTURES = set(_MASKS.split()), set(_IMAGES.split()), set(_PICTURES.split())
 LETTERS = {"l", "p"}  # after the name of a label map of CamVid: x_L.png, x_P.png
 SPLITS = {
@@ -177,7 +180,7 @@ def _paired(
 
 def _is_picture(mask: Named) -> tuple[bool, bool, str]:
     """Sorts label maps of one image: those with ids first, then those in color, then those of instances."""
-    words = _words(mask.stem)
+    words = _words(mask.stem).union(*map(_words, mask.parts))
     return bool(words & (PICTURES - {"color", "colors", "colour"})), bool(words & PICTURES), mask.stem
 
 

@@ -189,7 +189,9 @@ class Brush:
         text = (bits + ord("0")).tobytes().decode()
 
         def number(place: int, length: int) -> int:
-            return int(text[place : place + length], 2)  # a ValueError at the end of the bits
+            if place + length > len(text):
+                raise ValueError("its brush ends too early")
+            return int(text[place : place + length], 2)
 
         total, word, place = number(0, 32), number(32, 5) + 1, 53
         lengths = [number(37 + 4 * each, 4) + 1 for each in range(4)]
@@ -198,13 +200,13 @@ class Brush:
         values, filled = np.zeros(total, np.uint32), 0
         weights = 1 << np.arange(word)[::-1]
         while filled < total:
-            repeated, length = text[place] == "1", lengths[number(place + 1, 2)]
+            repeated, length = number(place, 1) == 1, lengths[number(place + 1, 2)]
             count = number(place + 3, length) + 1
             place += 3 + length
             words = 1 if repeated else count
+            if filled + count > total or place + words * word > len(bits):
+                raise ValueError("its brush ends too early, or has more pixels than the image")
             read = bits[place : place + words * word].reshape(words, word) @ weights
-            if filled + count > total:
-                raise ValueError("its brush has more pixels than the image")
             values[filled : filled + count] = read
             place, filled = place + words * word, filled + count
         return values.reshape(*size[::-1], 4)[..., 3] > 0
@@ -287,7 +289,7 @@ def draw(image: LabeledImage, size: tuple[int, int], number_of: dict[str, int]) 
 def uncompressed(counts: str) -> list[int]:
     """The run lengths in COCO's compressed text.
 
-    Each number is a row of groups of five bits from the lowest, with a sixth bit where more follow; from the third on
+    Each number is a row of groups of five bits from the lowest, with a sixth bit where more follow; from the fourth on
     it is the difference to the last but one.
 
     Raises:

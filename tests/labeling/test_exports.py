@@ -99,8 +99,9 @@ def test_label_maps_are_those_of_the_tool(tool: str, tmp_path: Path) -> None:
     numbers = [255] + [dataset.recipe.class_names.index(name) for name in NAMES[tool]]
     labels = dataset.read_label(frames[0].label)
     same = labels == np.array(numbers, np.uint8)[expected]
-    print(tool, f"{same.mean():.4f}")
-    assert same.all() if tool != "yolo" else same.mean() > 0.995
+    print(tool, f"{same.mean():.5f}")
+    # Those two fill with OpenCV, whose borders are a pixel off here and there.
+    assert same.mean() > 0.995 if tool in ("yolo", "supervisely") else same.all()
 
 
 def test_unlabeled_pixels_are_asked_for_and_can_be_a_class(tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ OUTLINES: dict[str, tuple[Outline, str]] = {
     "two points": (Polygons([[(0, 0), (1, 1)]]), "2 points"),
     "too many points": (Polygons([[(0, 0)] * 200_000]), "200000 points"),
     "a brush of another image": (Brush([255] * 40), "brush is of"),
-    "a brush that ends": (Brush([0, 0, 0, 192, 57, 55, 31]), "damaged|invalid|index"),
+    "a brush that ends": (Brush([0, 0, 0, 192, 57, 55, 31]), "ends too early"),
     "no PNG": (Bitmap(b"GIF89a"), "damaged"),
 }
 
