@@ -25,8 +25,8 @@ _IMAGES = (
     "original originals sat camera"
 )
 _PICTURES = (
-    "color colors colour instance instances instanceids instanceid object objects vis visual overlay overlays polygons "
-    "depth"
+    "color colors colour instance instances instanceids instanceid object objects vis visual overlay overlays "
+    "polygons depth"
 )
 MASK_WORDS, IMAGE_WORDS, PICTURES = set(_MASKS.split()), set(_IMAGES.split()), set(_PICTURES.split())
 LETTERS = {"l", "p"}  # after the name of a label map of CamVid: x_L.png, x_P.png

@@ -289,8 +289,8 @@ def draw(image: LabeledImage, size: tuple[int, int], number_of: dict[str, int]) 
 def uncompressed(counts: str) -> list[int]:
     """The run lengths in COCO's compressed text.
 
-    Each number is a row of groups of five bits from the lowest, with a sixth bit where more follow; from the fourth on
-    it is the difference to the last but one.
+    Each number is a row of groups of five bits from the lowest, with a sixth bit where more follow; from the fourth
+    on it is the difference to the last but one.
 
     Raises:
         ValueError: the text is damaged.
