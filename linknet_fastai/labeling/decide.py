@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from linknet_fastai.config.classes import MAX_CLASSES, Color
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.text import printable
-from linknet_fastai.labeling.shapes import palette
 
 Unlabeled = Literal["void", "background"]
 
@@ -110,3 +111,15 @@ def class_colors(labels: Sequence[str], known: Mapping[str, Color | None]) -> li
         used.add(color)
         colors.append(color)
     return colors
+
+
+def palette(count: int) -> list[Color]:
+    """So many colors that are easy to tell apart: those of Pascal VOC without black.
+
+    Example:
+        >>> palette(2)
+        [(128, 0, 0), (0, 128, 0)]
+    """
+    bits = np.arange(1, count + 1)[:, None] >> np.arange(24) & 1
+    colors = [sum(bits[:, 3 * level + channel] << (7 - level) for level in range(8)) for channel in range(3)]
+    return [(int(r), int(g), int(b)) for r, g, b in zip(*colors, strict=True)]

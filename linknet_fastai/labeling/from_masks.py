@@ -96,7 +96,9 @@ def _describe(
     sizes = Counter(upright_size(frame.image)[0] for frame in frames[:100])
     layout: dict[str, Any] = {"name": proposal.name, "images": found.layout.images, "labels": found.layout.labels}
     proposal.table = recipe_head(proposal, sizes)
-    of_image = proposal.split_by(tree, found.splits, "the folders" if folders else "the lists that lie there")
+    of_image = proposal.split_by(
+        tree, found.layout.images, found.splits, "the folders" if folders else "the lists that lie there"
+    )
     raws = {label: [value for value, name in names.items() if name == label] for label in [*chosen, *sorted(void)]}
     known: dict[str, Color | None] = {}
     for label, values in raws.items():

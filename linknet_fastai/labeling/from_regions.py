@@ -68,7 +68,7 @@ def propose_from_regions(
         for image, split in export.splits.items():
             by_split.setdefault(split, []).append(str(parts[image]))
         splits, how = by_split, f"as in {export.tool}"
-    of_image = proposal.split_by(tree, splits, how)
+    of_image = proposal.split_by(tree, layout["images"], splits, how)
     ids = {label: number for number, label in enumerate(chosen)}
     proposal.table["classes"] = [
         {"id": number, "name": class_name(label), "color": list(color)}

@@ -1,14 +1,17 @@
 """A recipe for an export, with what a person needs to check it; and the parts that all exports share."""
 
+import glob
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from linknet_fastai.config.recipe import FIELD
 from linknet_fastai.config.size import SMALLEST_SIDE
 from linknet_fastai.core.text import printable
-from linknet_fastai.labeling.decide import Unlabeled, class_name, decide_unlabeled
+from linknet_fastai.labeling.decide import BACKGROUND_NAMES, Unlabeled, class_name, decide_unlabeled
 from linknet_fastai.labeling.groups import propose_split
 from linknet_fastai.labeling.shapes import LabeledImage
 from linknet_fastai.labeling.tree import Tree
@@ -107,43 +110,41 @@ class Proposal:
         self.decisions.append(("unlabeled", f"{share:.1%} of the pixels: {why}"))
         if choice == "void":
             return None
-        return next(
-            (label for label in labels if label.lower() in ("background", "_background_", "bg")), "background"
-        )
+        return next((label for label in labels if label.lower() in BACKGROUND_NAMES), "background")
 
-    def split_by(self, tree: Tree, splits: Splits, how: str) -> dict[Path, str]:
+    def split_by(self, tree: Tree, images: str, splits: Splits, how: str) -> dict[Path, str]:
         """Describe the splits in the recipe, and propose them if there are none.
 
         Args:
             tree: the files.
+            images: the pattern of the images.
             splits: of each split its folder or its frames; none if they are to be proposed.
             how: where these splits come from.
 
         Returns:
             The split of each image.
         """
-        images = {file: tree.relative(file) for file in self.labels}
+        paths = {file: tree.relative(file) for file in self.labels}
         folders = {name: folder for name, folder in splits.items() if isinstance(folder, str)}
         of_image: dict[Path, str] = {}
         if folders:
-            for file, path in images.items():
-                here = [name for name, folder in folders.items() if any(folder in part for part in path.parts[:-1])]
-                of_image[file] = here[0] if here else ""
+            for name, folder in folders.items():
+                matching = FIELD.sub("*", images.replace("{split}", glob.escape(folder)))
+                of_image |= {file: name for file, path in paths.items() if fnmatchcase(str(path), matching)}
             self.table["splits"] = {name: {"folder": folder} for name, folder in folders.items()}
         else:
             frames: dict[str, list[PurePosixPath]] = {}
             if splits:
-                by_name = {path.stem: path for path in images.values()} | {
-                    str(path): path for path in images.values()
-                }
+                by_name = {path.stem: path for path in paths.values()}
+                by_name |= {str(path): path for path in paths.values()}
                 for name, entries in splits.items():
                     found = (by_name.get(entry) or by_name.get(entry.rsplit("/", 1)[-1]) for entry in entries)
                     frames[name] = [path for path in found if path is not None]
             else:
-                frames, how = propose_split(list(images.values()))
-            for name, paths in frames.items():
-                of_image |= {tree.root / path: name for path in paths}
-                self.lists[f"{self.name}-{name}.txt"] = list(map(str, paths))
+                frames, how = propose_split(list(paths.values()))
+            for name, listed in frames.items():
+                of_image |= {tree.root / path: name for path in listed}
+                self.lists[f"{self.name}-{name}.txt"] = list(map(str, listed))
             self.table["splits"] = {name: {"list": f"{self.name}-{name}.txt"} for name in frames}
         names = list(self.table["splits"])
         counts = Counter(of_image.values())

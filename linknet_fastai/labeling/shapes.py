@@ -10,9 +10,9 @@ from typing import Literal, Protocol
 import numpy as np
 from PIL import Image, ImageDraw
 
-from linknet_fastai.config.classes import Color
 from linknet_fastai.core.errors import import_optional
 from linknet_fastai.core.images import MAX_PIXELS, opened_image
+from linknet_fastai.labeling.runs import brush_values, uncompressed
 
 MAX_POINTS = 100_000  # of one outline: the time to fill it grows with their number
 MAX_REGIONS = 10_000  # of one image
@@ -185,31 +185,7 @@ class Brush:
 
     def mask(self, size: tuple[int, int]) -> np.ndarray:
         """See `Outline`."""
-        bits = np.unpackbits(np.array(self.rle, np.uint8))
-        text = (bits + ord("0")).tobytes().decode()
-
-        def number(place: int, length: int) -> int:
-            if place + length > len(text):
-                raise ValueError("its brush ends too early")
-            return int(text[place : place + length], 2)
-
-        total, word, place = number(0, 32), number(32, 5) + 1, 53
-        lengths = [number(37 + 4 * each, 4) + 1 for each in range(4)]
-        if total != 4 * size[0] * size[1]:
-            raise ValueError(f"its brush is of {total // 4} pixels, the image of {size[0]}x{size[1]}")
-        values, filled = np.zeros(total, np.uint32), 0
-        weights = 1 << np.arange(word)[::-1]
-        while filled < total:
-            repeated, length = number(place, 1) == 1, lengths[number(place + 1, 2)]
-            count = number(place + 3, length) + 1
-            place += 3 + length
-            words = 1 if repeated else count
-            if filled + count > total or place + words * word > len(bits):
-                raise ValueError("its brush ends too early, or has more pixels than the image")
-            read = bits[place : place + words * word].reshape(words, word) @ weights
-            values[filled : filled + count] = read
-            place, filled = place + words * word, filled + count
-        return values.reshape(*size[::-1], 4)[..., 3] > 0
+        return brush_values(self.rle, size)[..., 3] > 0
 
 
 @dataclass(frozen=True)
@@ -284,49 +260,6 @@ def draw(image: LabeledImage, size: tuple[int, int], number_of: dict[str, int]) 
             drawn.overlaps[pair] = drawn.overlaps.get(pair, 0) + int(pixels)
         drawn.labels[mask] = upper
     return drawn
-
-
-def uncompressed(counts: str) -> list[int]:
-    """The run lengths in COCO's compressed text.
-
-    Each number is a row of groups of five bits from the lowest, with a sixth bit where more follow; from the fourth
-    on it is the difference to the last but one.
-
-    Raises:
-        ValueError: the text is damaged.
-
-    Example:
-        >>> uncompressed("52203")
-        [5, 2, 2, 2, 5]
-    """
-    found: list[int] = []
-    value = shift = 0
-    for letter in counts.encode("ascii"):
-        group = letter - 48
-        if not 0 <= group < 64 or shift > 40:
-            raise ValueError("its compressed run lengths are damaged")
-        value |= (group & 31) << shift
-        shift += 5
-        if not group & 32:
-            if group & 16:
-                value -= 1 << shift
-            found.append(value + (found[-2] if len(found) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise ValueError("its compressed run lengths end in a number")
-    return found
-
-
-def palette(count: int) -> list[Color]:
-    """So many colors that are easy to tell apart: those of Pascal VOC without black.
-
-    Example:
-        >>> palette(2)
-        [(128, 0, 0), (0, 128, 0)]
-    """
-    bits = np.arange(1, count + 1)[:, None] >> np.arange(24) & 1
-    colors = [sum(bits[:, 3 * level + channel] << (7 - level) for level in range(8)) for channel in range(3)]
-    return [(int(r), int(g), int(b)) for r, g, b in zip(*colors, strict=True)]
 
 
 def _check_points(points: Points, size: tuple[int, int], least: int) -> None:

@@ -18,6 +18,7 @@ from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.labeling.look import propose, write_proposal
+from linknet_fastai.labeling.runs import uncompressed
 from linknet_fastai.labeling.shapes import (
     Bitmap,
     Brush,
@@ -27,7 +28,6 @@ from linknet_fastai.labeling.shapes import (
     Region,
     Runs,
     draw,
-    uncompressed,
 )
 from linknet_fastai.labeling.tree import Tree
 
