@@ -118,6 +118,8 @@ class Layout(Checked):
 
     def with_recipe_in(self, folder: Path) -> Self:
         """The layout of a recipe whose file is in a folder."""
+        if self.labels_in == "data":
+            return self
         located = self.model_copy()
         located._recipe_folder = folder  # noqa: SLF001
         return located

@@ -156,7 +156,7 @@ def _supervisely_outline(entry: Mapping[str, Any]) -> Outline | None:
     )
     if kind == "rectangle":
         return Figure("rectangle", points)
-    return Polygons([points], holes)
+    return Polygons([points], holes, fill="opencv")
 
 
 def label_studio(tree: Tree) -> Export | None:

@@ -37,12 +37,13 @@ class Polygons:
     Args:
         rings: the polygons; their union is drawn.
         holes: polygons that are cut out.
-        fill: whose rule decides about the pixels on the border: Pillow's, as labelme uses it, or pycocotools'.
+        fill: whose rule decides about the pixels on the border: Pillow's, as labelme uses it, pycocotools', or
+            OpenCV's of whole pixels, which Pillow gives if it draws the border too.
     """
 
     rings: Sequence[Points]
     holes: Sequence[Points] = ()
-    fill: Literal["pillow", "coco"] = "pillow"
+    fill: Literal["pillow", "coco", "opencv"] = "pillow"
 
     def mask(self, size: tuple[int, int]) -> np.ndarray:
         """See `Outline`."""
@@ -60,7 +61,10 @@ class Polygons:
         drawn = Image.new("L", size)
         pen = ImageDraw.Draw(drawn)
         for ring, value in [*((ring, 1) for ring in self.rings), *((ring, 0) for ring in self.holes)]:
-            pen.polygon(list(map(tuple, ring)), outline=value, fill=value)
+            points = list(map(tuple, ring))
+            pen.polygon(points, outline=value, fill=value)
+            if self.fill == "opencv":
+                pen.line([*points, points[0]], fill=value)
         return np.asarray(drawn, bool)
 
 

@@ -123,7 +123,7 @@ def _yolo_outlines(file: Path, size: tuple[int, int]) -> list[tuple[int, float, 
         ring = [
             (int(float(x) * size[0]), int(float(y) * size[1])) for x, y in zip(values[::2], values[1::2], strict=True)
         ]
-        found.append((int(label), _area(ring), Polygons([ring])))
+        found.append((int(label), _area(ring), Polygons([ring], fill="opencv")))
     return found
 
 

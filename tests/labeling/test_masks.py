@@ -228,10 +228,11 @@ def test_pascal_voc(tmp_path: Path) -> None:
     }
 
 
-def test_a_shipped_recipe_that_fits_is_taken(fastai_tree: Path, tmp_path: Path) -> None:
-    proposal = propose(fastai_tree, "own")
+def test_a_shipped_recipe_that_fits_is_taken(segnet_tree: Path, tmp_path: Path) -> None:
+    proposal = propose(segnet_tree, "own")
     assert proposal.table == {"base": "camvid", "name": "own"}
-    assert len(proposal.labels) == 701
+    write_proposal(proposal, file := tmp_path / "own.toml")
+    assert len(open_dataset(file, segnet_tree).frames("val")) == 2
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
