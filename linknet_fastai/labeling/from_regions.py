@@ -74,6 +74,7 @@ def propose_from_regions(
         {"id": number, "name": class_name(label), "color": list(color)}
         for (label, number), color in zip(ids.items(), class_colors(chosen, export.classes), strict=True)
     ]
+    proposal.table["void"] = {"id": VOID_ID}  # written out, or `fit` asks whether it is meant
     proposal.number_of = {**dict.fromkeys(labels, VOID_ID), **ids}  # also of labels that others cover everywhere
     proposal.number_of[NO_LABEL] = ids[background] if background else VOID_ID
     proposal.maps = [
