@@ -100,7 +100,7 @@ def test_label_maps_are_those_of_the_tool(tool: str, tmp_path: Path) -> None:
     labels = dataset.read_label(frames[0].label)
     same = labels == np.array(numbers, np.uint8)[expected]
     # OpenCV cuts lines at the border of an image in another way than Pillow.
-    assert same.mean() >= (0.998 if tool == "supervisely" else 1)
+    assert same.mean() >= (0.995 if tool == "supervisely" else 1)
 
 
 def test_unlabeled_pixels_are_asked_for_and_can_be_a_class(tmp_path: Path) -> None:
