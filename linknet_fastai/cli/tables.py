@@ -12,6 +12,7 @@ from linknet_fastai.scoring.scores import CLASS_SCORES, OVERALL_SCORES, mean_sco
 if TYPE_CHECKING:  # these import torch, which exported models do not need
     from linknet_fastai.data.dataset import Dataset
     from linknet_fastai.export.benchmark import Speed
+    from linknet_fastai.labeling.proposal import Proposal
     from linknet_fastai.runs.compare import RunSummary
     from linknet_fastai.scoring.cityscapes_scores import CityscapesScores
     from linknet_fastai.scoring.evaluate import Evaluation
@@ -92,6 +93,27 @@ def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
         console.print(f"\na batch as the network receives it: {result.picture}")
     show_lines(list(result.absent.values()) + result.notes, show_note)
     show_lines(result.problems, show_error)
+
+
+def show_proposal(proposal: "Proposal") -> None:
+    """Print what `recipes --from` found in an export and decided about it."""
+    show_table(("what", "found"), proposal.decisions, words=2)
+    splits = list(dict.fromkeys(split for row in proposal.classes for split in row.of_split if split))
+    totals = {split: max(sum(row.of_split.get(split, 0) for row in proposal.classes), 1) for split in splits}
+    rows = [
+        (
+            row.name,
+            row.id,
+            f"{row.pixels:,}",
+            f"{row.share:.4f}",
+            row.frames,
+            *(f"{row.of_split.get(split, 0) / totals[split]:.4f}" for split in splits),
+        )
+        for row in proposal.classes
+    ]
+    console.print()
+    show_table(("class", "id", "pixels", "share", "frames", *(f"{split} share" for split in splits)), rows)
+    show_lines(proposal.notes, show_note)
 
 
 def show_speeds(speeds: Sequence["Speed"]) -> None:

@@ -281,7 +281,7 @@ def _any_match(folder: Path, layout: Layout, recipe: Recipe) -> tuple[bool, bool
     """Whether a folder has an image, and whether it has a label map, of this layout."""
     names = [split.folder or name for name, split in recipe.splits.items()] if layout.by_folder else [""]
 
-    def matches(pattern: str) -> bool:
-        return any(next(matching_files(folder, pattern, name), None) for name in names)
+    def matches(root: Path, pattern: str) -> bool:
+        return any(next(matching_files(root, pattern, name), None) for name in names)
 
-    return matches(layout.images), matches(layout.labels)
+    return matches(folder, layout.images), matches(layout.label_folder(folder), layout.labels)

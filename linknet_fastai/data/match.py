@@ -78,7 +78,8 @@ def match_frames(folder: Path, layout: Layout, split: str = "") -> Match:
         UserError: there are two images of one name, with other endings.
     """
     known: dict[str, Path] = {}
-    for path, text, _ in matching_files(folder, layout.labels, split):
+    label_folder = layout.label_folder(folder)
+    for path, text, _ in matching_files(label_folder, layout.labels, split):
         known.setdefault(_same_ending(text), path)
         known[text] = path  # of x.png and x.PNG the one that the recipe names
     candidates: list[tuple[str, Frame]] = []
@@ -89,7 +90,7 @@ def match_frames(folder: Path, layout: Layout, split: str = "") -> Match:
             others[_without_ending(text)] = path
         elif not os.path.isdir(path):  # other files that are no images are reported when they are read
             label = normalize("NFC", layout.labels.format(split=split, **fields))
-            found = known.get(label) or known.get(_same_ending(label)) or folder / label
+            found = known.get(label) or known.get(_same_ending(label)) or label_folder / label
             candidates.append((_without_ending(text), Frame(path, found, fields["stem"])))
     label_maps = {frame.label for _, frame in candidates}
     images: dict[str, Frame] = {}
