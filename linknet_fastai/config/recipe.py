@@ -8,6 +8,7 @@ from unicodedata import normalize
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from linknet_fastai.config.classes import VOID_LABEL, Checked, Classes, Color, VoidEntry, check_classes
+from linknet_fastai.config.selection import selection_parts
 from linknet_fastai.config.settings import check_training_table, explain
 from linknet_fastai.config.size import Size
 from linknet_fastai.config.toml_files import find_shipped, read_source, read_toml, recipe_folder, toml_names
@@ -165,8 +166,10 @@ class Recipe(Checked):
         try:
             check_training_table(self.training)
             for setting in ("train_on", "validate_on"):
-                if (given := self.training.get(setting)) is not None and given not in self.splits:
-                    raise ValueError(f"{setting}: {given!r} is not a split of this recipe")
+                if (given := self.training.get(setting)) is None:
+                    continue
+                if unknown := [part for part in selection_parts(given, self.splits) if part not in self.splits]:
+                    raise ValueError(f"{setting}: {unknown[0]!r} is not a split of this recipe")
         except ValueError as error:
             raise ValueError(f"training: {error}") from None
         return self

