@@ -1,21 +1,23 @@
-"""The grammar of what is trained on, validated on or scored: splits and lists of frames, joined by +."""
+"""The grammar of what is trained on, validated on or scored: splits, groups and lists of frames, joined by +."""
 
 import os
 from collections.abc import Collection
 from pathlib import Path
 
+GROUP = "group:"  # before the name of a group
 COMMON_NAMES = {"trainval": "train+val"}  # unless the recipe has a split of this name
 
 
 def selection_parts(selection: str, splits: Collection[str]) -> list[str]:
-    """The splits and lists of frames that a selection joins, as in `train+val` or `train+more.txt`.
+    """The splits, groups and lists of frames that a selection joins, as in `train+val` or `group:0016E5+more.txt`.
 
     Args:
-        selection: names of splits and paths of lists, joined by +. `trainval` is `train+val`.
+        selection: names of splits, of groups after `group:`, and paths of lists, joined by +. `trainval` is
+            `train+val`.
         splits: the names of the recipe's splits, which come before files of the same name.
 
     Returns:
-        At least one part; one that is neither a split nor a file is returned as it is.
+        At least one part; one that is none of them is returned as it is.
 
     Example:
         >>> selection_parts("trainval", ["train", "val", "test"])
@@ -23,7 +25,7 @@ def selection_parts(selection: str, splits: Collection[str]) -> list[str]:
     """
 
     def known(part: str) -> bool:
-        return part in splits or os.path.isfile(part)
+        return part in splits or part.startswith(GROUP) or os.path.isfile(part)
 
     if not known(selection):
         selection = COMMON_NAMES.get(selection, selection)

@@ -105,7 +105,7 @@ class Settings(BaseModel):
     cache_dir: Path | None = None
     """Folder for decoded frames."""
     train_on: Text = "train"
-    """Split to train on, or a file with a frame per line; several joined by +; trainval is train+val."""
+    """Split, group:NAME, or a file with a frame per line; several joined by +; trainval is train+val."""
     validate_on: Text = "val"
     """What to validate on, in the same form."""
 

@@ -90,7 +90,7 @@ class FrameCache:
         return FrameCache, (self.folder,)  # a loader process opens the files itself
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CachedFrame(Frame):
     """A frame that is stored in a cache.
 

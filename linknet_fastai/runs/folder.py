@@ -216,7 +216,7 @@ def write_evaluation(folder: Path, scores: Mapping[str, Any]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    name = "+".join(Path(part).stem for part in scores["split"].split("+"))
+    name = "+".join(Path(part).stem for part in scores["split"].split("+")).replace(":", "-")  # for Windows
     write_text(folder / f"evaluation-{name}.json", json.dumps(scores, indent=2) + "\n")
 
 
