@@ -153,7 +153,7 @@ class Dataset:
         """A note that two splits have frames in common: the same file, also by a link or under another name."""
         with suppress(UserError, OSError):  # a split that is not here shares nothing
             files, others = (
-                {_identity(frame.image): frame for frame in self.frames(name)} for name in (first, second)
+                {file_identity(frame.image): frame for frame in self.frames(name)} for name in (first, second)
             )
             if shared := [self.relative_path(frame) for identity, frame in files.items() if identity in others]:
                 return (
@@ -255,7 +255,7 @@ def frames_by_unit(frames: Iterable[Frame]) -> dict[str | Frame, list[Frame]]:
     return units
 
 
-def _identity(file: Path) -> tuple[int, int]:
+def file_identity(file: Path) -> tuple[int, int]:
     """What two paths of one file have in common."""
     stat = file.stat()
     return stat.st_dev, stat.st_ino
