@@ -36,7 +36,7 @@ def look_of(image: Image.Image) -> str:
         samples.tobytes(), digest_size=DIGEST_BYTES, salt=f"{image.width}x{image.height}".encode()
     )
     return b64encode(
-        digest.digest() + samples.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX).tobytes()
+        digest.digest() + samples.resize((SIDE, SIDE), Image.Resampling.BOX).convert("L").tobytes()
     ).decode()
 
 
