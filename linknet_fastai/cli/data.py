@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from linknet_fastai.cli.options import CacheDirOption, DataOption, RecipeArgument, typer_command
+from linknet_fastai.cli.options import CacheDirOption, DataOption, JsonOption, RecipeArgument, typer_command
 from linknet_fastai.config.settings import Settings
 from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UsageError
@@ -111,11 +111,12 @@ def data(
     data: DataOption = None,
     out: Annotated[Path | None, "File for the picture of a batch.", "FILE", "RECIPE-batch.png"] = None,
     cache_dir: CacheDirOption = None,
+    json: JsonOption = None,
     clear_cache: Annotated[bool, "Only delete the recipe's decoded frames."] = False,
 ) -> None:
-    """Check what is on disk: counts, sizes, class shares and weights, damaged files, a picture of a batch."""
+    """Check what is on disk: counts, sizes, classes, what splits share, damaged files, a picture of a batch."""
     from linknet_fastai.cli.tables import show_inspection
-    from linknet_fastai.cli.terminal import console, progress_bar
+    from linknet_fastai.cli.terminal import console, progress_bar, show_or_print_json
     from linknet_fastai.data.dataset import open_dataset
 
     if clear_cache:
@@ -136,6 +137,6 @@ def data(
         if out is None:
             check_own(out := Path(f"{dataset.recipe.name}-batch.png"), is_own_png)
         result = inspect_data(dataset, out, progress, cache_dir)
-    show_inspection(result, dataset)
+    show_or_print_json(lambda: show_inspection(result, dataset), result.as_json(), json)
     if result.problems or not result.surveys:
         raise typer.Exit(1)

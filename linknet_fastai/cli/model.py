@@ -19,7 +19,7 @@ def evaluate(
     open_engine: Callable[..., Any],
     model: ModelArgument,
     recipe: Annotated[str | None, RECIPE] = None,
-    split: Annotated[str, "Split, or a file with the stem of a frame per line.", "SPLIT"] = "val",
+    split: Annotated[str, "Split, group:NAME or a file with a frame per line; joined by +.", "SPLIT"] = "val",
     data: DataOption = None,
     tta: Annotated[bool, "Average over flips and three scales: six times slower, torch only."] = False,
     temperature: Annotated[

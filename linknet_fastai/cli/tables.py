@@ -17,6 +17,10 @@ if TYPE_CHECKING:  # these import torch, which exported models do not need
     from linknet_fastai.scoring.cityscapes_scores import CityscapesScores
     from linknet_fastai.scoring.evaluate import Evaluation
     from linknet_fastai.training.data_check import Inspection
+    from linknet_fastai.training.folds import Folds
+
+
+MOST_FOLDERS = 30  # that `data` lists
 
 
 def show_evaluation(result: "Evaluation", title: str) -> None:
@@ -76,8 +80,20 @@ def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
     rows += [(name, "-", "missing", "-", "-") for name in result.absent]
     show_table(("split", "frames", "sizes", "void", "damaged"), rows)
     for name, folders in result.folders.items():
-        console.print(f"{name}: " + ", ".join(f"{folder} {count}" for folder, count in folders.items()))
+        counts = [f"{folder} {count}" for folder, count in folders.items()]
+        more = f" and {len(counts) - MOST_FOLDERS} more" * (len(counts) > MOST_FOLDERS)
+        console.print(f"{name}: {', '.join(counts[:MOST_FOLDERS])}{more}")
     console.print()
+    if result.leaks:
+        rows = [
+            (leak.kind, f"{leak.second} with {leak.first}", leak.example, f"{leak.frames} of {leak.of}")
+            for leak in result.leaks
+        ]
+        show_table(("what splits share", "frames of", "closest example", "frames"), rows, words=3)
+        for leak in result.leaks:
+            if leak.detail:
+                console.print(f"{leak.kind}, {leak.second} with {leak.first}: {leak.detail}")
+        console.print()
     totals = [(found.class_pixels, max(sum(found.class_pixels), 1)) for found in result.surveys.values()]
     rows = [
         (
@@ -114,6 +130,23 @@ def show_proposal(proposal: "Proposal") -> None:
     console.print()
     show_table(("class", "id", "pixels", "share", "frames", *(f"{split} share" for split in splits)), rows)
     show_lines(proposal.notes, show_note)
+
+
+def show_folds(folds: "Folds") -> None:
+    """Print the scores of each fold with their mean, spread and the worst."""
+
+    def score(value: float | None) -> str:
+        return "-" if value is None else percent(value)
+
+    rows = [
+        (fold.name, fold.train_frames, fold.frames, score(fold.last_miou), score(fold.best_miou))
+        for fold in folds.folds
+    ]
+    means = [("mean", "", "", score(folds.mean), ""), ("spread", "", "", score(folds.spread), "")]
+    show_table(("left out", "train frames", "frames", "last mIoU", "best mIoU"), rows, bold=means)
+    console.print(
+        f"worst: {folds.worst}. The best epoch was chosen on the frames that it is scored on, the last was not."
+    )
 
 
 def show_speeds(speeds: Sequence["Speed"]) -> None:

@@ -8,6 +8,8 @@ from unicodedata import normalize
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from linknet_fastai.config.classes import VOID_LABEL, Checked, Classes, Color, VoidEntry, check_classes
+from linknet_fastai.config.groups import Group
+from linknet_fastai.config.selection import GROUP, selection_parts
 from linknet_fastai.config.settings import check_training_table, explain
 from linknet_fastai.config.size import Size
 from linknet_fastai.config.toml_files import find_shipped, read_source, read_toml, recipe_folder, toml_names
@@ -25,14 +27,16 @@ MAX_WILDCARDS = 4  # in one part of a path: each more can make a name take 255 t
 
 
 class Split(Checked):
-    """The frames of a split: a folder, a list of stems, or a fraction of all frames.
+    """The frames of a split: a folder, a list of stems, a fraction of all frames, or groups of frames.
 
-    A layout with `{split}` in its image pattern uses the folder, any other layout the list or the fraction.
+    A layout with `{split}` in its image pattern uses the folder, any other layout the list or the fraction. Groups
+    are taken from the folders of all splits.
 
     Args:
         folder: by default the split's own name.
         list: path of a list of frames, below the recipe's folder.
-        fraction: of all frames, from 0 to 1.
+        fraction: of all frames, from 0 to 1; of all groups if the recipe has a `group`.
+        group: the names of groups.
         frames: the number of frames of the published split, if there is no list.
         stems: the content of the list, see `read_stems`; filled in when the recipe is loaded.
     """
@@ -40,6 +44,7 @@ class Split(Checked):
     folder: Pattern | None = None
     list: Line | None = None
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    group: tuple[Line, ...] = ()
     frames: int | None = Field(default=None, ge=1)
     stems: tuple[str, ...] = ()
 
@@ -47,6 +52,8 @@ class Split(Checked):
     def _check_folder(self) -> Self:
         if self.folder is not None:
             _check_below(self.folder, "folder", "the data folder")
+        if self.group and (self.folder or self.list or self.fraction):
+            raise ValueError("group: leave out folder, list and fraction, or the group")
         return self
 
 
@@ -148,6 +155,7 @@ class Recipe(Checked):
         classes: the classes, in the order of the network's channels.
         void: id and color of void, and the raw labels that belong to it.
         official_scores: the benchmark whose own scores `evaluate` reports in addition.
+        group: what belongs together, as the frames of a drive: a field of the images' pattern, or a part of the stem.
         layouts: the layouts in which the data set is recognized.
         splits: by name, as in train, val and test.
         training: settings of a training by name.
@@ -160,6 +168,7 @@ class Recipe(Checked):
     classes: Classes
     void: VoidEntry = VoidEntry()
     official_scores: Literal["cityscapes"] | None = None
+    group: Group | None = None
     layouts: tuple[Layout, ...] = Field(min_length=1, max_length=32)
     splits: dict[Name, Split] = Field(min_length=1, max_length=64)
     training: dict[str, Any] = Field(default_factory=dict)
@@ -177,16 +186,25 @@ class Recipe(Checked):
             for label in layout.values.values() if layout.values else layout.colors or ():
                 if label not in known:
                     raise ValueError(f"layouts[{number}]: {label!r} is neither a class nor in the labels of a class")
+            if isinstance(self.group, str) and self.group not in set(FIELD.findall(layout.images)) - {"split"}:
+                raise ValueError(
+                    f"group: {{{self.group}}} is not a field of layouts[{number}].images, {layout.images!r}"
+                )
             for name, split in self.splits.items():
-                if not (layout.by_folder or split.list or split.fraction):
-                    raise ValueError(f"splits.{name}: layout {layout.name!r} needs a list or a fraction")
+                if not (layout.by_folder or split.list or split.fraction or split.group):
+                    raise ValueError(f"splits.{name}: layout {layout.name!r} needs a list, a fraction or a group")
+                if split.group and not self.group:
+                    raise ValueError(f"splits.{name}.group: the recipe does not say what a group is (group = ...)")
         if sum(split.fraction or 0 for split in self.splits.values()) > 1 + 1e-9:
             raise ValueError("splits: the fractions add up to more than 1")
         try:
             check_training_table(self.training)
             for setting in ("train_on", "validate_on"):
-                if (given := self.training.get(setting)) is not None and given not in self.splits:
-                    raise ValueError(f"{setting}: {given!r} is not a split of this recipe")
+                if (given := self.training.get(setting)) is None:
+                    continue
+                parts = [part for part in selection_parts(given, self.splits) if part not in self.splits]
+                if unknown := [part for part in parts if not (self.group and part.startswith(GROUP))]:
+                    raise ValueError(f"{setting}: {unknown[0]!r} is not a split of this recipe")
         except ValueError as error:
             raise ValueError(f"training: {error}") from None
         return self
@@ -316,6 +334,8 @@ def _read_with_base(file: Path) -> dict[str, Any]:
             if isinstance(layout, str) and layout not in layouts:
                 raise UsageError(f"{file}: layouts[{number}]: {base_name!r} has no layout {layout!r}")
         table["layouts"] = [layouts[layout] if isinstance(layout, str) else layout for layout in named]
+        if not all(isinstance(layout, str) for layout in named):
+            base.pop("group", None)  # other files, with other names
     if isinstance(training := table.get("training"), dict):
         table["training"] = base.get("training", {}) | training
     return base | table

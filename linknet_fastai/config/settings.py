@@ -119,9 +119,9 @@ class Settings(BaseModel):
     cache_dir: Path | None = None
     """Folder for decoded frames."""
     train_on: Text = "train"
-    """Split to train on, or a file with the stem of a frame per line."""
+    """Split, group:NAME, or a file with a frame per line; several joined by +; trainval is train+val."""
     validate_on: Text = "val"
-    """Split to validate on, or such a file."""
+    """What to validate on, in the same form."""
 
     decoder: Decoder = "deconv"
     """Upsampling: deconv (transposed) or pixelshuffle (sub-pixel convolutions)."""

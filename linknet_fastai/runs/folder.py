@@ -238,7 +238,8 @@ def write_evaluation(folder: Path, scores: Mapping[str, Any]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    write_text(folder / f"evaluation-{Path(scores['split']).stem}.json", json.dumps(scores, indent=2) + "\n")
+    name = "+".join(Path(part).stem for part in scores["split"].split("+")).replace(":", "-")  # for Windows
+    write_text(folder / f"evaluation-{name}.json", json.dumps(scores, indent=2) + "\n")
 
 
 def read_evaluations(folder: Path) -> list[dict[str, Any]]:

@@ -102,7 +102,7 @@ def evaluate(
     Args:
         engine: the model; `predict` with the same engine gives the same pixels.
         dataset: the recipe's data; its classes must be the model's.
-        split: the name of a split, or the path of a list of stems.
+        split: a split, a list of frames or several joined by +, see `Dataset.frames`.
         progress: called with the progress.
         course: whether to compute the course project's score as well, see `frame_dice`.
 
