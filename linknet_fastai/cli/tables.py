@@ -43,11 +43,9 @@ def show_evaluation(result: "Evaluation", title: str) -> None:
     ]
     console.print(", ".join(overall))
     if certain := result.confidence:
+        console.print(f"expected calibration error {percent(certain.ece)}, temperature {certain.temperature:g}")
         miou = percent(certain.most_certain(MOST_CERTAIN)[1])
-        console.print(
-            f"expected calibration error {percent(certain.ece)} at temperature {certain.temperature:g}, "
-            f"mIoU of the most certain {MOST_CERTAIN:.0%} of the pixels {miou}"
-        )
+        console.print(f"mIoU of the most certain {MOST_CERTAIN:.0%} of the pixels {miou}")
     console.print(
         f"{result.frames} frames in {result.seconds:.1f} s, "
         f"{result.frames / result.seconds:.1f} images a second with reading, by {result.engine}"
