@@ -129,7 +129,8 @@ class LabelReader:
         ):
             return  # read by its gray levels, or of another program: optimizers remove colors without a pixel
         for index, (color, count) in enumerate(zip(palette, pixels, strict=False)):
-            if count and self.raw.get(index) not in self.colors.get(color, [self.raw.get(index)]):
+            # A label that is void may have the color of a class, as groups of cars do in Mapillary Vistas.
+            if count and self.raw.get(index) not in {VOID, *self.colors.get(color, [self.raw.get(index)])}:
                 raise ValueError(
                     f"value {index} has the color {color} of another class, as if an optimizer sorted the palette; "
                     "if the colors are right, [layouts.colors] reads them"

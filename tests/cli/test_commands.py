@@ -19,7 +19,7 @@ import linknet_fastai
 from linknet_fastai.cli import main as cli
 from linknet_fastai.cli import train
 from linknet_fastai.cli.terminal import show_table
-from linknet_fastai.config.recipe import load_recipe, recipe_folder
+from linknet_fastai.config.recipe import load_recipe, recipe_folder, recipe_names
 from linknet_fastai.config.settings import WITHOUT_OPTION, Settings
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.runs.folder import write_run
@@ -493,7 +493,8 @@ def test_recipes_lists_what_is_shipped(command: Command, capsys: pytest.CaptureF
     assert command("recipes") == 0
     recipes, presets = capsys.readouterr().out.split("\n\n")
     rows = {line.split()[0]: line.split()[1:] for line in recipes.splitlines()[1:]}
-    assert list(rows) == ["camvid", "camvid-elab", "camvid32", "cityscapes", "cityscapes34", "street"]
+    assert list(rows) == recipe_names()
+    assert rows["mapillary-1.2"] == ["65", "1024x768", "--data", "DIR"]
     assert rows["cityscapes34"] == ["34", "1024x512", "--data", "DIR"]
     assert rows["camvid"][0] == "11"
     assert rows["street"][-1] == "drawn"
@@ -509,7 +510,7 @@ def test_recipes_prints_the_file_of_one(command: Command, capsys: pytest.Capture
     assert "did you mean 'camvid'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["camvid", "camvid-elab", "camvid32", "cityscapes", "cityscapes34", "street"])
+@pytest.mark.parametrize("name", recipe_names())
 def test_a_copied_recipe_is_the_shipped_one(command: Command, here: Path, name: str) -> None:
     assert command("recipes", "--copy", name, "mine/own.toml") == 0
     assert load_recipe(here / "mine" / "own.toml") == load_recipe(name)
