@@ -2,7 +2,7 @@
 
 import re
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from unicodedata import normalize
 
 from pydantic import AfterValidator, Field, model_validator
@@ -81,6 +81,7 @@ class Layout(Checked):
         size: (width, height) to train at, unless another is given.
         values: the raw label of each value in the label maps. Without `values` and `colors` the values are class ids.
         colors: the color of each raw label in the label maps.
+        channel: which channel of label maps in color has the values.
 
     In a file, `values` and `colors` may be the name of a layout, of this recipe or its base, that has them.
     """
@@ -91,6 +92,7 @@ class Layout(Checked):
     size: Size | None = None
     values: dict[Annotated[int, Field(ge=0, le=65535)], Name] | None = None
     colors: dict[Name, Color] | None = Field(default=None, max_length=65536)
+    channel: Literal["red", "green", "blue"] | None = None
 
     @model_validator(mode="after")
     def _check_patterns(self) -> Self:
@@ -107,6 +109,8 @@ class Layout(Checked):
             raise ValueError(f"labels: {{{unknown.pop()}}} is not a field of images {self.images!r}")
         if self.values and self.colors:
             raise ValueError("values and colors exclude each other")
+        if self.channel and self.colors:
+            raise ValueError("channel and colors exclude each other")
         if self.colors and len(set(self.colors.values())) < len(self.colors):
             raise ValueError("colors: two raw labels share a color")
         return self

@@ -346,6 +346,8 @@ MISFITS = [  # what is replaced in the recipe, by what, and a part of the messag
     (LABELS, LABELS + "\ncolors = { roof = [1, 2, 3] }", "layouts[0]: 'roof'"),
     (LABELS, LABELS + "\ncolors = { wall = [1, 2, 3], air = [1, 2, 3] }", "two raw labels share a color"),
     (LABELS, LABELS + "\nvalues = { 1 = 'wall' }\ncolors = { air = [1, 2, 3] }", "exclude each other"),
+    (LABELS, LABELS + "\nchannel = 'red'\ncolors = { air = [1, 2, 3] }", "channel and colors exclude each other"),
+    (LABELS, LABELS + "\nchannel = 'alpha'", "layouts[0].channel"),
     (LABELS, LABELS + '\nvalues = { 70000 = "wall" }', "layouts[0].values"),
     (IMAGES, 'images = "../frames/{stem}.png"', "must be inside the data folder"),
     (IMAGES, 'images = "/frames/{stem}.png"', "must be inside the data folder"),
