@@ -98,7 +98,7 @@ def read_channel(file: Path, image: Image.Image, channel: int) -> np.ndarray:
     if not str(rawmode).endswith(";16B"):
         return values
     with Image.open(file) as again:  # Pillow keeps the upper byte, of the other order of bytes it is the lower
-        again.tile = [(*tile[:3], rawmode.replace("16B", "16L")) for tile in again.tile]  # type: ignore[attr-defined]
+        again.tile = [(*tile[:3], rawmode.replace("16B", "16L")) for tile in again.tile]  # type: ignore[misc]
         return values.astype(np.uint16) << 8 | np.asarray(upright(again))[..., channel]
 
 

@@ -219,6 +219,7 @@ PUBLISHED = [
         {split: [vistas(folder, key, "v2.0/") for key in KEYS[split]] for split, folder in VISTAS.items()},
         mode="P",
         others=("training/v1.2/labels/--NSVcUgfVhFd6uzkqHOOg.png",),
+        layout="vistas-2.0",
         classes=116,
     ),
     Published(
