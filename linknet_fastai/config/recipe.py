@@ -41,6 +41,7 @@ class Recipe(Checked):
         splits: by name, as in train, val and test.
         leave_out: frames that no split has, named as in a list of frames; in a file also the path of such a list,
             below the recipe's folder.
+        map: the class for a class of models that were trained on other data, where the names differ.
         training: settings of a training by name.
     """
 
@@ -55,6 +56,7 @@ class Recipe(Checked):
     layouts: tuple[Layout, ...] = Field(min_length=1, max_length=32)
     splits: dict[Name, Split] = Field(min_length=1, max_length=64)
     leave_out: tuple[str, ...] = ()
+    map: dict[Name, Name] = Field(default_factory=dict, max_length=65536)
     training: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -79,6 +81,8 @@ class Recipe(Checked):
                     raise ValueError(f"splits.{name}: layout {layout.name!r} needs a list, a fraction or a group")
                 if split.group and not self.group:
                     raise ValueError(f"splits.{name}.group: the recipe does not say what a group is (group = ...)")
+        if unknown := set(self.map.values()) - set(self.class_names):
+            raise ValueError(f"map: {min(unknown)!r} is no class")
         if sum(split.fraction or 0 for split in self.splits.values()) > 1 + 1e-9:
             raise ValueError("splits: the fractions add up to more than 1")
         try:
@@ -227,6 +231,8 @@ def _read_with_base(file: Path) -> dict[str, Any]:
                     layout[key] = layouts.get(name, {}).get(key)
                     if not isinstance(layout[key], dict):
                         raise UsageError(f"{file}: layouts[{number}].{key}: no layout {name!r} that has {key}")
+    if "classes" in table:
+        base.pop("map", None)
     if isinstance(training := table.get("training"), dict):
         table["training"] = base.get("training", {}) | training
     return base | table

@@ -1,7 +1,7 @@
 """Score a model over a split, at the size of the label maps, from one confusion matrix."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
@@ -18,6 +18,7 @@ from linknet_fastai.engines.engine import Engine, frame_threads, predict_file
 from linknet_fastai.scoring.cityscapes import label_ids_of_channels, read_truth
 from linknet_fastai.scoring.cityscapes_scores import CityscapesScorer, CityscapesScores
 from linknet_fastai.scoring.scores import Scores, count_pixels, frame_dice, number
+from linknet_fastai.scoring.shared_classes import shared_classes
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Evaluation:
         recipe: the recipe's name.
         split: the split that was scored.
         size: what the network saw, "WIDTHxHEIGHT" or "native".
-        class_names: the names of the classes.
-        scores: the scores, and in `scores.counts` the confusion matrix.
+        class_names: the names of the classes that were scored.
+        scores: the scores, and in `scores.counts` the confusion matrix; it has a last column for other classes of the
+            model if it has not the recipe's.
         frame_mious: the mIoU of each single frame, by its image's path relative to the data folder.
         seconds: how long the evaluation took.
         engine: what ran the network.
@@ -92,18 +94,21 @@ def evaluate(
     split: str = "val",
     progress: Progress | None = None,
     course: bool = False,
+    renamed: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Predict every frame of a split at its label map's size and score the pixels that are not void.
 
     Args:
         engine: the model; `predict` with the same engine gives the same pixels.
-        dataset: the recipe's data; its classes must be the model's.
+        dataset: the data. If the classes of its recipe are not the model's, those that both know are scored, see
+            `shared_classes`.
         split: a split, a list of frames or several joined by +, see `Dataset.frames`.
         progress: called with the progress.
         course: whether to compute the course project's score as well, see `frame_dice`.
+        renamed: the recipe's class for a class of the model, where the names differ.
 
     Raises:
-        UsageError: the classes differ, or there is no such split.
+        UsageError: no class is known to both, there is no such split, or `course` with other classes.
         UserError: a file is missing or damaged, or all pixels are void.
 
     Example::
@@ -111,10 +116,14 @@ def evaluate(
         scores = evaluate(Predictor(*load_model("runs/street")), open_dataset("street")).scores
         print(scores.miou, scores.iou)
     """
-    engine.card.check_recipe(dataset.recipe)
-    n_classes, read_label = len(dataset.recipe.classes), dataset.read_label
+    shared = shared_classes(engine.card.class_names, dataset.recipe, renamed)
+    if shared and course:
+        raise UsageError(f"--protocol course needs a model with the classes of {dataset.recipe.name}")
+    names, read_label = shared.names if shared else dataset.recipe.class_names, dataset.read_label
+    n_classes, n_predicted = len(names), len(names) + bool(shared)
 
-    scorer, label_ids, counting, unscored = CityscapesScorer(), official_label_ids(dataset), Lock(), []
+    scorer, counting, unscored = CityscapesScorer(), Lock(), []
+    label_ids = None if shared else official_label_ids(dataset)
 
     def count(frame: Frame) -> tuple[np.ndarray, int, float]:
         _, predicted = predict_file(engine, frame.image)
@@ -129,10 +138,12 @@ def evaluate(
             except (UserError, ValueError) as error:  # only the official scores are lost
                 unscored.append(f"{frame.label}: no official scores ({error})")
         dice = frame_dice(predicted, labels, n_classes) if course else 0.0
-        return count_pixels(predicted, labels, n_classes), labels.size, dice
+        if shared:
+            predicted, labels = shared.of_model[predicted], shared.of_recipe[labels]
+        return count_pixels(predicted, labels, n_predicted, n_classes), labels.size, dice
 
     frames = dataset.frames(split)
-    counts, label_pixels, dice_sum = np.zeros((n_classes, n_classes), np.int64), 0, 0.0
+    counts, label_pixels, dice_sum = np.zeros((n_classes, n_predicted), np.int64), 0, 0.0
     frame_mious: dict[str, float] = {}
     begin = time.perf_counter()
     counted_frames = zip(frames, map_in_threads(count, frames, frame_threads(engine)), strict=True)
@@ -144,6 +155,8 @@ def evaluate(
         if progress:
             progress(f"evaluating {split}", done, len(frames))
     seconds = time.perf_counter() - begin
+    if shared and not counts.sum():
+        raise UserError(f"{dataset.folder}: no pixel of {split} has one of the shared classes ({', '.join(names)})")
     found = Survey(
         frames=len(frames),
         sizes={},
@@ -151,13 +164,16 @@ def evaluate(
         void_pixels=label_pixels - int(counts.sum()),
         problems=[],
     )
-    data_notes = survey_notes(dataset, split, found)
+    if shared:
+        data_notes = shared.notes(engine.card.recipe, dataset.recipe.name)
+    else:
+        data_notes = survey_notes(dataset, split, found)
     official = None if label_ids is None or unscored else scorer.scores()
     return Evaluation(
         dataset.recipe.name,
         split,
         engine.size if isinstance(engine.size, str) else format_size(engine.size),
-        dataset.recipe.class_names,
+        names,
         Scores(counts),
         frame_mious,
         seconds,

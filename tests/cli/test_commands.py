@@ -100,7 +100,10 @@ WRONG_USE = [
     ("evaluate {model}", "RECIPE"),
     ("evaluate {model} street --data {street} --split nosuch", "'nosuch' is no split of street"),
     ("evaluate {model} street --data {street} --size wide", "--size: 'wide' is not a size"),
-    ("evaluate {model} cityscapes --data {cityscapes}", "the model has the 11 classes of street"),
+    ("evaluate {model} goose --data {cityscapes} --map Tree", "--map: 'Tree' is not MODELCLASS=RECIPECLASS"),
+    ("evaluate {model} cityscapes --data {cityscapes} --map Tre=vegetation", "did you mean 'Tree'?"),
+    ("evaluate {model} cityscapes --data {cityscapes} --map Tree=tree", "--map: 'tree' is no class of cityscapes"),
+    ("evaluate {model} cityscapes --data {cityscapes} --protocol course", "--protocol course needs a model with"),
     ("evaluate {tmp}/model.pkl street --data {street}", "--trust-pickle"),
     ("predict {model} {frame} {frame} --out out", "would both write"),
     ("predict {model} {frame} --out out --precision fp16 --device cpu", "--precision"),
@@ -601,6 +604,25 @@ def test_quiet_prints_only_errors_and_json(
     assert "nowhere" in one_error(capsys)
     assert command(*arguments) == 0
     assert "pixel accuracy" in capsys.readouterr().out
+
+
+def test_evaluate_scores_the_classes_that_a_model_and_another_recipe_both_know(
+    command: Command, here: Path, cityscapes_tree: Path, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    line = f"evaluate {model} cityscapes --data {cityscapes_tree} --map Tree=vegetation --json scores.json"
+    assert command(*line.split(), "--picture", "matrix.png") == 0
+    printed = capsys.readouterr()
+    assert "on cityscapes val, 7 of its 19 classes" in printed.out
+    assert (
+        "predicts them, as cityscapes does not know them: Pavement, SignSymbol, Pedestrian, Bicyclist" in printed.err
+    )
+    scores = json.loads((here / "scores.json").read_text(encoding="utf-8"))
+    names = ["road", "building", "fence", "pole", "vegetation", "sky", "car"]
+    assert [entry["name"] for entry in scores["classes"]] == names
+    assert np.array(scores["confusion"]).shape == (7, 8)
+    assert "averageScoreClasses" not in scores  # the official scores are of all classes
+    with Image.open(here / "matrix.png") as picture:
+        assert picture.width > 300
 
 
 def test_the_shell_completes_recipes_and_presets(tmp_path: Path) -> None:
