@@ -81,8 +81,8 @@ class Recipe(Checked):
                     raise ValueError(f"splits.{name}: layout {layout.name!r} needs a list, a fraction or a group")
                 if split.group and not self.group:
                     raise ValueError(f"splits.{name}.group: the recipe does not say what a group is (group = ...)")
-        if unknown := set(self.map.values()) - set(self.class_names):
-            raise ValueError(f"map: {min(unknown)!r} is no class")
+        if strange := set(self.map.values()) - set(self.class_names):
+            raise ValueError(f"map: {min(strange)!r} is no class")
         if sum(split.fraction or 0 for split in self.splits.values()) > 1 + 1e-9:
             raise ValueError("splits: the fractions add up to more than 1")
         try:

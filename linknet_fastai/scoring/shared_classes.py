@@ -68,15 +68,14 @@ def shared_classes(
     """
     if list(model_names) == recipe.class_names and not renamed:
         return None
-    for what, names, known in (
-        ("the model", renamed or {}, model_names),
-        (recipe.name, (renamed or {}).values(), recipe.class_names),
+    for what, given, known in (
+        ("the model", [*(renamed or {})], model_names),
+        (recipe.name, [*(renamed or {}).values()], recipe.class_names),
     ):
-        for name in names:
+        for name in given:
             if name not in known:
-                raise UsageError(
-                    f"--map: {name!r} is no class of {what} ({', '.join(known)}){did_you_mean(name, known)}"
-                )
+                hint = did_you_mean(name, known)
+                raise UsageError(f"--map: {name!r} is no class of {what} ({', '.join(known)}){hint}")
     by_name = {name.casefold(): name for name in reversed(recipe.class_names)}
     targets = [
         (renamed or {}).get(name) or recipe.map.get(name) or by_name.get(name.casefold()) for name in model_names
