@@ -343,6 +343,7 @@ RECIPES = [
     (TRAIN, "a" * 10_000 + " = { fraction = 0.6 }", "at most 64 characters"),
     (BS, 'cache_dir = "/etc"', "cache_dir: a path cannot be set in a file; use --cache-dir"),
     (BS, 'init_from = "model.pkl"', "init_from: a path cannot be set in a file"),
+    (BS, 'teacher = "model.pkl"', "teacher: a path cannot be set in a file; use --teacher"),
     (BS, 'encoder_weights = "~/.ssh/id_rsa"', "encoder_weights: a path cannot be set in a file"),
     (BS, 'train_on = "/etc/passwd"', "is not a split of this recipe"),
     (BS, "lr = 1" + "0" * 400, "is not a learning rate"),

@@ -1,9 +1,10 @@
 """Kills a short training with SIGKILL at random moments, resumes it, and compares the weights it ends with.
 
-    python tools/kill_and_resume.py [KILLS]
+    python tools/kill_and_resume.py [KILLS [DEVICE]]
 
 Each of the KILLS (20) runs is killed once, at a moment between its start and the end of an uninterrupted one, and
-then resumed to its end. It prints how far the checkpoint was at the kill, and whether all weights are the same bits.
+then resumed to its end, on DEVICE (cpu). It prints how far the checkpoint was at the kill, and whether all weights
+are the same bits.
 """
 
 import os
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 from linknet_fastai.data.street import write_scenes
 from linknet_fastai.runs.checkpoint import read_checkpoint
 
-OPTIONS = ["--size", "64x48", "--bs", "4", "--epochs", "4", "--seed", "1", "--device", "cpu", "--deterministic"]
+OPTIONS = ["--size", "64x48", "--bs", "4", "--epochs", "4", "--seed", "1", "--deterministic"]
 # A checkpoint about every other batch: most kills then happen in the middle of an epoch.
 OPTIONS += ["--no-pretrained", "--set", "checkpoint_minutes=0.01"]
 
@@ -40,11 +41,13 @@ def final_weights(run: Path) -> list[dict[str, torch.Tensor]]:
 def main() -> None:
     """Run all, print a line each, and exit with 1 if one differs."""
     kills = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    device = sys.argv[2] if len(sys.argv) > 2 else "cpu"
     moments = random.Random(7)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "street"
         write_scenes(data, splits={"train": 24, "val": 3}, size=(96, 72))
-        start = [*command("street", "--data", str(data)), *OPTIONS, "--cache-dir", f"{folder}/cache", "--out"]
+        start = [*command("street", "--data", str(data)), *OPTIONS, "--device", device]
+        start += ["--cache-dir", f"{folder}/cache", "--out"]
         begin = time.monotonic()
         subprocess.run([*start, f"{folder}/whole"], check=True)
         seconds, whole = time.monotonic() - begin, final_weights(Path(folder) / "whole")

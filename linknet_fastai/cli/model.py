@@ -8,6 +8,7 @@ import typer
 
 from linknet_fastai.cli.options import RECIPE, DataOption, JsonOption, ModelArgument, engine_options
 from linknet_fastai.core.errors import UsageError, UserError
+from linknet_fastai.model.card import TEMPERATURES
 
 if TYPE_CHECKING:
     from linknet_fastai.runs.folder import RunFile
@@ -21,6 +22,13 @@ def evaluate(
     split: Annotated[str, "Split, group:NAME or a file with a frame per line; joined by +.", "SPLIT"] = "val",
     data: DataOption = None,
     tta: Annotated[bool, "Average over flips and three scales: six times slower, torch only."] = False,
+    temperature: Annotated[
+        float | None,
+        "Of the confidence, 1 for the bare softmax; torch only.",
+        "X",
+        "the model's own",
+        {"min": TEMPERATURES[0], "max": TEMPERATURES[1]},
+    ] = None,
     protocol: Annotated[
         Literal["confusion", "course"],
         "confusion, or course: also the course project's per-image Dice, with void scored.",
@@ -34,7 +42,7 @@ def evaluate(
     json: JsonOption = None,
     picture: Annotated[Path | None, "Draw the confusion matrix as a PNG.", "FILE"] = None,
 ) -> None:
-    """Score a model on a split: class IoU and class accuracy from one confusion matrix.
+    """Score a model on a split: class IoU and class accuracy from one confusion matrix, and its confidence.
 
     For a run, RECIPE and --data are by default those that it was trained on. With another RECIPE the classes of the
     same name are scored.
@@ -52,7 +60,7 @@ def evaluate(
         renamed[name.strip()] = target.strip()
     run = None if recipe else _run_of(model)
     train_on = "train"
-    opened = open_engine(model, tta=tta)
+    opened = open_engine(model, tta=tta, temperature=temperature)
     if run:
         recipe, data = run.run["recipe"], data or Path(run.run["data"])
         train_on = run.settings.get("train_on", train_on)
@@ -92,6 +100,16 @@ def predict(
         "0.5",
         {"min": 0, "max": 1},
     ] = None,
+    confidence: Annotated[
+        bool, "Write confidence/ too: the probability of the predicted class, 255 is certain."
+    ] = False,
+    below: Annotated[
+        float | None,
+        "Make pixels void whose confidence is lower, as in .6.",
+        "0..1",
+        "none",
+        {"min": 0, "max": 1},
+    ] = None,
     video: Annotated[bool, "Make one overlay video of a folder's numbered images."] = False,
     fps: Annotated[
         float | None,
@@ -129,6 +147,13 @@ def predict(
             )
         if opacity is not None:
             raise UsageError(f"--opacity: {option} writes no overlays; leave out one of them")
+    if official and (confidence or below is not None):
+        option = "--confidence" if confidence else "--below"
+        raise UsageError(
+            f"{option}: --format cityscapes writes what the official script reads; leave out one of them"
+        )
+    if confidence and clips:
+        raise UsageError("--confidence: a video has only an overlay; --below leaves its uncertain pixels uncolored")
     if fps and not clips:
         raise UsageError("--fps: no INPUT is a video; --video makes one of a folder's images")
     opacity = 0.5 if opacity is None else opacity
@@ -139,10 +164,14 @@ def predict(
     if has_legend:
         check_own(out / LEGEND, is_own_png)
     opened = open_engine(model, frames=None if clips else len(jobs))
+    if confidence or below is not None:
+        opened.require_confidence()
     # The official script reads every PNG with a frame's name in its folder, overlays too.
     label_ids = label_ids_of_channels(opened.card.class_names) if official else None
     with progress_bar() as progress:
-        failures = predict_images(opened, jobs, out, masks_only or official, progress, label_ids, opacity)
+        failures = predict_images(
+            opened, jobs, out, masks_only or official, progress, label_ids, opacity, confidence, below
+        )
     if jobs:
         console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {out}")
     if has_legend:
@@ -152,7 +181,8 @@ def predict(
 
         try:
             with progress_bar() as progress:
-                result = predict_video(opened, clip.source, out / "overlays" / clip.target, opacity, fps, progress)
+                target = out / "overlays" / clip.target
+                result = predict_video(opened, clip.source, target, opacity, fps, progress, below=below)
         except UserError as error:
             failures.append(str(error))
             continue

@@ -57,6 +57,7 @@ METAVARS: dict[Any, str | None] = {  # by setting, or by type; else NAME
     "crop": "WxH",
     "cache_dir": "DIR",
     "init_from": "MODEL",
+    "teacher": "MODEL",
     "lr": "RATE",
     **dict.fromkeys(("train_on", "validate_on"), "SPLIT"),
 }

@@ -6,15 +6,21 @@ from typing import TYPE_CHECKING
 
 from linknet_fastai.cli.terminal import console, percent, show_error, show_lines, show_note, show_table, styled
 from linknet_fastai.engines.formats import FORMATS
+from linknet_fastai.scoring.confidence import MOST_CERTAIN
 from linknet_fastai.scoring.scores import CLASS_SCORES, OVERALL_SCORES, mean_score
 
 if TYPE_CHECKING:  # these import torch, which exported models do not need
     from linknet_fastai.data.dataset import Dataset
     from linknet_fastai.export.benchmark import Speed
+    from linknet_fastai.labeling.proposal import Proposal
     from linknet_fastai.runs.compare import RunSummary
     from linknet_fastai.scoring.cityscapes_scores import CityscapesScores
     from linknet_fastai.scoring.evaluate import Evaluation
     from linknet_fastai.training.data_check import Inspection
+    from linknet_fastai.training.folds import Folds
+
+
+MOST_FOLDERS = 30  # that `data` lists
 
 
 def show_evaluation(result: "Evaluation", title: str) -> None:
@@ -36,6 +42,12 @@ def show_evaluation(result: "Evaluation", title: str) -> None:
         f"{score.label} {percent(scores.overall()[score.name])}" for score in OVERALL_SCORES if not score.mean_of
     ]
     console.print(", ".join(overall))
+    if certain := result.confidence:
+        miou = percent(certain.most_certain(MOST_CERTAIN)[1])
+        console.print(
+            f"expected calibration error {percent(certain.ece)} at temperature {certain.temperature:g}, "
+            f"mIoU of the most certain {MOST_CERTAIN:.0%} of the pixels {miou}"
+        )
     console.print(
         f"{result.frames} frames in {result.seconds:.1f} s, "
         f"{result.frames / result.seconds:.1f} images a second with reading, by {result.engine}"
@@ -68,8 +80,20 @@ def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
     rows += [(name, "-", "missing", "-", "-") for name in result.absent]
     show_table(("split", "frames", "sizes", "void", "damaged"), rows)
     for name, folders in result.folders.items():
-        console.print(f"{name}: " + ", ".join(f"{folder} {count}" for folder, count in folders.items()))
+        counts = [f"{folder} {count}" for folder, count in folders.items()]
+        more = f" and {len(counts) - MOST_FOLDERS} more" * (len(counts) > MOST_FOLDERS)
+        console.print(f"{name}: {', '.join(counts[:MOST_FOLDERS])}{more}")
     console.print()
+    if result.leaks:
+        rows = [
+            (leak.kind, f"{leak.second} with {leak.first}", leak.example, f"{leak.frames} of {leak.of}")
+            for leak in result.leaks
+        ]
+        show_table(("what splits share", "frames of", "closest example", "frames"), rows, words=3)
+        for leak in result.leaks:
+            if leak.detail:
+                console.print(f"{leak.kind}, {leak.second} with {leak.first}: {leak.detail}")
+        console.print()
     totals = [(found.class_pixels, max(sum(found.class_pixels), 1)) for found in result.surveys.values()]
     rows = [
         (
@@ -85,6 +109,44 @@ def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
         console.print(f"\na batch as the network receives it: {result.picture}")
     show_lines(list(result.absent.values()) + result.notes, show_note)
     show_lines(result.problems, show_error)
+
+
+def show_proposal(proposal: "Proposal") -> None:
+    """Print what `recipes --from` found in an export and decided about it."""
+    show_table(("what", "found"), proposal.decisions, words=2)
+    splits = list(dict.fromkeys(split for row in proposal.classes for split in row.of_split if split))
+    totals = {split: max(sum(row.of_split.get(split, 0) for row in proposal.classes), 1) for split in splits}
+    rows = [
+        (
+            row.name,
+            row.id,
+            f"{row.pixels:,}",
+            f"{row.share:.4f}",
+            row.frames,
+            *(f"{row.of_split.get(split, 0) / totals[split]:.4f}" for split in splits),
+        )
+        for row in proposal.classes
+    ]
+    console.print()
+    show_table(("class", "id", "pixels", "share", "frames", *(f"{split} share" for split in splits)), rows)
+    show_lines(proposal.notes, show_note)
+
+
+def show_folds(folds: "Folds") -> None:
+    """Print the scores of each fold with their mean, spread and the worst."""
+
+    def score(value: float | None) -> str:
+        return "-" if value is None else percent(value)
+
+    rows = [
+        (fold.name, fold.train_frames, fold.frames, score(fold.last_miou), score(fold.best_miou))
+        for fold in folds.folds
+    ]
+    means = [("mean", "", "", score(folds.mean), ""), ("spread", "", "", score(folds.spread), "")]
+    show_table(("left out", "train frames", "frames", "last mIoU", "best mIoU"), rows, bold=means)
+    console.print(
+        f"worst: {folds.worst}. The best epoch was chosen on the frames that it is scored on, the last was not."
+    )
 
 
 def show_speeds(speeds: Sequence["Speed"]) -> None:
@@ -165,7 +227,10 @@ def show_comparison(runs: Sequence["RunSummary"]) -> None:
         for split in dict.fromkeys(figure.split for figure in figures):
             console.print(styled(f"\n{recipe} {split}: published, and measured here", "bold"))
             published: list[tuple] = [
-                (f.network, f.source, f.size or "-", f.pretrained, *map(_three_digits, (f.mean_accuracy, f.miou)))
+                (
+                    *(f.network, f.source, f.size or "-", f.pretrained, f.trained_on or "-"),
+                    *map(_three_digits, (f.mean_accuracy, f.miou)),
+                )
                 for f in figures
                 if f.split == split
             ]
@@ -175,8 +240,9 @@ def show_comparison(runs: Sequence["RunSummary"]) -> None:
                 if scores:
                     pretrained = {True: "ImageNet", False: "none", None: "-"}[run.settings.get("pretrained")]
                     figures_here = map(_three_digits, (scores["mean_accuracy"], scores["miou"]))
-                    ours.append(("LinkNet", run.name, scores["size"], pretrained, *figures_here))
-            headings = ("network", "source", "size", "pretrained", "mean acc", "mIoU")
+                    trained_on = run.settings.get("train_on", "-")
+                    ours.append(("LinkNet", run.name, scores["size"], pretrained, trained_on, *figures_here))
+            headings = ("network", "source", "size", "pretrained", "trained on", "mean acc", "mIoU")
             show_table(headings, published, words=2, bold=ours)
             if not all(scores for _, scores in evaluations):
                 show_note(

@@ -1,11 +1,11 @@
 """How a data set is stored, as a recipe describes it: layouts of files, and splits of frames."""
 
 import re
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Literal, Self
 from unicodedata import normalize
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from linknet_fastai.config.classes import Checked, Color
 from linknet_fastai.config.size import Size
@@ -78,6 +78,8 @@ class Layout(Checked):
         name: as messages and other recipes name the layout.
         images: pattern of the images.
         labels: pattern of the label maps, with fields of `images`.
+        labels_in: "recipe" if `labels` is below the folder of the recipe's file, where `recipes --from` writes label
+            maps, instead of the data folder.
         size: (width, height) to train at, unless another is given.
         values: the raw label of each value in the label maps. Without `values` and `colors` the values are class ids.
         colors: the color of each raw label in the label maps.
@@ -89,10 +91,12 @@ class Layout(Checked):
     name: Name
     images: Pattern
     labels: Pattern
+    labels_in: Literal["data", "recipe"] = "data"
     size: Size | None = None
     values: dict[Annotated[int, Field(ge=0, le=65535)], Name] | None = None
     colors: dict[Name, Color] | None = Field(default=None, max_length=65536)
     channel: Literal["red", "green", "blue"] | None = None
+    _recipe_folder: Path = PrivateAttr(Path())
 
     @model_validator(mode="after")
     def _check_patterns(self) -> Self:
@@ -101,7 +105,7 @@ class Layout(Checked):
             if "{stem}" not in pattern:
                 raise ValueError(f"{key}: {pattern!r} has no {{stem}}")
             _check_wildcards(pattern, key)
-        if self.images == self.labels:
+        if self.images == self.labels and self.labels_in == "data":
             raise ValueError(f"images and labels are both {self.images!r}; they must be different files")
         if "*" in self.labels:
             raise ValueError(f"labels: {self.labels!r} must name one file for each frame, without '*'")
@@ -119,6 +123,22 @@ class Layout(Checked):
     def by_folder(self) -> bool:
         """Whether the folder of a frame determines its split."""
         return "split" in FIELD.findall(self.images)
+
+    def label_folder(self, data: Path) -> Path:
+        """The folder that `labels` is relative to.
+
+        Args:
+            data: the data folder.
+        """
+        return self._recipe_folder if self.labels_in == "recipe" else data
+
+    def with_recipe_in(self, folder: Path) -> Self:
+        """The layout of a recipe whose file is in a folder."""
+        if self.labels_in == "data":
+            return self
+        located = self.model_copy()
+        located._recipe_folder = folder  # noqa: SLF001
+        return located
 
 
 def _check_wildcards(pattern: str, key: str) -> None:

@@ -9,8 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from linknet_fastai.config.classes import VOID_LABEL, Checked, Classes, VoidEntry, check_classes
 from linknet_fastai.config.groups import Group
-from linknet_fastai.config.layouts import FIELD, Split, check_below
-from linknet_fastai.config.layouts import Layout as Layout
+from linknet_fastai.config.layouts import FIELD, Layout, Split, check_below
 from linknet_fastai.config.selection import GROUP, selection_parts
 from linknet_fastai.config.settings import check_training_table, explain
 from linknet_fastai.config.toml_files import find_shipped, read_source, read_toml, recipe_folder, toml_names
@@ -180,7 +179,9 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         if isinstance(listed := table.get("leave_out"), str):
             check_below(listed, "leave_out", "the recipe's folder")
             table["leave_out"] = read_stems(file.parent / listed)
-        return Recipe(**table)
+        recipe = Recipe(**table)
+        located = tuple(layout.with_recipe_in(file.parent) for layout in recipe.layouts)
+        return recipe.model_copy(update={"layouts": located})
     except ValidationError as error:
         raise UsageError(f"{file}: {explain(error)}") from None
     except ValueError as error:

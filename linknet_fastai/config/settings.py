@@ -23,12 +23,26 @@ from linknet_fastai.config.size import Size
 from linknet_fastai.core.errors import UsageError
 
 # Settings that few people change: `--set`, presets and recipes set them, there is no option.
-WITHOUT_OPTION = frozenset({"weight_decay", "encoder_lr", "flip", "scale", "color", "relight", "checkpoint_minutes"})
+WITHOUT_OPTION = frozenset(
+    {
+        *("weight_decay", "encoder_lr", "teacher_share", "teacher_temperature"),
+        *("flip", "scale", "color", "relight", "checkpoint_minutes"),
+    }
+)
 MOST_EPOCHS = 100_000
-PATHS = ("cache_dir", "encoder_weights", "init_from")  # files of one machine, given on the command line alone
+# Files of one machine, given on the command line alone.
+PATHS = ("cache_dir", "encoder_weights", "init_from", "teacher")
 RENAMED = {"colour": "color"}  # old names of settings, which are still read
-# What versions that did not have a setting did, where that is not the default of today.
-BEFORE = {"accumulate": 1, "compile": False, "deterministic": False, "encoder_lr": 1.0, "relight": 0.0}
+# What versions that did not have a setting did, so that their runs can be compared with those of today.
+BEFORE = {
+    "accumulate": 1,
+    "compile": False,
+    "deterministic": False,
+    "encoder_lr": 1.0,
+    "teacher_share": 1.0,
+    "teacher_temperature": 2.0,
+    "relight": 0.0,
+}
 
 
 Decoder = Literal["deconv", "pixelshuffle"]
@@ -140,6 +154,12 @@ class Settings(BaseModel):
     """Weight decay, 0 to 10."""
     encoder_lr: float = Field(0.1, gt=0, le=1)
     """Learning rate of a pretrained encoder, as a fraction of --lr."""
+    teacher: Path | None = None
+    """Run folder or .safetensors of a larger model with the same classes, to learn from beside the labels."""
+    teacher_share: float = Field(1.0, ge=0, le=100)
+    """What the distance from the teacher counts beside the loss of the labels, 0 to 100."""
+    teacher_temperature: float = Field(2.0, ge=0.1, le=100)
+    """Temperature that softens the predictions of teacher and network, 0.1 to 100."""
 
     flip: bool = True
     """Mirror half of the frames."""

@@ -1,6 +1,7 @@
 """The device to compute on: which one, in which precision, how its memory is managed and how much was used."""
 
 import ctypes
+import os
 import platform
 import sys
 from contextlib import suppress
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import torch
 from fastai.torch_core import default_device
+from torch import Tensor
 
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.parallel import processes_here, usable_cores
@@ -35,11 +37,11 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device(default_device())
     try:
-        torch.empty(0, device=device)
+        found = torch.empty(0, device=device).device  # with its number, as tensors have it: cuda is cuda:0
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0]
         raise UsageError(f"--device: {device} is not available on this machine ({why})") from None
-    return torch.device(device)
+    return found
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -106,6 +108,52 @@ def tune(device: torch.device, loaders: int = 0) -> None:
     if libc := _glibc_of(device):
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def set_deterministic(on: bool) -> None:
+    """Use deterministic algorithms in this process, or the fastest; torch warns of an operation that has none.
+
+    Matrix products on CUDA are deterministic only if cuBLAS gets its memory in this way, which it reads when it is
+    first used.
+
+    Args:
+        on: whether to.
+
+    Example:
+        >>> set_deterministic(False)
+    """
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(on, warn_only=True)
+
+
+def runs_ahead(device: torch.device) -> bool:
+    """Whether the host queues work for this device and goes on, until it reads a value."""
+    return device.type == "cuda"
+
+
+class Reading:
+    """A value on its way from a GPU to the host, which goes on meanwhile; that of another device is there at once.
+
+    Args:
+        value: a tensor with a single value, on any device.
+
+    Example:
+        >>> Reading(torch.tensor(2.5)).read()
+        2.5
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self._value = value.detach().as_subclass(Tensor).to("cpu", non_blocking=value.is_cuda)
+        self._arrival = torch.cuda.Event() if value.is_cuda else None
+        if self._arrival:
+            self._arrival.record(torch.cuda.current_stream(value.device))
+
+    def read(self) -> float:
+        """Wait until the value is there, but for nothing that was queued after it, and return it."""
+        if self._arrival:
+            self._arrival.synchronize()
+        return self._value.item()
 
 
 def release_memory(device: torch.device) -> None:

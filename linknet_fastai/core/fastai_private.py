@@ -1,10 +1,14 @@
 """What this package uses of fastai beyond its public interface; no other file uses a private name of fastai."""
 
+from collections.abc import Iterator
+
+import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.data.core import TfmdDL
-from fastai.data.load import DataLoader
+from fastai.data.load import DataLoader, _loaders
 from fastai.learner import Learner
+from fastai.torch_core import apply, to_device
 from torch import Tensor
 
 
@@ -38,17 +42,39 @@ class ForwardLearner(Learner):
             self._do_grad_opt()
 
 
-class LabelsAtImageSizeDL(TfmdDL):
-    """A `TfmdDL` whose `show_batch` also draws label maps of another size than their images.
+class SegmentationDL(TfmdDL):
+    """A `TfmdDL` that copies batches to a GPU while it computes, and draws label maps of another size than images.
 
-    fastai draws a label map over its image pixel for pixel. `_pre_show_batch` decodes a batch for `show_batch`.
+    For fastai's copy the host waits until the GPU has done all that is queued. And fastai's `show_batch` draws a
+    label map over its image pixel for pixel; `_pre_show_batch` decodes a batch for it.
     """
+
+    def __iter__(self) -> Iterator[tuple]:
+        # As fastai's, but for `_to_device_at_once`.
+        self.randomize()
+        self.before_iter()
+        self._DataLoader__idxs = self.get_idxs()  # read by `sample`, in the loader processes too
+        for batch in _loaders[self.fake_l.num_workers == 0](self.fake_l):
+            if self.device is not None:
+                batch = _to_device_at_once(batch, torch.device(self.device))
+            yield self.after_batch(batch)
+        self.after_iter()
+        if hasattr(self, "it"):
+            del self.it
 
     def _pre_show_batch(self, b: tuple, max_n: int = 9) -> tuple:
         images, *labels = b
         size = images.shape[-2:]
         shown = [F.interpolate(y[:, None].float(), size)[:, 0].to(y.dtype).as_subclass(type(y)) for y in labels]
         return super()._pre_show_batch((images, *shown), max_n)
+
+
+def _to_device_at_once(batch: tuple, device: torch.device) -> tuple:
+    """Copy a batch to a device; to a GPU from memory that it reads by itself, so that the host need not wait."""
+    if device.type != "cuda":
+        return to_device(batch, device)
+    pinned = apply(lambda part: part.pin_memory() if isinstance(part, Tensor) else part, batch)
+    return to_device(pinned, device, non_blocking=True)
 
 
 def number_of_workers(dl: DataLoader) -> int:

@@ -111,7 +111,7 @@ class AugmentBatch(ItemTransform):
         images, labels = (part.as_subclass(Tensor) for part in batch)
         generators = self._next_generators(len(images))
         width, height = self.size
-        canvas = images.new_tensor(self.padding).view(1, 3, 1, 1).repeat(len(images), 1, height, width)
+        canvas = on_device_of(images, self.padding).view(1, 3, 1, 1).repeat(len(images), 1, height, width)
         truth = labels.new_full((len(labels), height, width), VOID)
         places = [self._place(*frame) for frame in zip(images, labels, canvas, truth, generators, strict=True)]
         return TensorImage(self._recolor(canvas.float(), generators, places)), TensorMask(truth)
@@ -147,8 +147,8 @@ class AugmentBatch(ItemTransform):
         if not (self.color or self.relight):
             return images
         draws = [[1 + generator.uniform(-self.color, self.color) for _ in range(3)] for generator in generators]
-        brightness, contrast, saturation = images.new_tensor(draws).T.view(3, -1, 1, 1)
-        matrix = saturation * torch.eye(3, device=images.device) + (1 - saturation) * images.new_tensor(LUMA)
+        brightness, contrast, saturation = on_device_of(images, draws).T.view(3, -1, 1, 1)
+        matrix = saturation * torch.eye(3, device=images.device) + (1 - saturation) * on_device_of(images, LUMA)
         matrix = brightness * contrast * matrix
         offset = 127.5 * brightness * (1 - contrast)
         if self.relight:
@@ -156,7 +156,7 @@ class AugmentBatch(ItemTransform):
             offset = offset + matrix @ shift
             matrix = matrix * gain.mT
         recolored = torch.baddbmm(offset, matrix, images.flatten(2)).clamp_(0, 255).view_as(images)
-        padding = images.new_tensor(self.padding).view(3, 1, 1)
+        padding = on_device_of(images, self.padding).view(3, 1, 1)
         for image, (rows, columns) in zip(recolored, places, strict=True):
             image[:, : rows.start], image[:, rows.stop :] = padding, padding
             image[:, rows, : columns.start], image[:, rows, columns.stop :] = padding, padding
@@ -170,7 +170,7 @@ class AugmentBatch(ItemTransform):
         for generator in generators:
             others.append(generator.randrange(len(generators)))
             shares.append(generator.random() if generator.random() < self.relight else 0.0)
-        share = images.new_tensor(shares).view(-1, 1, 1)
+        share = on_device_of(images, shares).view(-1, 1, 1)
         # Of the frames that give or take light, without their padding: it would pull the light toward its own.
         relit = [frame for frame, share in enumerate(shares) if share]
         spread, mean = images.new_zeros(2, len(images), 3, 1)
@@ -178,11 +178,17 @@ class AugmentBatch(ItemTransform):
             pixels = images[frame][:, *places[frame]].flatten(1)
             spread[frame], mean[frame] = torch.std_mean(pixels, 1, keepdim=True)
         spread = spread + 1  # a frame of one color has 0
-        gain = spread.lerp(spread[others], share) / spread
-        return gain, mean.lerp(mean[others], share) - gain * mean
+        other = on_device_of(images, others, torch.int64)
+        gain = spread.lerp(spread[other], share) / spread
+        return gain, mean.lerp(mean[other], share) - gain * mean
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "generators": None}  # a generator expression cannot be pickled
+
+
+def on_device_of(images: Tensor, values: Sequence, dtype: torch.dtype | None = None) -> Tensor:
+    """As `images.new_tensor(values, dtype)`, for which the host would wait until a GPU has done all its work."""
+    return torch.tensor(values, dtype=dtype or images.dtype).to(images.device, non_blocking=images.is_cuda)
 
 
 def _place_side(source: int, canvas: int, zoom: float, generator: random.Random) -> tuple[slice, slice]:

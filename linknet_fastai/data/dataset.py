@@ -157,7 +157,7 @@ class Dataset:
         """A note that two splits have frames in common: the same file, also by a link or under another name."""
         with suppress(UserError, OSError):  # a split that is not here shares nothing
             files, others = (
-                {_identity(frame.image): frame for frame in self.frames(name)} for name in (first, second)
+                {file_identity(frame.image): frame for frame in self.frames(name)} for name in (first, second)
             )
             if shared := [self.relative_path(frame) for identity, frame in files.items() if identity in others]:
                 return (
@@ -267,7 +267,7 @@ def frames_by_unit(frames: Iterable[Frame]) -> dict[str | Frame, list[Frame]]:
     return units
 
 
-def _identity(file: Path) -> tuple[int, int]:
+def file_identity(file: Path) -> tuple[int, int]:
     """What two paths of one file have in common."""
     stat = file.stat()
     return stat.st_dev, stat.st_ino
@@ -338,7 +338,7 @@ def _any_match(folder: Path, layout: Layout, recipe: Recipe) -> tuple[bool, bool
     """Whether a folder has an image, and whether it has a label map, of this layout."""
     names = [split.folder or name for name, split in recipe.splits.items()] if layout.by_folder else [""]
 
-    def matches(pattern: str) -> bool:
-        return any(next(matching_files(folder, pattern, name), None) for name in names)
+    def matches(root: Path, pattern: str) -> bool:
+        return any(next(matching_files(root, pattern, name), None) for name in names)
 
-    return matches(layout.images), matches(layout.labels)
+    return matches(folder, layout.images), matches(layout.label_folder(folder), layout.labels)

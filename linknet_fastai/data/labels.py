@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from linknet_fastai.config.classes import Color
-from linknet_fastai.config.recipe import Layout, Recipe
+from linknet_fastai.config.layouts import Layout
+from linknet_fastai.config.recipe import Recipe
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.images import TURNS, VOID, opened_image, upright, upright_size
 from linknet_fastai.core.samples import check_lossless, palette_colors, read_channel, read_samples

@@ -81,7 +81,8 @@ def match_frames(folder: Path, layout: Layout, split: str = "", group: Group | N
         UserError: there are two images of one name, with other endings.
     """
     known: dict[str, Path] = {}
-    for path, text, _ in matching_files(folder, layout.labels, split):
+    label_folder = layout.label_folder(folder)
+    for path, text, _ in matching_files(label_folder, layout.labels, split):
         known.setdefault(_same_ending(text), path)
         known[text] = path  # of x.png and x.PNG the one that the recipe names
     candidates: list[tuple[str, Frame]] = []
@@ -92,7 +93,7 @@ def match_frames(folder: Path, layout: Layout, split: str = "", group: Group | N
             others[_without_ending(text)] = path
         elif not os.path.isdir(path):  # other files that are no images are reported when they are read
             label = normalize("NFC", layout.labels.format(split=split, **fields))
-            found = known.get(label) or known.get(_same_ending(label)) or folder / label
+            found = known.get(label) or known.get(_same_ending(label)) or label_folder / label
             frame = Frame(path, found, fields["stem"], group_of(group, fields))
             candidates.append((_without_ending(text), frame))
     label_maps = {frame.label for _, frame in candidates}

@@ -14,13 +14,13 @@ from fastai.data.core import TfmdDL
 from fastcore.basics import chunked
 from fastcore.foundation import L
 
-from linknet_fastai.core.fastai_private import LabelsAtImageSizeDL
+from linknet_fastai.core.fastai_private import SegmentationDL
 from linknet_fastai.data.augmentation import AugmentBatch
 
 HAS_SIGWAIT = hasattr(signal, "sigwaitinfo")  # not on Windows and macOS, where no SIGTERM reaches a loader process
 
 
-class ReproducibleDL(LabelsAtImageSizeDL):
+class ReproducibleDL(SegmentationDL):
     """A fastai DataLoader whose order and augmentation depend on (seed, epoch, index) alone.
 
     An interrupted epoch can therefore be repeated or resumed exactly, with any number of workers; fastai's own

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 import torch
-from fastai.callback.core import Callback, CancelBatchException
+from fastai.callback.core import Callback, CancelBatchException, CancelStepException
 from fastai.learner import Learner
 from fastai.torch_core import find_bs
 
-from linknet_fastai.core.device import release_memory, resolve_precision, tune
+from linknet_fastai.core.device import Reading, release_memory, resolve_precision, runs_ahead, tune
 from linknet_fastai.core.fastai_private import number_of_workers
 from linknet_fastai.core.images import VOID
 from linknet_fastai.learner.process_group import on_every_rank, sum_over_ranks
@@ -70,11 +70,12 @@ class SkipVoidBatches(Callback):
     If several processes train together, a batch is skipped by all of them or by none, because each waits for the
     gradients of the others.
 
-    The labels are checked before the network runs. The device is idle then: fastai has just waited for the loss of
-    the previous batch.
+    The labels are checked before the network runs. A GPU, which may still be busy with the batch before, has the
+    network run on such a batch too: the host reads what was found only when a step is due, so that it never waits.
     """
 
     order = 6
+    found: Reading | None = None
 
     def before_fit(self) -> None:
         """Say that there is no loss before the first batch that has one."""
@@ -83,14 +84,30 @@ class SkipVoidBatches(Callback):
 
     def before_batch(self) -> None:
         """Skip the batch if all its labels are void."""
-        self.is_void = bool(self.learn.training and self.learn.yb) and on_every_rank((self.learn.y == VOID).all())
+        self.is_void, self.found = False, None
+        if not (self.learn.training and self.learn.yb):
+            return
+        void = (self.learn.y == VOID).all()
+        if runs_ahead(self.learn.dls.device) and not any(accumulations(self.learn)):
+            self.found = Reading(void)
+            return
+        self.is_void = on_every_rank(void)
         if self.is_void and not any(cb.pending and cb.step_follows for cb in accumulations(self.learn)):
             raise CancelBatchException
+
+    def before_step(self) -> None:
+        """Take no step if all labels of the batch are void."""
+        if self.found and self.found.read():
+            self.is_void = True
+            raise CancelStepException
 
     def after_batch(self) -> None:
         """Keep a loss that is none from the recorder."""
         if self.is_void:
             leave_out_of_means(self.learn)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "found": None}
 
 
 def leave_out_of_means(learn: Learner) -> None:

@@ -20,7 +20,7 @@ from fastcore.basics import noop
 from torch import Tensor, nn
 
 from linknet_fastai.config.settings import RENAMED, Settings, resolve_settings
-from linknet_fastai.core.device import autocast, resolve_device, resolve_precision
+from linknet_fastai.core.device import autocast, resolve_device, resolve_precision, set_deterministic
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.fastai_private import ForwardLearner
 from linknet_fastai.core.parallel import Progress, process_count
@@ -34,7 +34,8 @@ from linknet_fastai.learner.callbacks import (
     ScoreAtLabelSize,
     SkipVoidBatches,
 )
-from linknet_fastai.learner.loss import LabeledLoss, SegmentationLoss, class_weights
+from linknet_fastai.learner.distillation import SoftTargets
+from linknet_fastai.learner.loss import LabeledLoss, SegmentationLoss, SmoothLoss, class_weights
 from linknet_fastai.learner.optimizers import OPTIMIZERS
 from linknet_fastai.learner.process_group import check_shareable
 from linknet_fastai.model.card import ModelCard
@@ -117,7 +118,7 @@ def linknet_learner(
 
     - Network, loss, optimizer and precision are chosen here: `encoder`, `decoder`, `pretrained`, `encoder_weights`,
       `init_from`, `class_weights`, `optimizer`, `lr` (the learner's default rate), `weight_decay`, `accumulate`,
-      `precision`, `compile`, `deterministic`.
+      `precision`, `compile`, `deterministic`, `teacher`, `teacher_share`, `teacher_temperature`.
     - `epochs`, `schedule` and `encoder_lr` are used by `fit_schedule(learn)`.
     - `checkpoint_minutes` is used by the command `fit` alone.
 
@@ -159,7 +160,7 @@ def linknet_learner(
             raise UsageError(f"{name}: the DataLoaders were built with another value; give it to segmentation_dls")
     resolve_precision(settings.precision, torch.device(dls.device))  # raises before weights are loaded
     if settings.deterministic:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        set_deterministic(True)
     network: dict[str, Any] = {"encoder": settings.encoder, "decoder": settings.decoder}
     if settings.encoder_is_trained:
         network["mean"], network["std"] = encoder_normalization(settings.encoder)
@@ -175,6 +176,8 @@ def linknet_learner(
         kwargs["lr"] = settings.lr
     if settings.accumulate > 1 or process_count() > 1:
         cbs = [*cbs, AccumulateGradients(settings.accumulate)]
+    if settings.teacher is not None:
+        cbs = [*cbs, SoftTargets(settings.teacher, card, settings.teacher_share, settings.teacher_temperature)]
     kwargs.setdefault("loss_func", SegmentationLoss(class_weights(dls.class_pixels, settings.class_weights)))
     return wrap_model(dls, model, card, settings, metrics=metrics, cbs=cbs, path=path, **kwargs)
 
@@ -243,13 +246,13 @@ def learner_from_settings(dataset: Dataset, settings: Settings, progress: Progre
             several processes cannot share.
     """
     set_seed(settings.seed)
-    # An operation without a deterministic form only makes torch warn.
-    torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
+    set_deterministic(settings.deterministic)  # before CUDA is used
     device = resolve_device(settings.device)
     check_shareable(device)
     learn = linknet_learner(dls_from_settings(dataset, settings, device, progress))
     learn.remove_cb(ProgressCallback)
     learn.logger = noop
+    learn.recorder.smooth_loss = SmoothLoss()
     return learn
 
 

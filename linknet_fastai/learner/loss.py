@@ -4,9 +4,9 @@ from math import nan
 from typing import Any
 
 import torch
-from fastai.learner import AvgLoss, Learner
+from fastai.learner import AvgLoss, AvgSmoothLoss, Learner
 from fastai.losses import CrossEntropyLossFlat
-from fastai.torch_core import find_bs
+from fastai.torch_core import find_bs, to_detach
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -113,6 +113,21 @@ class LabeledLoss(AvgLoss):
     def value(self) -> float | Tensor:
         """The mean so far; nan if there is none."""
         return self.total / self.count if self.count else nan
+
+
+class SmoothLoss(AvgSmoothLoss):
+    """fastai's smooth training loss, kept on the device: fastai copies it to the host, which waits for every step.
+
+    `learn.smooth_loss` and `recorder.losses` are on the device then; fastai's plots want them on the host.
+    """
+
+    val: Tensor
+
+    def accumulate(self, learn: Learner) -> None:
+        """Count the loss of the current batch."""
+        self.count += 1
+        loss = to_detach(learn.loss.mean(), cpu=False)
+        self.val = torch.lerp(loss, self.val.to(loss), self.beta)
 
 
 class _WeightedCrossEntropy(torch.autograd.Function):

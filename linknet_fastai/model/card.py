@@ -20,6 +20,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Mean = Annotated[float, Field(ge=-1, le=2)]  # of a channel whose values range from 0 to 1
 Std = Annotated[float, Field(ge=1e-3, le=10)]
+TEMPERATURES = (0.05, 20.0)  # beyond them every confidence is 0 or 1, or all classes are as likely
+Temperature = Annotated[float, Field(ge=TEMPERATURES[0], le=TEMPERATURES[1])]
 
 
 class ModelCard(BaseModel):
@@ -34,6 +36,8 @@ class ModelCard(BaseModel):
         decoder: name of the decoder, see `linknet_fastai.model.linknet.LinkNet`.
         mean: of the three input channels, whose values range from 0 to 1 before normalization.
         std: their standard deviation.
+        temperature: what logits are divided by before a softmax gives the confidence, fitted on the validation frames
+            at the end of a training; 1 in the files of earlier versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -46,6 +50,7 @@ class ModelCard(BaseModel):
     decoder: Decoder = "deconv"
     mean: tuple[Mean, Mean, Mean] = IMAGENET_MEAN
     std: tuple[Std, Std, Std] = IMAGENET_STD
+    temperature: Temperature = 1.0
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:

@@ -13,7 +13,7 @@ from linknet_fastai.core.images import IMAGE_SUFFIXES, is_own_png
 from linknet_fastai.predict.kinds import VIDEO_SUFFIXES, is_video, unread
 
 LEGEND = "legend.png"
-WRITTEN = ("masks", "overlays")  # the folders that a prediction writes into
+WRITTEN = ("masks", "overlays", "confidence")  # the folders that a prediction writes into
 
 Source = Path | int | Sequence[Path]  # a video file, the number of a camera, or images that are frames, in order
 

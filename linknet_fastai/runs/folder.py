@@ -17,6 +17,7 @@ from typing import Annotated, Any, NamedTuple, Self, TypeVar
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from linknet_fastai import __version__
 from linknet_fastai.config.classes import MAX_CLASSES
 from linknet_fastai.config.settings import MOST_EPOCHS, RENAMED, Settings, Text, explain, settings_of_a_run
 from linknet_fastai.core.errors import UsageError, UserError, reason
@@ -30,13 +31,14 @@ from linknet_fastai.core.files import (
     write_text,
 )
 from linknet_fastai.core.text import Line, Name
+from linknet_fastai.model.card import Temperature
 from linknet_fastai.scoring.scores import OVERALL_SCORES
 
 RUN_FILE, METRICS_FILE, LOCK = "run.toml", "metrics.csv", ".lock"
 SCORE_COLUMNS = [score.name for score in OVERALL_SCORES]
 COLUMNS = ("epoch", "train_loss", "valid_loss", *SCORE_COLUMNS, "lr", "seconds")
 LARGEST_METRICS = 1 << 24  # bytes
-PACKAGES = ("linknet-fastai", "fastai", "torch", "torchvision", "timm", "numpy", "pillow")
+PACKAGES = ("fastai", "torch", "torchvision", "timm", "numpy", "pillow")
 
 
 def new_folder(out: Path | None, name: str) -> Path:
@@ -95,7 +97,11 @@ def write_run(folder: Path, settings: Settings, origins: Mapping[str, str], run:
         "run": dict(run),
         "settings": settings.model_dump(mode="json", exclude_none=True),
         "origins": {name: origins[name] for name in Settings.model_fields},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            "linknet-fastai": __version__,  # not from metadata, which a checkout that is not installed lacks
+            **{name: version(name) for name in PACKAGES},
+        },
     }
     write_text(folder / RUN_FILE, tomli_w.dumps(tables))
 
@@ -149,6 +155,18 @@ class _ClassScores(_Table):
     iou: Share | None
 
 
+class _ReliabilityBin(_Table):
+    confidence: Share
+    accuracy: Share
+    share: Share
+
+
+class _RiskAtCoverage(_Table):
+    coverage: Share
+    risk: Share
+    miou: Share | None
+
+
 class _Scores(_Table):
     """The scores that `evaluate` writes. Other programs may write fewer: all but split and miou is optional."""
 
@@ -162,6 +180,10 @@ class _Scores(_Table):
     classes: Annotated[list[_ClassScores], Field(max_length=MAX_CLASSES)] = []
     confusion: list[list[Count]] = []
     frame_miou: dict[str, Share | None] = {}
+    ece: Share | None = None
+    temperature: Temperature = 1.0
+    reliability: Annotated[list[_ReliabilityBin], Field(max_length=256)] = []
+    risk_coverage: Annotated[list[_RiskAtCoverage], Field(max_length=256)] = []
 
     @model_validator(mode="after")
     def _check_square(self) -> Self:

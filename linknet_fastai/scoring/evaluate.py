@@ -14,9 +14,10 @@ from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.parallel import Progress, map_in_threads
 from linknet_fastai.data.dataset import Dataset, Frame, size_mismatch
 from linknet_fastai.data.survey import Survey, survey_notes
-from linknet_fastai.engines.engine import Engine, frame_threads, predict_file
+from linknet_fastai.engines.engine import Engine, frame_threads, predict_file, predict_file_with_confidence
 from linknet_fastai.scoring.cityscapes import label_ids_of_channels, read_truth
 from linknet_fastai.scoring.cityscapes_scores import CityscapesScorer, CityscapesScores
+from linknet_fastai.scoring.confidence import LEVELS, ConfidenceScores, count_confidences
 from linknet_fastai.scoring.scores import Scores, count_pixels, frame_dice, number
 from linknet_fastai.scoring.shared_classes import shared_classes
 
@@ -40,6 +41,7 @@ class Evaluation:
         course_dice: the mean of `frame_dice` over the frames, if requested.
         note: why official scores are missing.
         data_notes: lines on what may be wrong with the label maps.
+        confidence: how far the model's confidence can be relied on, if the engine gives one.
     """
 
     recipe: str
@@ -55,6 +57,7 @@ class Evaluation:
     course_dice: float | None = None
     note: str | None = None
     data_notes: Sequence[str] = ()
+    confidence: ConfidenceScores | None = None
 
     @property
     def frames(self) -> int:
@@ -72,6 +75,7 @@ class Evaluation:
             **(self.official.as_official_json() if self.official else {}),
             **{name: number(value) for name, value in scores.overall().items()},
             **({} if self.course_dice is None else {"course_dice": self.course_dice}),
+            **(self.confidence.as_json() if self.confidence else {}),
             "recipe": self.recipe,
             "split": self.split,
             "size": self.size,
@@ -124,12 +128,18 @@ def evaluate(
 
     scorer, counting, unscored = CityscapesScorer(), Lock(), []
     label_ids = None if shared else official_label_ids(dataset)
+    certain = np.zeros((3, LEVELS, n_classes), np.int64) if engine.has_confidence else None
 
     def count(frame: Frame) -> tuple[np.ndarray, int, float]:
-        _, predicted = predict_file(engine, frame.image)
+        if engine.has_confidence:
+            _, (predicted, confidence) = predict_file_with_confidence(engine, frame.image)
+        else:
+            _, predicted = predict_file(engine, frame.image)
         labels = read_label.of_frame(frame, predicted.shape[::-1])
         if labels.shape != predicted.shape:
             raise UserError(size_mismatch(frame, labels.shape[::-1], predicted.shape[::-1]))
+        if shared:
+            predicted, labels = shared.of_model[predicted], shared.of_recipe[labels]
         if label_ids is not None:
             try:
                 truth = read_truth(frame.label)
@@ -137,9 +147,11 @@ def evaluate(
                     scorer.update(label_ids[predicted], *truth)
             except (UserError, ValueError) as error:  # only the official scores are lost
                 unscored.append(f"{frame.label}: no official scores ({error})")
+        if certain is not None:
+            of_frame = count_confidences(predicted, labels, confidence, n_predicted)
+            with counting:
+                np.add(certain, np.stack(of_frame)[..., :n_classes], out=certain)  # not another class
         dice = frame_dice(predicted, labels, n_classes) if course else 0.0
-        if shared:
-            predicted, labels = shared.of_model[predicted], shared.of_recipe[labels]
         return count_pixels(predicted, labels, n_predicted, n_classes), labels.size, dice
 
     frames = dataset.frames(split)
@@ -183,6 +195,7 @@ def evaluate(
         dice_sum / len(frames) if course else None,
         min(unscored, default=None),
         data_notes,
+        None if certain is None else ConfidenceScores(certain[0], certain[1], certain[2], engine.card.temperature),
     )
 
 

@@ -23,6 +23,7 @@ SIGNS = (
     "could not create a memory object",
     "MPS backend out of memory",
     "_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",  # cuDNN, where none fits into the memory that is left
 )
 # What torch makes of an error in a loader process: a traceback, whose last line is the error.
 IN_LOADER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\n.*\n[\w.]+: (.*)", re.DOTALL)

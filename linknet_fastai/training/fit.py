@@ -161,7 +161,7 @@ def _locked_by_rank_0(folder: Path) -> AbstractContextManager[None]:
     return locked(folder) if is_first() else nullcontext()
 
 
-def _pin_recipe(recipe: str | Path) -> str:
+def pin_recipe(recipe: str | Path) -> str:
     """The name of a shipped recipe, or the absolute path of a file: a run is resumed from any folder."""
     return str(recipe) if str(recipe) in recipe_names() else str(Path(recipe).resolve())
 
@@ -171,7 +171,7 @@ def _pin_files(settings: Settings, dataset: Dataset) -> Settings:
     files: dict[str, Any] = {
         name: pin_selection(getattr(settings, name), dataset.recipe.splits) for name in ("train_on", "validate_on")
     }
-    for name in ("init_from", "encoder_weights", "cache_dir"):
+    for name in ("init_from", "encoder_weights", "teacher", "cache_dir"):
         if path := getattr(settings, name):
             files[name] = path.resolve()
     return settings.model_copy(update=files)
@@ -181,7 +181,7 @@ def _resumed_settings(
     folder: Path, saved: RunFile, recipe: str | None, options: Mapping[str, Any] | None
 ) -> Settings:
     """The run's settings with the options that may change; raises UsageError for any other."""
-    if recipe is not None and _pin_recipe(recipe) != saved.run["recipe"]:
+    if recipe is not None and pin_recipe(recipe) != saved.run["recipe"]:
         raise UsageError(f"--resume: {folder} trains on {saved.run['recipe']}, not on {recipe}; leave RECIPE out")
     given = {name: value for name, value in (options or {}).items() if value is not None}
     if fixed := given.keys() - FREE_ON_RESUME:
@@ -219,7 +219,7 @@ def _describe(recipe: str | Path, dataset: Dataset, learn: Learner) -> dict[str,
     """The table `run` of run.toml."""
     settings = learn.settings
     return {
-        "recipe": _pin_recipe(recipe),
+        "recipe": pin_recipe(recipe),
         "data": str(dataset.folder.resolve()),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",

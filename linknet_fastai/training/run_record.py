@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from fastai.learner import Learner
 from fastai.torch_core import get_model
 
 from linknet_fastai.config.settings import Settings
+from linknet_fastai.core.device import Reading, runs_ahead
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.parallel import Progress, is_first, process_count
 from linknet_fastai.learner.callbacks import accumulations, leave_out_of_means
@@ -37,6 +39,9 @@ class Observer:
 
     def started(self, learn: Learner, settings: Settings, origins: Mapping[str, str], run: Mapping) -> None:
         """Everything is resolved and checked; the first epoch follows."""
+
+    def fold_started(self, number: int, folds: int, name: str) -> None:
+        """The training of a fold of `fit_folds` (counted from 1) follows."""
 
     def stepped(self, epoch: int, done: int, total: int, loss: float, lr: float, training: bool) -> None:
         """A batch of an epoch (counted from 1) is done."""
@@ -79,6 +84,8 @@ class RunRecord(Callback):
         self.rows: list[Row] = [*self.checkpoint.get("rows", ())]
         self.stop = StopRequest()
         self.stopped = False
+        self.last_loss = math.nan  # the smooth loss that was read last
+        self.unread: deque[tuple[int, Reading]] = deque()  # of batches of the epoch, by their number
 
     @property
     def batches_before(self) -> int:
@@ -119,11 +126,12 @@ class RunRecord(Callback):
             if self.is_skipping:
                 self._restore()  # a transform of a user may have drawn random numbers
                 return
-        loss = float(self.learn.smooth_loss) if self.learn.training else float(self.learn.loss)
-        if self.learn.training and self.learn.yb and not math.isfinite(loss):
-            raise UserError(self._not_finite(loss))
+        if self.learn.training and self.learn.yb:
+            self.unread.append((done, Reading(self.learn.smooth_loss)))
+            # While a GPU computes this step, the host prepares the next one.
+            self._read_losses(leave=int(runs_ahead(self.learn.dls.device)))
         lr = float(self.opt.hypers[-1]["lr"])
-        self.observer.stepped(self.epoch + 1, done, self.learn.n_iter, loss, lr, self.learn.training)
+        self.observer.stepped(self.epoch + 1, done, self.learn.n_iter, self.last_loss, lr, self.learn.training)
         # If any rank was asked to stop, all of them stop after the same batch.
         self.stopped = self.stop.asked
         if process_count() > 1:  # a tensor on a GPU would make a single process wait for it in every batch
@@ -133,6 +141,10 @@ class RunRecord(Callback):
             self._write_checkpoint(self.epoch, self.batches)
             if self.stopped:
                 raise CancelFitException
+
+    def after_train(self) -> None:
+        """Read the last loss of the epoch; raises UserError if it is not finite."""
+        self._read_losses()
 
     def after_epoch(self) -> None:
         """Write the best weights first, then the checkpoint, which has all rows, then metrics.csv.
@@ -152,6 +164,14 @@ class RunRecord(Callback):
         write_metrics(self.folder, self.rows)
         self.observer.epoch_ended(row)
 
+    def _read_losses(self, leave: int = 0) -> None:
+        """Read the losses of the batches so far, but for the last `leave`; raises UserError if one is not finite."""
+        while len(self.unread) > leave:
+            batch, reading = self.unread.popleft()
+            self.last_loss = reading.read()
+            if not math.isfinite(self.last_loss):
+                raise UserError(self._not_finite(batch))
+
     def _restore(self) -> None:
         if self.checkpoint:
             smooth_loss = self.learn.recorder.smooth_loss
@@ -159,6 +179,7 @@ class RunRecord(Callback):
             torch.set_rng_state(self.checkpoint["torch_rng"])
 
     def _write_checkpoint(self, epochs_done: int, batches_done: int) -> None:
+        self._read_losses()
         self.written = time.perf_counter()
         if not is_first():
             return
@@ -170,7 +191,7 @@ class RunRecord(Callback):
             "classes": self.learn.card.class_names,
             "data": _data_facts(self.learn),
             "settings": self.learn.settings.model_dump(include={"encoder", "decoder", "optimizer"}),
-            "smooth_loss": (smooth_loss.count, smooth_loss.val),
+            "smooth_loss": (smooth_loss.count, smooth_loss.val.cpu()),
             "scaler": scaler.state_dict() if scaler else None,
             "torch_rng": torch.get_rng_state(),
             "seconds": time.perf_counter() - self.started,
@@ -181,14 +202,14 @@ class RunRecord(Callback):
         """Whether gradients of this batch are added to those of the next, which no checkpoint contains."""
         return self.learn.training and any(callback.pending for callback in accumulations(self.learn))
 
-    def _not_finite(self, loss: float) -> str:
-        loader = self.learn.dl
-        batch = loader.order[self.learn.iter * loader.bs : (self.learn.iter + 1) * loader.bs]
-        frames = ", ".join(self.learn.dls.train_ds.items[i].stem for i in batch)
-        step = self.epoch * self.learn.n_iter + self.batches
+    def _not_finite(self, batch: int) -> str:
+        loader = self.learn.dls.train
+        items = loader.order[(batch - 1) * loader.bs : batch * loader.bs]
+        frames = ", ".join(self.learn.dls.train_ds.items[i].stem for i in items)
+        step = self.epoch * len(loader) + batch
         best = f"the best weights so far are in {self.folder}; " if self.rows else ""
         return (
-            f"the loss is {loss} at step {step} (epoch {self.epoch + 1}, batch {self.batches}: {frames}); {best}"
+            f"the loss is {self.last_loss} at step {step} (epoch {self.epoch + 1}, batch {batch}: {frames}); {best}"
             "start a new training with a lower --lr, or look at these frames"
         )
 

@@ -111,8 +111,14 @@ WRONG_USE = [
     ("evaluate {model} street --data {street} --engine openvino", "export {model} --format openvino"),
     ("predict {model} {frame} --out out --engine onnxruntime", "export {model} --format onnx"),
     ("predict {model} {frame} --out out --engine tensorrt", "--engine"),
+    ("predict {model} {frame} --format cityscapes --below .6", "--below: --format cityscapes"),
+    ("predict {model} {frame} --below 60", "--below"),
+    ("evaluate {model} street --data {street} --temperature 0", "--temperature"),
     ("export {model} --format tflite", "--format"),
     ("export {model} --out model.onnx", "--format: is missing"),
+    ("export {model} --format onnx --half", "--half: goes with --interface network"),
+    ("export {model} --format openvino --interface network", "--interface network: goes with --format onnx"),
+    ("export {model} --format onnx --interface network --size 20x20", "--size"),
     ("export {model} --format safetensors --out .", "--out: . is a folder; name a file"),
     ("export {model} --format onnx --int8 --calibrate {street}", "--int8: goes with --format openvino"),
     ("export {model} --format openvino --int8", "--calibrate DIR"),
@@ -553,6 +559,21 @@ def test_evaluate_with_tta_is_recorded_and_needs_torch(
     Path("model.onnx").touch()
     assert command("evaluate", "model.onnx", "street", "--data", street_data, "--tta") == 2
     assert "--tta" in capsys.readouterr().err
+
+
+def test_evaluate_scores_the_confidence_at_any_temperature(
+    command: Command, here: Path, street_data: Path, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ("evaluate", model, "street", "--data", street_data, "--json", "scores.json")
+    assert command(*arguments, "--temperature", 0.25) == 0
+    cold = json.loads(Path("scores.json").read_text())
+    assert cold["temperature"] == 0.25
+    assert f"expected calibration error {cold['ece']:.4f} at temperature 0.25" in capsys.readouterr().out
+    assert command(*arguments) == 0
+    own = json.loads(Path("scores.json").read_text())
+    assert own["temperature"] == 1
+    assert own["ece"] < cold["ece"]  # an untrained network is not that certain
+    assert own["miou"] == cold["miou"]
 
 
 def test_any_setting_is_set_by_name_as_in_toml(

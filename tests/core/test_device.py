@@ -1,5 +1,6 @@
 """Which device and precision are chosen, and how a CPU's cores are divided."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,6 @@ from linknet_fastai.core import device
 from linknet_fastai.core.errors import UsageError
 
 CPU_INFO = Path("/proc/cpuinfo")
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
 @pytest.mark.skipif(not CPU_INFO.is_file() or "flags\t" not in CPU_INFO.read_text(), reason="needs Linux on x86")
@@ -19,7 +19,7 @@ def test_auto_is_bf16_only_if_the_cpu_has_it() -> None:
     assert device.resolve_precision("auto", torch.device("cpu")) == ("bf16" if native else "fp32")
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_auto_is_fp16_on_gpus_without_bf16() -> None:
     expected = "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
     assert device.resolve_precision("auto", torch.device("cuda")) == expected
@@ -43,6 +43,19 @@ def test_autocast_computes_products_in_the_precision(precision: str, dtype: torc
 def test_a_device_that_is_not_available_is_refused() -> None:
     with pytest.raises(UsageError, match=r"--device: cuda"):
         device.resolve_device("cuda")
+
+
+def test_deterministic_products_on_cuda_are_prepared_before_cuda_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    device.set_deterministic(False)
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    try:
+        device.set_deterministic(True)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        device.set_deterministic(False)
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.parametrize(("cores", "loaders", "threads"), [(8, 2, 6), (2, 2, 1), (1, 4, 1)])

@@ -99,8 +99,10 @@ def test_logits_are_resized_to_the_label_maps_size_bilinearly(dls):
     assert resample_logits(logits := torch.zeros(1, 2, 4, 6), (4, 6)) is logits
 
 
-def test_a_batch_that_is_all_void_changes_no_weight(dls):
-    learn = linknet_learner(dls, pretrained=False)
+@pytest.mark.parametrize(("ahead", "more"), [(False, ()), (True, ()), (True, (ScaleOnCpu(),))])
+def test_a_batch_that_is_all_void_changes_no_weight(dls, monkeypatch, ahead, more):
+    monkeypatch.setattr(callbacks, "runs_ahead", lambda device: ahead)
+    learn = linknet_learner(dls, encoder="test_resnet", pretrained=False, precision="fp32")
     learn.create_opt()
     before = head_weight(learn)
 
@@ -108,8 +110,9 @@ def test_a_batch_that_is_all_void_changes_no_weight(dls):
         callback.learn.yb = (torch.full_like(callback.learn.y, VOID),)
 
     with learn.no_bar(), learn.no_logging():
-        learn.fit(1, 1e-2, cbs=Callback(before_batch=make_void))
+        learn.fit(1, 1e-2, cbs=[Callback(before_batch=make_void), *more])
         assert torch.equal(before, head_weight(learn))
+        assert learn.recorder.smooth_loss.count == 0
         learn.remove_cb(SkipVoidBatches)
         learn.fit(1, 1e-2, cbs=Callback(before_batch=make_void))
     assert not torch.equal(before, head_weight(learn)), "without the callback weight decay must change them"

@@ -340,6 +340,9 @@ def test_every_setting_can_be_given_by_name(dls, street_data):
         "checkpoint_minutes": 1,
         "encoder_weights": None,
         "init_from": None,
+        "teacher": None,
+        "teacher_share": 0.5,
+        "teacher_temperature": 3.0,
     }
     assert same.keys() | others.keys() == Settings.model_fields.keys()
     learn = linknet_learner(dls, **same, **others)

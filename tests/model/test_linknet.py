@@ -270,3 +270,12 @@ def test_a_checkpoints_batch_norms_stay_as_they_are(tmp_path) -> None:
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "resnet18.pth")
     model = LinkNet(3, pretrained=False, encoder_weights=tmp_path / "resnet18.pth")
     assert not model.encoder.state_dict()["layer1.0.bn2.weight"].any()  # as timm initializes it
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), [("test_resnet", "deconv"), ("test_efficientnet", "pixelshuffle")])
+def test_torch_compile_gets_the_whole_network_as_one_graph(encoder: str, decoder: str) -> None:
+    network = LinkNet(3, encoder, decoder, pretrained=False).eval()
+    compiled = torch.compile(network, backend="eager", fullgraph=True)  # raises an error where the graph breaks
+    images = torch.rand(1, 3, 65, 97)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images), network(images))

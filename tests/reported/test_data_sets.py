@@ -70,7 +70,7 @@ def test_masks_of_0_and_255_are_noted_with_the_class_that_has_no_pixel(own_recip
         assert "no pixel of wall, air; 50% of the pixels are 255, which is void by default" in note
         assert "[void] id" in note
     with pytest.warns(UserWarning, match="no pixel of wall, air"):
-        assert segmentation_dls(own_recipe(NO_VOID), dataset.folder, workers=0, bs=2).notes == notes
+        assert segmentation_dls(own_recipe(NO_VOID), dataset.folder, workers=0, bs=2).notes[:2] == notes
     scored = evaluate(Predictor(LinkNet(3, pretrained=False), ModelCard.of(dataset.recipe, (64, 48)), "cpu"), dataset)
     assert scored.data_notes == notes[1:]
 

@@ -61,7 +61,7 @@ def test_every_fit_writes_a_page_that_needs_nothing_else(run: Path) -> None:
             assert attributes.get(name, "#").startswith(("#", "data:image/"))
     assert "@import" not in text
     assert not re.search(r"url\((?!#)", text)
-    assert len([tag for tag, _ in page.tags if tag == "svg"]) == 2 * 5  # five charts, light and dark
+    assert len([tag for tag, _ in page.tags if tag == "svg"]) == 2 * 7  # seven charts, light and dark
     assert len([tag for tag, _ in page.tags if tag == "img"]) == 3 * 3 * 2  # three frames, three masks over each
 
 
@@ -78,6 +78,7 @@ def test_the_page_shows_the_content_of_the_run_folder(run: Path) -> None:
     assert "64x48" in changed
     assert "recipe" in changed
     assert "weight_decay" not in changed
+    assert f"error {scores['ece']:.4f} at temperature {scores['temperature']:.3f}" in page.text
     for word in ("Bicyclist", "torch", "command", "cross-entropy"):
         assert word in page.text
 

@@ -29,9 +29,10 @@ def test_the_scores_are_those_of_the_shared_classes_alone(
         frame.image: np.random.default_rng(place).integers(0, 3, (48, 64), np.uint8)  # GROUND, brick, tree
         for place, frame in enumerate(frames)
     }
-    monkeypatch.setattr(evaluation, "predict_file", lambda engine, file: (None, predictions[file]))
+    sure = np.full((48, 64), 255, np.uint8)
+    monkeypatch.setattr(evaluation, "predict_file_with_confidence", lambda _, file: (None, (predictions[file], sure)))
     monkeypatch.setattr(evaluation, "frame_threads", lambda engine: 1)
-    engine = SimpleNamespace(card=card, size="native", tta=False)
+    engine = SimpleNamespace(card=card, size="native", tta=False, has_confidence=True)
     result = evaluation.evaluate(engine, dataset, "val", renamed={"brick": "wall"})
 
     truth = np.stack([np.asarray(Image.open(frame.label)) for frame in frames])  # 10, 20, 30 and void 99
@@ -45,6 +46,8 @@ def test_the_scores_are_those_of_the_shared_classes_alone(
     assert result.scores.pixel_accuracy == (truth == 10 * (predicted + 1))[counted].mean()
     assert result.scores.counts.sum() == counted.sum()
     assert result.scores.counts[:, 2].sum() == (counted & (predicted == 2)).sum()  # trees, which the recipe has not
+    assert result.confidence is not None  # the mIoU of all pixels is the same from its counts
+    assert result.confidence.most_certain(1) == pytest.approx((1 - result.scores.pixel_accuracy, result.scores.miou))
     assert result.data_notes == [
         "not scored, as the model does not know them: air",
         "errors wherever the model of other predicts them, as own does not know them: tree",

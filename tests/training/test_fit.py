@@ -36,6 +36,7 @@ from linknet_fastai.runs.checkpoint import read_checkpoint, write_checkpoint
 from linknet_fastai.runs.folder import locked
 from linknet_fastai.scoring.evaluate import evaluate
 from linknet_fastai.training import fit as training
+from linknet_fastai.training import run_record
 from linknet_fastai.training.errors import is_out_of_memory
 from linknet_fastai.training.lr_find import find_lr
 from linknet_fastai.training.run_record import check_same_data
@@ -72,6 +73,20 @@ def test_the_run_folder_is_complete(run):
     }
     for picture in run.glob("*.png"):
         assert Image.open(picture).size[0] > 400
+
+
+def test_the_temperature_is_fitted_once_the_weights_are_final(run, street_data, tmp_path):
+    card = load_model(run)[1]
+    assert card.temperature != 1
+    assert load_model(run / "export.pkl", trust_pickle=True)[1] == card
+    scores = json.loads((run / "evaluation-val.json").read_text())
+    assert scores["temperature"] == card.temperature
+    # Killed while it wrote its scores, a run gets the same temperature when it is resumed.
+    shutil.copytree(run, again := tmp_path / "again")
+    text = (again / "run.toml").read_text()
+    (again / "run.toml").write_text(text.replace("finished = true", "finished = false"))
+    training.resume(again)
+    assert load_model(again)[1] == card
 
 
 def test_run_toml_has_every_setting_and_its_origin(run):
@@ -212,7 +227,7 @@ def test_a_checkpoint_within_an_epoch_is_resumed_with_the_next_batch(street_data
     assert [row["train_loss"] for row in resumed.rows] == [row["train_loss"] for row in whole.rows]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "auto"])
 def test_a_gpu_trains_compiled_and_resumes(street_data, tmp_path, precision):
     options = {**SMALL, "device": "cuda", "precision": precision, "compile": True}
@@ -224,6 +239,31 @@ def test_a_gpu_trains_compiled_and_resumes(street_data, tmp_path, precision):
     # In fp16 the scale of the loss, and the steps since it last changed, continue as in an uninterrupted run.
     whole, resumed = (read_checkpoint(tmp_path / name)[0]["scaler"] for name in ("whole", "run"))
     assert whole == resumed
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_the_host_never_waits_for_a_gpu_within_an_epoch(street_data, tmp_path, optimizer):
+    class Strict(At):
+        """Turns every wait after the first epoch, in which cuDNN chooses its algorithms, into an error."""
+
+        def stepped(self, epoch: int, done: int, total: int, loss: float, lr: float, training: bool) -> None:
+            inside = training and epoch > 1 and done < total
+            torch.cuda.set_sync_debug_mode("error" if inside else "default")
+
+    options = {**SMALL, "device": "cuda", "precision": "bf16", "optimizer": optimizer, "bs": 2}
+    try:
+        assert training.fit("street", street_data, options, tmp_path / "run", Strict(9, 9, crash)).finished
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_the_same_bits_twice_with_deterministic(street_data, tmp_path):
+    options = {**SMALL, "device": "cuda", "deterministic": True}
+    for name in ("first", "second"):
+        training.fit("street", street_data, options, tmp_path / name)
+    assert same(weights(tmp_path / "first"), weights(tmp_path / "second"))
 
 
 def test_where_torch_compile_fails_the_option_is_to_be_left_out(street_data, tmp_path, monkeypatch):
@@ -261,15 +301,22 @@ def test_a_second_signal_ends_at_once(street_data, tmp_path):
     assert read_checkpoint(tmp_path / "run")[0]["epochs_done"] == 1
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_names_step_and_frames(street_data, tmp_path):
-    with pytest.raises(
-        UserError, match=r"the loss is (nan|inf) at step \d+ \(epoch \d, batch \d: [\w, ]+\)"
-    ) as caught:
-        training.fit("street", street_data, {**SMALL, "optimizer": "sgd", "lr": 1e6, "epochs": 9}, tmp_path / "run")
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_step_and_frames(street_data, tmp_path, monkeypatch):
+    options = {**SMALL, "optimizer": "sgd", "lr": 1e6, "epochs": 9, "checkpoint_minutes": 1e-9}
+    messages = []
+    for ahead in (False, True):  # a GPU is a step ahead of what is read
+        monkeypatch.setattr(run_record, "runs_ahead", lambda device, ahead=ahead: ahead)
+        run = tmp_path / str(ahead)
+        with pytest.raises(
+            UserError, match=r"the loss is (nan|inf) at step \d+ \(epoch \d, batch \d: [\w, ]+\)"
+        ) as caught:
+            training.fit("street", street_data, options, run)
+        messages.append(str(caught.value).replace(str(run), "run"))
+        state, _ = read_checkpoint(run)
+        assert state is None or all(weight.isfinite().all() for weight in state["model"].values())
     stems = {file.stem for file in (street_data / "train" / "images").iterdir()}
-    assert len(set(re.search(r"batch \d: ([\w, ]+)", str(caught.value))[1].split(", ")) & stems) == SMALL["bs"]
-    state, _ = read_checkpoint(tmp_path / "run")
-    assert state is None or all(weight.isfinite().all() for weight in state["model"].values())
+    assert len(set(re.search(r"batch \d: ([\w, ]+)", messages[0])[1].split(", ")) & stems) == SMALL["bs"]
+    assert messages[0] == messages[1]
 
 
 @pytest.mark.parametrize(
@@ -279,6 +326,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_step_and_frames(street
         "DefaultCPUAllocator: not enough memory: you tried to allocate 1024 bytes.",  # on Windows
         "MPS backend out of memory (MPS allocated: 1 GB, other allocations: 0 bytes)",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "GET was unable to find an engine to execute this computation",
     ],
 )
 def test_an_error_of_any_device_for_lack_of_memory_is_recognized(message):
