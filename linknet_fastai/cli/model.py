@@ -34,18 +34,30 @@ def evaluate(
         "confusion, or course: also the course project's per-image Dice, with void scored.",
         "NAME",
     ] = "confusion",
+    map: Annotated[
+        list[str] | None,
+        "A class of the model that the recipe calls otherwise; can be given several times.",
+        "MODELCLASS=RECIPECLASS",
+    ] = None,
     json: JsonOption = None,
     picture: Annotated[Path | None, "Draw the confusion matrix as a PNG.", "FILE"] = None,
 ) -> None:
     """Score a model on a split: class IoU and class accuracy from one confusion matrix, and its confidence.
 
-    For a run, RECIPE and --data are by default those that it was trained on.
+    For a run, RECIPE and --data are by default those that it was trained on. With another RECIPE the classes of the
+    same name are scored.
     """
     from linknet_fastai.cli.tables import show_evaluation
     from linknet_fastai.cli.terminal import progress_bar, show_note, show_or_print_json
     from linknet_fastai.data.dataset import open_dataset
     from linknet_fastai.scoring import evaluate as evaluation
 
+    renamed = {}
+    for text in map or ():
+        name, equals, target = text.partition("=")
+        if not equals:
+            raise UsageError(f"--map: {text!r} is not MODELCLASS=RECIPECLASS, as in --map Tree=vegetation")
+        renamed[name.strip()] = target.strip()
     run = None if recipe else _run_of(model)
     train_on = "train"
     opened = open_engine(model, tta=tta, temperature=temperature)
@@ -58,10 +70,12 @@ def evaluate(
         )
     with progress_bar() as progress:
         dataset = open_dataset(recipe, data, progress)
-        result = evaluation.evaluate(opened, dataset, split, progress, protocol == "course")
+        result = evaluation.evaluate(opened, dataset, split, progress, protocol == "course", renamed)
     for note in [*dataset.notes(split, train_on), *result.data_notes, *filter(None, [result.note])]:
         show_note(note)
-    show_or_print_json(lambda: show_evaluation(result, f"{model} on {recipe} {split}"), result.as_json(), json)
+    scored, known = len(result.class_names), len(dataset.recipe.classes)
+    title = f"{model} on {recipe} {split}" + f", {scored} of its {known} classes" * (scored < known)
+    show_or_print_json(lambda: show_evaluation(result, title), result.as_json(), json)
     if picture:
         from linknet_fastai.runs.charts import confusion_matrix, save_figure
 

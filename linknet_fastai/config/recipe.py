@@ -1,17 +1,17 @@
 """Recipes: a data set described by one TOML file, read and checked into a frozen `Recipe`. No data is read here."""
 
 import re
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 from unicodedata import normalize
 
-from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from linknet_fastai.config.classes import VOID_LABEL, Checked, Classes, Color, VoidEntry, check_classes
+from linknet_fastai.config.classes import VOID_LABEL, Checked, Classes, VoidEntry, check_classes
 from linknet_fastai.config.groups import Group
+from linknet_fastai.config.layouts import FIELD, Layout, Split, check_below
 from linknet_fastai.config.selection import GROUP, selection_parts
 from linknet_fastai.config.settings import check_training_table, explain
-from linknet_fastai.config.size import Size
 from linknet_fastai.config.toml_files import find_shipped, read_source, read_toml, recipe_folder, toml_names
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.files import MAX_LIST_BYTES, write_text
@@ -20,128 +20,8 @@ from linknet_fastai.core.text import Line, Name
 
 # In a line of a list: the first column, if it is the path of an image.
 LISTED_IMAGE = re.compile(rf"(.+?)(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})(?=[\s,;]|$)", re.IGNORECASE)
-FIELD = re.compile(r"\{([a-z_]\w*)\}", re.ASCII | re.IGNORECASE)
-# Without `./` and in one Unicode form: paths of files are compared with it.
-Pattern = Annotated[Line, AfterValidator(lambda path: normalize("NFC", str(PurePosixPath(path))))]
-MAX_WILDCARDS = 4  # in one part of a path: each more can make a name take 255 times as long to match
 
-
-class Split(Checked):
-    """The frames of a split: a folder, a list of stems, a fraction of all frames, or groups of frames.
-
-    A layout with `{split}` in its image pattern uses the folder, any other layout the list or the fraction. Groups
-    are taken from the folders of all splits.
-
-    Args:
-        folder: by default the split's own name.
-        list: path of a list of frames, below the recipe's folder.
-        fraction: of all frames, from 0 to 1; of all groups if the recipe has a `group`.
-        group: the names of groups.
-        frames: the number of frames of the published split, if there is no list.
-        stems: the content of the list, see `read_stems`; filled in when the recipe is loaded.
-    """
-
-    folder: Pattern | None = None
-    list: Line | None = None
-    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    group: tuple[Line, ...] = ()
-    frames: int | None = Field(default=None, ge=1)
-    stems: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _check_folder(self) -> Self:
-        if self.folder is not None:
-            _check_below(self.folder, "folder", "the data folder")
-        if self.group and (self.folder or self.list or self.fraction):
-            raise ValueError("group: leave out folder, list and fraction, or the group")
-        return self
-
-
-def _check_below(path: str, key: str, folder: str) -> None:
-    """Raise ValueError for a path that may be outside of the folder, on any operating system."""
-    if "\\" in path:
-        raise ValueError(f"{key}: write {path[:200]!r} with / in place of \\")
-    if PureWindowsPath(path).anchor or ".." in PurePosixPath(path).parts:
-        raise ValueError(f"{key}: {path[:200]!r} must be inside {folder}")
-
-
-class Layout(Checked):
-    """How a data set is stored on disk, and what the values or colors in its label maps mean.
-
-    `images` and `labels` are paths below the data folder with fields in braces. A field matches any text without a
-    slash, as `*` does; `{stem}` is the frame's name, `{split}` the split's folder.
-
-    Args:
-        name: as messages and other recipes name the layout.
-        images: pattern of the images.
-        labels: pattern of the label maps, with fields of `images`.
-        labels_in: "recipe" if `labels` is below the folder of the recipe's file, where `recipes --from` writes label
-            maps, instead of the data folder.
-        size: (width, height) to train at, unless another is given.
-        values: the raw label of each value in the label maps. Without `values` and `colors` the values are class ids.
-        colors: the color of each raw label in the label maps.
-    """
-
-    name: Name
-    images: Pattern
-    labels: Pattern
-    labels_in: Literal["data", "recipe"] = "data"
-    size: Size | None = None
-    values: dict[Annotated[int, Field(ge=0, le=65535)], Name] | None = None
-    colors: dict[Name, Color] | None = Field(default=None, max_length=65536)
-    _recipe_folder: Path = PrivateAttr(Path())
-
-    @model_validator(mode="after")
-    def _check_patterns(self) -> Self:
-        for key, pattern in (("images", self.images), ("labels", self.labels)):
-            _check_below(pattern, key, "the data folder")
-            if "{stem}" not in pattern:
-                raise ValueError(f"{key}: {pattern!r} has no {{stem}}")
-            _check_wildcards(pattern, key)
-        if self.images == self.labels and self.labels_in == "data":
-            raise ValueError(f"images and labels are both {self.images!r}; they must be different files")
-        if "*" in self.labels:
-            raise ValueError(f"labels: {self.labels!r} must name one file for each frame, without '*'")
-        if unknown := set(FIELD.findall(self.labels)) - set(FIELD.findall(self.images)):
-            raise ValueError(f"labels: {{{unknown.pop()}}} is not a field of images {self.images!r}")
-        if self.values and self.colors:
-            raise ValueError("values and colors exclude each other")
-        if self.colors and len(set(self.colors.values())) < len(self.colors):
-            raise ValueError("colors: two raw labels share a color")
-        return self
-
-    @property
-    def by_folder(self) -> bool:
-        """Whether the folder of a frame determines its split."""
-        return "split" in FIELD.findall(self.images)
-
-    def label_folder(self, data: Path) -> Path:
-        """The folder that `labels` is relative to.
-
-        Args:
-            data: the data folder.
-        """
-        return self._recipe_folder if self.labels_in == "recipe" else data
-
-    def with_recipe_in(self, folder: Path) -> Self:
-        """The layout of a recipe whose file is in a folder."""
-        if self.labels_in == "data":
-            return self
-        located = self.model_copy()
-        located._recipe_folder = folder  # noqa: SLF001
-        return located
-
-
-def _check_wildcards(pattern: str, key: str) -> None:
-    """Raise ValueError for a pattern that is invalid, or could take forever to match."""
-    where = f"{key}: {pattern!r}"
-    if re.search(r"[{}]", FIELD.sub("", pattern)):
-        raise ValueError(f"{where}: a field is a name in braces, as in {{stem}}")
-    plain = FIELD.sub("*", pattern)
-    if "**" in plain:
-        raise ValueError(f"{where}: fields and '*' need something between them; each is one folder or name")
-    if max(part.count("*") for part in plain.split("/")) > MAX_WILDCARDS:
-        raise ValueError(f"{where}: more than {MAX_WILDCARDS} fields and '*' in one folder's or file's name")
+OF_THE_FILES = ("fetch", "group", "official_scores", "leave_out")  # keys that other files need not fit
 
 
 class Recipe(Checked):
@@ -158,6 +38,9 @@ class Recipe(Checked):
         group: what belongs together, as the frames of a drive: a field of the images' pattern, or a part of the stem.
         layouts: the layouts in which the data set is recognized.
         splits: by name, as in train, val and test.
+        leave_out: frames that no split has, named as in a list of frames; in a file also the path of such a list,
+            below the recipe's folder.
+        map: the class for a class of models that were trained on other data, where the names differ.
         training: settings of a training by name.
     """
 
@@ -171,6 +54,8 @@ class Recipe(Checked):
     group: Group | None = None
     layouts: tuple[Layout, ...] = Field(min_length=1, max_length=32)
     splits: dict[Name, Split] = Field(min_length=1, max_length=64)
+    leave_out: tuple[str, ...] = ()
+    map: dict[Name, Name] = Field(default_factory=dict, max_length=65536)
     training: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -191,10 +76,12 @@ class Recipe(Checked):
                     f"group: {{{self.group}}} is not a field of layouts[{number}].images, {layout.images!r}"
                 )
             for name, split in self.splits.items():
-                if not (layout.by_folder or split.list or split.fraction or split.group):
+                if not (layout.by_folder or split.list or split.data_list or split.fraction or split.group):
                     raise ValueError(f"splits.{name}: layout {layout.name!r} needs a list, a fraction or a group")
                 if split.group and not self.group:
                     raise ValueError(f"splits.{name}.group: the recipe does not say what a group is (group = ...)")
+        if strange := set(self.map.values()) - set(self.class_names):
+            raise ValueError(f"map: {min(strange)!r} is no class")
         if sum(split.fraction or 0 for split in self.splits.values()) > 1 + 1e-9:
             raise ValueError("splits: the fractions add up to more than 1")
         try:
@@ -270,7 +157,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
     Args:
         name_or_path: the name of a shipped recipe, or the path of a TOML file. A recipe with `base = "NAME"` inherits
-            all keys that it does not set itself; its `layouts` may name layouts of its base.
+            all keys that it does not set itself; its `layouts` may name layouts of its base. With layouts of its own
+            it does not inherit what the files of its base need: `fetch`, `group`, `official_scores`, `leave_out`.
 
     Raises:
         UsageError: the file is missing, not TOML, or does not fit the schema; the message names file and key.
@@ -286,15 +174,18 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         splits = table.get("splits")
         for split in splits.values() if isinstance(splits, dict) else ():
             if isinstance(split, dict) and "stems" not in split and isinstance(split.get("list"), str):
-                _check_below(split["list"], "list", "the recipe's folder")
+                check_below(split["list"], "list", "the recipe's folder")
                 split["stems"] = read_stems(file.parent / split["list"])
+        if isinstance(listed := table.get("leave_out"), str):
+            check_below(listed, "leave_out", "the recipe's folder")
+            table["leave_out"] = read_stems(file.parent / listed)
         recipe = Recipe(**table)
         located = tuple(layout.with_recipe_in(file.parent) for layout in recipe.layouts)
         return recipe.model_copy(update={"layouts": located})
     except ValidationError as error:
         raise UsageError(f"{file}: {explain(error)}") from None
     except ValueError as error:
-        raise UsageError(f"{file}: splits: {error}") from None
+        raise UsageError(f"{file}: {error}") from None
 
 
 def read_stems(file: Path) -> list[str]:
@@ -325,17 +216,24 @@ def read_stems(file: Path) -> list[str]:
 
 def _read_with_base(file: Path) -> dict[str, Any]:
     table, base_name = read_toml(file, recipe_folder(), "recipe")
-    if base_name is None:
-        return table
-    base = load_recipe(base_name).model_dump(exclude_unset=True)
-    layouts = {layout["name"]: layout for layout in base["layouts"]}
+    base = {} if base_name is None else load_recipe(base_name).model_dump(exclude_unset=True)
+    layouts = {layout["name"]: layout for layout in base.get("layouts", ())}
     if isinstance(named := table.get("layouts"), list):
         for number, layout in enumerate(named):
-            if isinstance(layout, str) and layout not in layouts:
+            if isinstance(layout, str) and base_name and layout not in layouts:
                 raise UsageError(f"{file}: layouts[{number}]: {base_name!r} has no layout {layout!r}")
-        table["layouts"] = [layouts[layout] if isinstance(layout, str) else layout for layout in named]
-        if not all(isinstance(layout, str) for layout in named):
-            base.pop("group", None)  # other files, with other names
+        if own := {number: layout for number, layout in enumerate(named) if isinstance(layout, dict)}:
+            base = {key: value for key, value in base.items() if key not in OF_THE_FILES}
+        table["layouts"] = [layouts.get(layout, layout) if isinstance(layout, str) else layout for layout in named]
+        layouts |= {layout["name"]: layout for layout in own.values() if isinstance(layout.get("name"), str)}
+        for number, layout in own.items():
+            for key in ("values", "colors"):
+                if isinstance(name := layout.get(key), str):
+                    layout[key] = layouts.get(name, {}).get(key)
+                    if not isinstance(layout[key], dict):
+                        raise UsageError(f"{file}: layouts[{number}].{key}: no layout {name!r} that has {key}")
+    if "classes" in table:
+        base.pop("map", None)
     if isinstance(training := table.get("training"), dict):
         table["training"] = base.get("training", {}) | training
     return base | table

@@ -3,13 +3,14 @@
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, combinations, pairwise
 from pathlib import Path, PurePath
 
-from linknet_fastai.config.recipe import Layout, Recipe, load_recipe, read_stems
+from linknet_fastai.config.layouts import Layout, Split
+from linknet_fastai.config.recipe import Recipe, load_recipe, read_stems
 from linknet_fastai.config.selection import GROUP, selection_parts
 from linknet_fastai.config.size import format_size
 from linknet_fastai.config.toml_files import find_shipped, recipe_folder
@@ -88,13 +89,16 @@ class Dataset:
             raise UsageError(
                 f"{selection!r} is no split of {self.recipe.name} ({', '.join(self.recipe.splits)}) and no file"
             )
+        if self.recipe.leave_out:
+            left_out = {*find_listed(self._all_frames(unlabeled=True), self.recipe.leave_out)[0]}
+            frames = [frame for frame in frames if frame not in left_out]
         if not frames:
             split = self.recipe.splits.get(selection)
             why = f"nothing matches {self.layout.images.replace('{split}', self._split_folder(selection))}"
             if split and split.group:
                 why = self._no_group()
-            elif split is None or (split.list and not self.layout.by_folder):
-                first = f" (first {self._image_of(split.stems[0])})" if split and split.stems else ""
+            elif split is None or ((split.list or split.data_list) and not self.layout.by_folder):
+                first = f" (first {self._image_of(self._stems(split)[0])})" if split and self._stems(split) else ""
                 why = f"its list names no frame that is here{first}"
             raise EmptySplitError(f"{self.folder}: split {selection!r} is empty: {why}")
         if missing := [frame for frame in frames if not os.path.isfile(frame.label)]:
@@ -202,16 +206,16 @@ class Dataset:
             return labeled
         frames = match.frames + match.unlabeled
         split = self.recipe.splits[name]
-        if split.list or split.stems:
-            found, absent = find_listed(frames, split.stems)
+        if split.list or split.data_list or split.stems:
+            found, absent = find_listed(frames, stems := self._stems(split))
             if found and absent:
                 raise UserError(
-                    f"{self.folder}: {len(absent)} of the {len(split.stems)} frames of split {name!r} are missing "
+                    f"{self.folder}: {len(absent)} of the {len(stems)} frames of split {name!r} are missing "
                     f"(first {self._image_of(absent[0])})"
                 )
             return found
         splits = self.recipe.splits.values()
-        listed = {frame for each in splits for frame in find_listed(frames, each.stems)[0]}
+        listed = {frame for each in splits for frame in find_listed(frames, self._stems(each))[0]}
         named = {group for each in splits for group in each.group}
         units = frames_by_unit(frame for frame in labeled if frame not in listed and frame.group not in named)
         chosen = self._fraction(name, units)
@@ -222,6 +226,14 @@ class Dataset:
                 "rounds to none; choose a larger one"
             )
         return chosen
+
+    def _stems(self, split: Split) -> Sequence[str]:
+        """The content of a split's list."""
+        if not split.data_list:
+            return split.stems
+        if not os.path.isfile(file := self.folder / split.data_list):
+            raise EmptySplitError(f"{file}: this list of frames is missing")
+        return read_stems(file)
 
     def _fraction(self, name: str, units: Mapping[str | Frame, list[Frame]]) -> list[Frame]:
         # Ordered by digest: the same split on every machine. A frame that is added to a group moves no other, a new

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from unicodedata import normalize
 
 from linknet_fastai.config.groups import Group, group_of
-from linknet_fastai.config.recipe import FIELD, Layout
+from linknet_fastai.config.layouts import FIELD, Layout
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.files import is_system_file
 from linknet_fastai.core.images import IMAGE_SUFFIXES

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from linknet_fastai.config.classes import Color
-from linknet_fastai.config.recipe import Layout
+from linknet_fastai.config.layouts import Layout
 from linknet_fastai.labeling.shapes import LabeledImage, Region
 
 

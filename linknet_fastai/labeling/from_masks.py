@@ -144,7 +144,9 @@ def shipped_dataset(tree: Tree) -> Dataset | None:
             dataset = open_dataset(name, tree.root)
             frames = [frame for split in ("train", "val") for frame in dataset.frames(split)]
             listed = {stem for split in recipe.splits.values() for stem in split.stems}
-            if not listed or any(frame.stem in listed for frame in frames):
+            # Files in few folders, such as training/images/, may be anyone's, if no list names them.
+            specific = dataset.layout.images.count("/") >= 3
+            if any(frame.stem in listed for frame in frames) if listed else specific:
                 dataset.read_label(frames[0].label)
                 return dataset
         except UserError:  # its layouts, or frames of its lists, are not here

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from linknet_fastai.config.classes import Color
-from linknet_fastai.config.recipe import Layout, read_stems
+from linknet_fastai.config.layouts import Layout
+from linknet_fastai.config.recipe import read_stems
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.files import read_text
 from linknet_fastai.core.images import opened_image, upright

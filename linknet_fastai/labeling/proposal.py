@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from linknet_fastai.config.recipe import FIELD
+from linknet_fastai.config.layouts import FIELD
 from linknet_fastai.config.size import SMALLEST_SIDE
 from linknet_fastai.core.text import printable
 from linknet_fastai.labeling.decide import BACKGROUND_NAMES, Unlabeled, class_name, decide_unlabeled

@@ -9,7 +9,7 @@ from linknet_fastai.config.classes import Classes, VoidEntry, check_classes
 from linknet_fastai.config.recipe import Recipe
 from linknet_fastai.config.settings import Decoder, explain
 from linknet_fastai.config.size import Size
-from linknet_fastai.core.errors import UsageError, UserError, reason
+from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.files import parse_json
 from linknet_fastai.core.text import Line, Name
 
@@ -77,18 +77,6 @@ class ModelCard(BaseModel):
     def class_names(self) -> list[str]:
         """The names of the classes, in the order of the network's channels."""
         return [entry.name for entry in self.classes]
-
-    def check_recipe(self, recipe: Recipe) -> None:
-        """Raise UsageError unless the recipe has the classes of this model.
-
-        Args:
-            recipe: the recipe to score the model with.
-        """
-        if self.class_names != recipe.class_names:
-            raise UsageError(
-                f"the model has the {len(self.classes)} classes of {self.recipe}, recipe {recipe.name} has "
-                f"{len(recipe.classes)} of its own: measure it with the recipe it was trained on"
-            )
 
 
 def parse_card(text: str | None, file: Path) -> ModelCard:

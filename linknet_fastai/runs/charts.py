@@ -153,7 +153,8 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     """Draw a confusion matrix, each row in percent of the pixels of its class in the ground truth.
 
     Args:
-        counts: CxC integers, pixels by ground truth (rows) and prediction (columns).
+        counts: CxC integers, pixels by ground truth (rows) and prediction (columns); a further column is of other
+            classes.
         class_names: the names of the C classes.
 
     Example:
@@ -165,7 +166,8 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     figure, axes = subplots(side, side)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     names = [literal(name) for name in class_names]
-    axes.set_xticks(range(len(names)), names, rotation=90)
+    columns = [*names, "other"][: counts.shape[1]]
+    axes.set_xticks(range(len(columns)), columns, rotation=90)
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="prediction", ylabel="ground truth", title="confusion matrix, % of the class's pixels")
     axes.tick_params(length=0)

@@ -1,7 +1,7 @@
 """Score a model over a split, at the size of the label maps, from one confusion matrix."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
@@ -19,6 +19,7 @@ from linknet_fastai.scoring.cityscapes import label_ids_of_channels, read_truth
 from linknet_fastai.scoring.cityscapes_scores import CityscapesScorer, CityscapesScores
 from linknet_fastai.scoring.confidence import LEVELS, ConfidenceScores, count_confidences
 from linknet_fastai.scoring.scores import Scores, count_pixels, frame_dice, number
+from linknet_fastai.scoring.shared_classes import shared_classes
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Evaluation:
         recipe: the recipe's name.
         split: the split that was scored.
         size: what the network saw, "WIDTHxHEIGHT" or "native".
-        class_names: the names of the classes.
-        scores: the scores, and in `scores.counts` the confusion matrix.
+        class_names: the names of the classes that were scored.
+        scores: the scores, and in `scores.counts` the confusion matrix; it has a last column for other classes of the
+            model if it has not the recipe's.
         frame_mious: the mIoU of each single frame, by its image's path relative to the data folder.
         seconds: how long the evaluation took.
         engine: what ran the network.
@@ -96,18 +98,21 @@ def evaluate(
     split: str = "val",
     progress: Progress | None = None,
     course: bool = False,
+    renamed: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Predict every frame of a split at its label map's size and score the pixels that are not void.
 
     Args:
         engine: the model; `predict` with the same engine gives the same pixels.
-        dataset: the recipe's data; its classes must be the model's.
+        dataset: the data. If the classes of its recipe are not the model's, those that both know are scored, see
+            `shared_classes`.
         split: a split, a list of frames or several joined by +, see `Dataset.frames`.
         progress: called with the progress.
         course: whether to compute the course project's score as well, see `frame_dice`.
+        renamed: the recipe's class for a class of the model, where the names differ.
 
     Raises:
-        UsageError: the classes differ, or there is no such split.
+        UsageError: no class is known to both, there is no such split, or `course` with other classes.
         UserError: a file is missing or damaged, or all pixels are void.
 
     Example::
@@ -115,10 +120,14 @@ def evaluate(
         scores = evaluate(Predictor(*load_model("runs/street")), open_dataset("street")).scores
         print(scores.miou, scores.iou)
     """
-    engine.card.check_recipe(dataset.recipe)
-    n_classes, read_label = len(dataset.recipe.classes), dataset.read_label
+    shared = shared_classes(engine.card.class_names, dataset.recipe, renamed)
+    if shared and course:
+        raise UsageError(f"--protocol course needs a model with the classes of {dataset.recipe.name}")
+    names, read_label = shared.names if shared else dataset.recipe.class_names, dataset.read_label
+    n_classes, n_predicted = len(names), len(names) + bool(shared)
 
-    scorer, label_ids, counting, unscored = CityscapesScorer(), official_label_ids(dataset), Lock(), []
+    scorer, counting, unscored = CityscapesScorer(), Lock(), []
+    label_ids = None if shared else official_label_ids(dataset)
     certain = np.zeros((3, LEVELS, n_classes), np.int64) if engine.has_confidence else None
 
     def count(frame: Frame) -> tuple[np.ndarray, int, float]:
@@ -129,6 +138,8 @@ def evaluate(
         labels = read_label.of_frame(frame, predicted.shape[::-1])
         if labels.shape != predicted.shape:
             raise UserError(size_mismatch(frame, labels.shape[::-1], predicted.shape[::-1]))
+        if shared:
+            predicted, labels = shared.of_model[predicted], shared.of_recipe[labels]
         if label_ids is not None:
             try:
                 truth = read_truth(frame.label)
@@ -137,14 +148,14 @@ def evaluate(
             except (UserError, ValueError) as error:  # only the official scores are lost
                 unscored.append(f"{frame.label}: no official scores ({error})")
         if certain is not None:
-            of_frame = count_confidences(predicted, labels, confidence, n_classes)
+            of_frame = count_confidences(predicted, labels, confidence, n_predicted)
             with counting:
-                np.add(certain, of_frame, out=certain)
+                np.add(certain, np.stack(of_frame)[..., :n_classes], out=certain)  # not another class
         dice = frame_dice(predicted, labels, n_classes) if course else 0.0
-        return count_pixels(predicted, labels, n_classes), labels.size, dice
+        return count_pixels(predicted, labels, n_predicted, n_classes), labels.size, dice
 
     frames = dataset.frames(split)
-    counts, label_pixels, dice_sum = np.zeros((n_classes, n_classes), np.int64), 0, 0.0
+    counts, label_pixels, dice_sum = np.zeros((n_classes, n_predicted), np.int64), 0, 0.0
     frame_mious: dict[str, float] = {}
     begin = time.perf_counter()
     counted_frames = zip(frames, map_in_threads(count, frames, frame_threads(engine)), strict=True)
@@ -156,6 +167,8 @@ def evaluate(
         if progress:
             progress(f"evaluating {split}", done, len(frames))
     seconds = time.perf_counter() - begin
+    if shared and not counts.sum():
+        raise UserError(f"{dataset.folder}: no pixel of {split} has one of the shared classes ({', '.join(names)})")
     found = Survey(
         frames=len(frames),
         sizes={},
@@ -163,13 +176,16 @@ def evaluate(
         void_pixels=label_pixels - int(counts.sum()),
         problems=[],
     )
-    data_notes = survey_notes(dataset, split, found)
+    if shared:
+        data_notes = shared.notes(engine.card.recipe, dataset.recipe.name)
+    else:
+        data_notes = survey_notes(dataset, split, found)
     official = None if label_ids is None or unscored else scorer.scores()
     return Evaluation(
         dataset.recipe.name,
         split,
         engine.size if isinstance(engine.size, str) else format_size(engine.size),
-        dataset.recipe.class_names,
+        names,
         Scores(counts),
         frame_mious,
         seconds,

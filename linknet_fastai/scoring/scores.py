@@ -53,7 +53,7 @@ class Scores:
     """The scores of a confusion matrix; fractions from 0 to 1, nan without pixels to score.
 
     Args:
-        counts: CxC integers, rows are the truth, columns the prediction.
+        counts: CxC integers, rows are the truth, columns the prediction; a further column is of no class.
 
     Example:
         >>> scores = Scores(np.array([[3, 1], [0, 4]]))
@@ -76,7 +76,7 @@ class Scores:
     @property
     def predicted(self) -> np.ndarray:
         """Pixels predicted as each class, TP + FP, C integers."""
-        return self.counts.sum(0)
+        return self.counts.sum(0)[: len(self.counts)]
 
     @property
     def iou(self) -> np.ndarray:

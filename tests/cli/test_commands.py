@@ -19,7 +19,7 @@ import linknet_fastai
 from linknet_fastai.cli import main as cli
 from linknet_fastai.cli import train
 from linknet_fastai.cli.terminal import show_table
-from linknet_fastai.config.recipe import load_recipe, recipe_folder
+from linknet_fastai.config.recipe import load_recipe, recipe_folder, recipe_names
 from linknet_fastai.config.settings import WITHOUT_OPTION, Settings
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.runs.folder import write_run
@@ -100,7 +100,10 @@ WRONG_USE = [
     ("evaluate {model}", "RECIPE"),
     ("evaluate {model} street --data {street} --split nosuch", "'nosuch' is no split of street"),
     ("evaluate {model} street --data {street} --size wide", "--size: 'wide' is not a size"),
-    ("evaluate {model} cityscapes --data {cityscapes}", "the model has the 11 classes of street"),
+    ("evaluate {model} goose --data {cityscapes} --map Tree", "--map: 'Tree' is not MODELCLASS=RECIPECLASS"),
+    ("evaluate {model} cityscapes --data {cityscapes} --map Tre=vegetation", "did you mean 'Tree'?"),
+    ("evaluate {model} cityscapes --data {cityscapes} --map Tree=tree", "--map: 'tree' is no class of cityscapes"),
+    ("evaluate {model} cityscapes --data {cityscapes} --protocol course", "--protocol course needs a model with"),
     ("evaluate {tmp}/model.pkl street --data {street}", "--trust-pickle"),
     ("predict {model} {frame} {frame} --out out", "would both write"),
     ("predict {model} {frame} --out out --precision fp16 --device cpu", "--precision"),
@@ -499,7 +502,8 @@ def test_recipes_lists_what_is_shipped(command: Command, capsys: pytest.CaptureF
     assert command("recipes") == 0
     recipes, presets = capsys.readouterr().out.split("\n\n")
     rows = {line.split()[0]: line.split()[1:] for line in recipes.splitlines()[1:]}
-    assert list(rows) == ["camvid", "camvid-elab", "camvid32", "cityscapes", "cityscapes34", "street"]
+    assert list(rows) == recipe_names()
+    assert rows["mapillary-1.2"] == ["65", "1024x768", "--data", "DIR"]
     assert rows["cityscapes34"] == ["34", "1024x512", "--data", "DIR"]
     assert rows["camvid"][0] == "11"
     assert rows["street"][-1] == "drawn"
@@ -515,7 +519,7 @@ def test_recipes_prints_the_file_of_one(command: Command, capsys: pytest.Capture
     assert "did you mean 'camvid'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["camvid", "camvid-elab", "camvid32", "cityscapes", "cityscapes34", "street"])
+@pytest.mark.parametrize("name", recipe_names())
 def test_a_copied_recipe_is_the_shipped_one(command: Command, here: Path, name: str) -> None:
     assert command("recipes", "--copy", name, "mine/own.toml") == 0
     assert load_recipe(here / "mine" / "own.toml") == load_recipe(name)
@@ -621,6 +625,25 @@ def test_quiet_prints_only_errors_and_json(
     assert "nowhere" in one_error(capsys)
     assert command(*arguments) == 0
     assert "pixel accuracy" in capsys.readouterr().out
+
+
+def test_evaluate_scores_the_classes_that_a_model_and_another_recipe_both_know(
+    command: Command, here: Path, cityscapes_tree: Path, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    line = f"evaluate {model} cityscapes --data {cityscapes_tree} --map Tree=vegetation --json scores.json"
+    assert command(*line.split(), "--picture", "matrix.png") == 0
+    printed = capsys.readouterr()
+    assert "on cityscapes val, 7 of its 19 classes" in printed.out
+    assert (
+        "predicts them, as cityscapes does not know them: Pavement, SignSymbol, Pedestrian, Bicyclist" in printed.err
+    )
+    scores = json.loads((here / "scores.json").read_text(encoding="utf-8"))
+    names = ["road", "building", "fence", "pole", "vegetation", "sky", "car"]
+    assert [entry["name"] for entry in scores["classes"]] == names
+    assert np.array(scores["confusion"]).shape == (7, 8)
+    assert "averageScoreClasses" not in scores  # the official scores are of all classes
+    with Image.open(here / "matrix.png") as picture:
+        assert picture.width > 300
 
 
 def test_the_shell_completes_recipes_and_presets(tmp_path: Path) -> None:
