@@ -81,6 +81,9 @@ def test_the_page_shows_the_content_of_the_run_folder(run: Path) -> None:
     assert f"error {scores['ece']:.4f} at temperature {scores['temperature']:.3f}" in page.text
     for word in ("Bicyclist", "torch", "command", "cross-entropy"):
         assert word in page.text
+    low, high = scores["intervals"]["miou"]
+    assert f"{low:.3f} to {high:.3f}" in page.text
+    assert scores["intervals"]["words"] in page.text
 
 
 def test_the_scores_that_fit_leaves_are_those_of_its_best_weights(run: Path) -> None:

@@ -1,10 +1,9 @@
-"""Intervals by simulation: they contain a score that is known as often as they should, and units are what they claim."""
+"""Intervals contain a known score as often as they should, in simulated data sets, and resample what they name."""
 
 import numpy as np
 import pytest
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 
-from linknet_fastai.scoring import intervals
 from linknet_fastai.scoring.intervals import Difference, FrameCounts, compared, score_intervals
 from linknet_fastai.scoring.scores import Scores
 
@@ -16,7 +15,6 @@ def drives(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray
     """What differs from drive to drive: the classes' shares, Dx3, and the rates of predictions, Dx3x3."""
     rates = np.stack([rng.dirichlet(40 * row, count) for row in RATES], 1)
     return rng.dirichlet(SHARES, count), rates
-
 
 
 def simulated(rng: np.random.Generator, count: int, frames: int = 6, networks: int = 1) -> list[FrameCounts]:
@@ -40,7 +38,7 @@ def known_miou() -> float:
 
 
 def coverage(drives_of_each: int, data_sets: int, seed: int = 1) -> float:
-    """The share of simulated data sets whose 95% interval contains the known mIoU."""
+    """The share of simulated data sets whose 95% interval contains the mIoU over all drives there could be."""
     rng, contained = np.random.default_rng(seed), 0
     for _ in range(data_sets):
         found = score_intervals(simulated(rng, drives_of_each)[0])
@@ -55,3 +53,95 @@ def told_apart(drives_of_each: int, trials: int, seed: int = 2) -> float:
     rng = np.random.default_rng(seed)
     found = [compared(*simulated(rng, drives_of_each, networks=2)) for _ in range(trials)]
     return sum(isinstance(each, Difference) and each.told_apart for each in found) / trials
+
+
+def matrices(*counts: list[int], groups: str = "", names: list[str] | None = None) -> FrameCounts:
+    """Frames with these confusion matrices of two classes, each in the group that its letter names."""
+    names = names or [f"{number}.png" for number in range(len(counts))]
+    return FrameCounts(names, [*groups] or [None] * len(counts), csr_array(np.array(counts)), "drives")
+
+
+def test_intervals_of_twenty_drives_contain_the_known_score() -> None:
+    assert 0.9 <= coverage(20, data_sets=60) <= 0.98  # at full size: 200 data sets
+
+
+def test_networks_of_equal_expected_score_are_rarely_told_apart() -> None:
+    assert told_apart(20, trials=60) <= 0.08  # at full size: 200 trials
+
+
+def test_intervals_of_three_drives_say_that_they_are_of_these_only() -> None:
+    (frames,) = simulated(np.random.default_rng(0), 3)
+    found = score_intervals(frames)
+    assert found is not None
+    assert (found.units, found.words) == (
+        3,
+        "bootstrap over 3 blocks of consecutive frames, within these drives only",
+    )
+    (frames,) = simulated(np.random.default_rng(0), 10)
+    found = score_intervals(frames)
+    assert found is not None
+    assert found.words == "bootstrap over 10 drives"
+
+
+def test_a_better_network_is_told_apart_and_the_order_of_the_frames_does_not_matter() -> None:
+    frames, _ = simulated(np.random.default_rng(3), 20, networks=2)
+    dense = frames.counts.toarray().reshape(-1, 3, 3)
+    worse = dense.copy()
+    worse[:, 0, 0], worse[:, 0, 2] = (
+        dense[:, 0, 0] * 9 // 10,
+        dense[:, 0, 2] + dense[:, 0, 0] - dense[:, 0, 0] * 9 // 10,
+    )
+    other = FrameCounts(frames.names[::-1], frames.groups[::-1], csr_array(worse.reshape(-1, 9)[::-1]))
+    found = compared(frames, other)
+    assert found is not None
+    assert found.told_apart
+    assert found.interval[0] < found.miou < found.interval[1]
+    assert found.miou == pytest.approx(Scores(dense.sum(0)).miou - Scores(worse.sum(0)).miou)
+    back = compared(other, frames)
+    assert back is not None
+    assert back.miou == -found.miou
+
+
+def test_only_networks_on_the_same_frames_and_label_maps_are_compared() -> None:
+    frames = matrices([8, 2, 1, 9], [7, 3, 2, 8])
+    assert compared(frames, matrices([8, 2, 1, 9], [7, 3, 2, 8], names=["0.png", "2.png"])) is None
+    assert compared(frames, matrices([8, 1, 1, 10], [7, 3, 2, 8])) is None
+    same = compared(frames, matrices([8, 2, 1, 9], [7, 3, 2, 8]))
+    assert same is not None
+    assert not same.told_apart
+
+
+def test_blocks_are_consecutive_frames_of_one_group() -> None:
+    # Frame N has N pixels right: the sums of a block tell which frames it has. Names sort as numbers, not as text.
+    names = [f"{number}.png" for number in (10, 9, 8, 7, 6, 5, 4, 3, 2)]
+    frames = matrices(*([number, 0, 0, 1] for number in range(10, 1, -1)), groups="bbbaaaaaa", names=names)
+    found = score_intervals(frames)
+    assert found is not None
+    assert found.units == 3
+    from linknet_fastai.scoring.intervals import _units
+
+    assert sorted((_units(frames)[2] @ frames.counts).toarray()[:, 0].tolist()) == [2 + 3 + 4, 5 + 6 + 7, 8 + 9 + 10]
+
+
+def test_a_class_of_a_single_block_has_no_interval() -> None:
+    frames = matrices([8, 2, 1, 9], [9, 0, 0, 0], [7, 0, 0, 0], [6, 0, 0, 0])
+    found = score_intervals(frames)
+    assert found is not None
+    assert np.isnan(found.of_classes["iou"][1]).all()
+    assert found.of_class(1) == {"iou_interval": None, "accuracy_interval": None}
+    assert found.of_class(0)["iou_interval"] == pytest.approx([17 / 20, 1])
+    assert score_intervals(matrices([8, 2, 1, 9])) is None
+
+
+def test_the_same_frames_have_the_same_interval_each_time() -> None:
+    (frames,) = simulated(np.random.default_rng(5), 12)
+    first, again = score_intervals(frames), score_intervals(frames)
+    assert first is not None
+    assert again is not None
+    assert first.as_json() == again.as_json()
+
+
+def test_scores_by_group_are_those_of_its_frames() -> None:
+    frames = FrameCounts(["a", "b", "c"], ["x", None, "x"], csr_array([[8, 2, 1, 9], [1, 1, 1, 1], [4, 0, 2, 4]]))
+    of = {name: (count, scores.counts.tolist()) for name, (count, scores) in frames.by_group().items()}
+    assert of == {"x": (2, [[12, 2], [3, 13]]), None: (1, [[1, 1], [1, 1]])}
