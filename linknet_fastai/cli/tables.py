@@ -9,6 +9,7 @@ from linknet_fastai.cli.interval_tables import interval, show_differences, show_
 from linknet_fastai.cli.terminal import console, percent, show_error, show_lines, show_note, show_table, styled
 from linknet_fastai.engines.formats import FORMATS
 from linknet_fastai.scoring.confidence import MOST_CERTAIN
+from linknet_fastai.scoring.intervals import MIN_UNITS
 from linknet_fastai.scoring.scores import (
     CLASS_SCORES,
     MORE_CLASS_SCORES,
@@ -56,7 +57,9 @@ def show_evaluation(result: "Evaluation", title: str, all_scores: bool = False, 
     means = ("mean", percent(mean_score(iou)), of_mean, *(percent(mean_score(values)) for values in others), "")
     headings = [score.label for score in shown]
     show_table(("class", headings[0], "95% interval", *headings[1:], "pixels"), rows, bold=[means])
-    if result.intervals:
+    if not result.intervals:
+        console.print(f"no intervals: fewer than {MIN_UNITS} groups or blocks of frames")
+    else:
         console.print(f"intervals: {result.intervals.words}")
         console.print(f"mean accuracy {percent(scores.mean_accuracy)}, {interval(*overall['mean_accuracy'])}")
     if by_group:

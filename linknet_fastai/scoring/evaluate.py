@@ -44,7 +44,7 @@ class Evaluation:
         scores: the scores, and in `scores.counts` the confusion matrix.
         frame_mious: the mIoU of each single frame, by its image's path relative to the data folder.
         frame_counts: the confusion matrix of each single frame.
-        intervals: the 95% intervals of the scores; None if there is a single frame, or group.
+        intervals: the 95% intervals of the scores; None with too few frames.
         seconds: how long the evaluation took.
         engine: what ran the network.
         tta: whether it used test-time augmentation.

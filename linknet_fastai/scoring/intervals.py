@@ -14,6 +14,7 @@ from linknet_fastai.config.groups import Group
 from linknet_fastai.scoring.scores import OVERALL_SCORES, Scores
 
 MIN_GROUPS = 10  # with fewer, how much they differ from each other cannot be estimated
+MIN_UNITS = 6  # with fewer, even the range of all resamples contains the score less often than 95%: 1 - 2 ** (1 - n)
 RESAMPLES, AT_ONCE, SEED = 2000, 100, 0
 LEVEL = 0.95
 
@@ -62,7 +63,7 @@ class Intervals:
         over: what was resampled, in words.
         units: how many of these there are.
         within: what the intervals say nothing beyond, in words; empty if groups were resampled.
-        of_classes: by the name of a class score Cx2, the ends; nan for a class that fewer than two units have.
+        of_classes: by the name of a class score Cx2, the ends; nan for a class that fewer than six units have.
         overall: by the name of a mean of these, the two ends.
     """
 
@@ -136,19 +137,20 @@ def score_intervals(frames: FrameCounts) -> Intervals | None:
         frames: the confusion matrix of each frame.
 
     Returns:
-        None with a single group or block, which has no interval.
+        None with fewer than six groups or blocks.
 
     Example:
-        >>> each = csr_array([[8, 2, 1, 9], [6, 4, 1, 9], [9, 1, 0, 10]])
-        >>> found = score_intervals(FrameCounts(["a1", "a2", "a3"], [None] * 3, each, "drives"))
+        >>> each = csr_array([[8, 2, 1, 9], [6, 4, 1, 9], [9, 1, 0, 10]] * 2)
+        >>> found = score_intervals(FrameCounts([*"123456"], [None] * 6, each, "drives"))
         >>> found.words
-        'bootstrap over 2 blocks of consecutive frames, within these drives only'
-        >>> [round(end, 3) for end in found.overall["miou"]]
-        [0.666, 0.905]
+        'bootstrap over 6 blocks of consecutive frames, within these drives only'
+        >>> low, high = found.overall["miou"]
+        >>> 0 < low < Scores(each.sum(0).reshape(2, 2)).miou < high < 1
+        True
     """
     over, within, units = _units(frames)
     count = units.shape[0]
-    if count < 2:
+    if count < MIN_UNITS:
         return None
     counts = units @ frames.counts
     names = {score.name: score.mean_of for score in OVERALL_SCORES if score.mean_of}
@@ -173,15 +175,14 @@ def compared(first: FrameCounts, second: FrameCounts) -> Difference | None:
         second: by the other.
 
     Returns:
-        None if they were not scored on the same frames and label maps, or with a single group or block.
+        None if they were not scored on the same frames and label maps, or with fewer than six groups or blocks.
 
     Example:
-        >>> truth = csr_array([[10, 0, 0, 10]] * 4)
-        >>> worse = csr_array([[8, 2, 1, 9], [9, 1, 1, 9], [8, 2, 2, 8], [9, 1, 2, 8]])
-        >>> names, groups = ["a1", "a2", "b1", "b2"], ["a", "a", "b", "b"]
-        >>> found = compared(FrameCounts(names, groups, truth), FrameCounts(names, groups, worse))
-        >>> round(found.miou, 3), found.told_apart
-        (0.262, True)
+        >>> right = csr_array([[10, 0, 0, 10]] * 6)
+        >>> worse = csr_array([[8, 2, 1, 9], [9, 1, 1, 9], [8, 2, 2, 8]] * 2)
+        >>> found = compared(*(FrameCounts([*"123456"], [None] * 6, counts) for counts in (right, worse)))
+        >>> found.told_apart, found.interval[0] < found.miou < found.interval[1]
+        (True, True)
     """
     if first.counts.shape != second.counts.shape or sorted(first.names) != sorted(second.names):
         return None
@@ -189,7 +190,7 @@ def compared(first: FrameCounts, second: FrameCounts) -> Difference | None:
     other = second.counts[[place[name] for name in first.names]]
     pixels = [of.sum(0).reshape(first.n_classes, first.n_classes).sum(1) for of in (first.counts, other)]
     over, within, units = _units(first)
-    if units.shape[0] < 2 or not np.array_equal(*pixels):
+    if units.shape[0] < MIN_UNITS or not np.array_equal(*pixels):
         return None
     mious = [
         np.concatenate([_mean(each.iou) for each in _resamples(units @ counts, first.n_classes)])
@@ -218,12 +219,12 @@ def _units(frames: FrameCounts) -> tuple[str, str, csr_array]:
 
 
 def _blocks(frames: FrameCounts) -> np.ndarray:
-    """The number of each frame's block. Blocks are about as long as there are many, and none crosses groups."""
+    """The number of each frame's block; none crosses groups. There are about as many as each has frames, or a few."""
 
     def in_order(frame: int) -> list[str | int]:  # 10 comes after 9
         return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", frames.names[frame])]
 
-    length = max(round(len(frames.names) ** 0.5), 1)
+    length = max(min(round(len(frames.names) ** 0.5), len(frames.names) // MIN_UNITS), 1)
     members: dict[str | None, list[int]] = {}
     for frame in sorted(range(len(frames.names)), key=in_order):
         members.setdefault(frames.groups[frame], []).append(frame)
@@ -259,9 +260,9 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 
 def _interval(resampled: np.ndarray, units: int) -> tuple[float, float]:
-    """The interval of a score that was resampled from so many units: percentiles, nan without two units."""
+    """The interval of a score that was resampled from so many units: percentiles, nan for too few."""
     resampled = resampled[~np.isnan(resampled)]
-    if units < 2 or not resampled.size:
+    if units < MIN_UNITS or not resampled.size:
         return np.nan, np.nan
     # Percentiles of few units are too narrow by as much as the normal distribution is narrower than Student's t, and
     # the variance of a sample than that of what it was drawn from (Hesterberg, 2015).

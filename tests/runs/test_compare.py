@@ -142,27 +142,31 @@ def test_published_figures_are_shown_below_runs_of_their_recipe(
 def test_networks_are_compared_on_the_frames_that_both_were_evaluated_on(
     command: Command, runs: list[Path], tmp_path: Path, here: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    a, b = (summarize(folder) for folder in runs[:2])
-    (found,), notes = differences([a, b])
-    scores = [json.loads((folder / "evaluation-val.json").read_text())["miou"] for folder in runs[:2]]
-    assert (found.split, notes) == ("val", [])
+    runs = [shutil.copytree(run, tmp_path / run.name) for run in runs]
+    for run in runs:
+        line = ("evaluate", run, "--split", "train", "--device", "cpu", "--json", run / "evaluation-train.json")
+        assert command(*line) == 0
+    (found,), notes = differences([summarize(run) for run in runs[:2]])
+    scores = [json.loads((run / "evaluation-train.json").read_text())["miou"] for run in runs[:2]]
+    assert (found.split, notes) == ("train", [])
     assert found.found.miou == pytest.approx(scores[0] - scores[1])
+    capsys.readouterr()
     assert command("compare", *runs) == 0
     out = capsys.readouterr().out
     assert all(f"{first} less {second}" in out for first, second in ((1, 2), (1, 3), (2, 3)))
-    assert "paired bootstrap over 2 blocks of consecutive frames, within these drives only" in out
+    assert "train: paired bootstrap over 8 blocks of consecutive frames, within these drives only" in out
     # The run of an earlier version, and one whose scores are of another evaluation than its matrices.
     older = shutil.copytree(runs[1], tmp_path / "older")
-    (older / "evaluation-val.npz").unlink()
+    (older / "evaluation-train.npz").unlink()
     other = shutil.copytree(runs[0], tmp_path / "other")
-    shutil.copy(runs[2] / "evaluation-val.npz", other)
+    shutil.copy(runs[2] / "evaluation-train.npz", other)
     for folder in (older, other):
         assert command("compare", runs[0], folder) == 0
         out, err = capsys.readouterr()
         assert "less" not in out
-        file = folder / "evaluation-val.json"
-        assert f"evaluate {folder} --split val --json {file}" in err
-        assert command("evaluate", folder, "--split", "val", "--device", "cpu", "--json", file) == 0
+        file = folder / "evaluation-train.json"
+        assert f"evaluate {folder} --split train --json {file}" in err
+        assert command("evaluate", folder, "--split", "train", "--device", "cpu", "--json", file) == 0
         assert command("compare", runs[0], folder) == 0
         assert "1 less 2" in capsys.readouterr().out
 
