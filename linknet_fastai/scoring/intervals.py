@@ -162,7 +162,7 @@ def score_intervals(frames: FrameCounts) -> Intervals | None:
     for mean, name in names.items():
         of_each = np.concatenate(values[name])
         overall[mean] = _interval(_mean(of_each), count)
-        having = sum(~np.isnan(getattr(each, name)) for each in _of_units(counts, frames.n_classes))
+        having = np.sum([~np.isnan(getattr(each, name)) for each in _of_units(counts, frames.n_classes)], 0)
         of_classes[name] = np.array([_interval(*pair) for pair in zip(of_each.T, having.tolist(), strict=True)])
     return Intervals(over, count, within, of_classes, overall)
 
