@@ -20,7 +20,6 @@ from linknet_fastai.runs.compare import (
     summarize,
     write_table,
 )
-from linknet_fastai.runs.frame_counts import differences
 from linknet_fastai.training import fit as training
 
 SMALL = {"encoder": "test_resnet", "size": "64x48", "bs": 4, "workers": 0, "epochs": 2, "device": "cpu"}
@@ -137,38 +136,6 @@ def test_published_figures_are_shown_below_runs_of_their_recipe(
     out, err = capsys.readouterr()
     assert "0.123" in out
     assert err == ""
-
-
-def test_networks_are_compared_on_the_frames_that_both_were_evaluated_on(
-    command: Command, runs: list[Path], tmp_path: Path, here: Path, capsys: pytest.CaptureFixture
-) -> None:
-    runs = [shutil.copytree(run, tmp_path / run.name) for run in runs]
-    for run in runs:
-        line = ("evaluate", run, "--split", "train", "--device", "cpu", "--json", run / "evaluation-train.json")
-        assert command(*line) == 0
-    (found,), notes = differences([summarize(run) for run in runs[:2]])
-    scores = [json.loads((run / "evaluation-train.json").read_text())["miou"] for run in runs[:2]]
-    assert (found.split, notes) == ("train", [])
-    assert found.found.miou == pytest.approx(scores[0] - scores[1])
-    capsys.readouterr()
-    assert command("compare", *runs) == 0
-    out = capsys.readouterr().out
-    assert all(f"{first} less {second}" in out for first, second in ((1, 2), (1, 3), (2, 3)))
-    assert "train: paired bootstrap over 8 blocks of consecutive frames, within these drives only" in out
-    # The run of an earlier version, and one whose scores are of another evaluation than its matrices.
-    older = shutil.copytree(runs[1], tmp_path / "older")
-    (older / "evaluation-train.npz").unlink()
-    other = shutil.copytree(runs[0], tmp_path / "other")
-    shutil.copy(runs[2] / "evaluation-train.npz", other)
-    for folder in (older, other):
-        assert command("compare", runs[0], folder) == 0
-        out, err = capsys.readouterr()
-        assert "less" not in out
-        file = folder / "evaluation-train.json"
-        assert f"evaluate {folder} --split train --json {file}" in err
-        assert command("evaluate", folder, "--split", "train", "--device", "cpu", "--json", file) == 0
-        assert command("compare", runs[0], folder) == 0
-        assert "1 less 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
