@@ -40,16 +40,21 @@ def evaluate(
         "MODELCLASS=RECIPECLASS",
     ] = None,
     json: JsonOption = None,
+    all: Annotated[bool, "Show precision and F1 of each class too."] = False,
+    by: Annotated[Literal["group"] | None, "Score each of the recipe's groups too.", "group"] = None,
     picture: Annotated[Path | None, "Draw the confusion matrix as a PNG.", "FILE"] = None,
 ) -> None:
     """Score a model on a split: class IoU and class accuracy from one confusion matrix, and its confidence.
 
     For a run, RECIPE and --data are by default those that it was trained on. With another RECIPE the classes of the
-    same name are scored.
+    same name are scored. --json RUN/evaluation-SPLIT.json makes the scores those of the run, which `report` and
+    `compare` show.
     """
     from linknet_fastai.cli.tables import show_evaluation
     from linknet_fastai.cli.terminal import progress_bar, show_note, show_or_print_json
     from linknet_fastai.data.dataset import open_dataset
+    from linknet_fastai.runs.folder import RUN_FILE
+    from linknet_fastai.runs.frame_counts import write_frame_counts
     from linknet_fastai.scoring import evaluate as evaluation
 
     renamed = {}
@@ -70,12 +75,17 @@ def evaluate(
         )
     with progress_bar() as progress:
         dataset = open_dataset(recipe, data, progress)
+        if by and not dataset.recipe.group:
+            raise UsageError(f"--by group: {recipe} does not say what a group is; add group = ... to the recipe")
         result = evaluation.evaluate(opened, dataset, split, progress, protocol == "course", renamed)
     for note in [*dataset.notes(split, train_on), *result.data_notes, *filter(None, [result.note])]:
         show_note(note)
     scored, known = len(result.class_names), len(dataset.recipe.classes)
     title = f"{model} on {recipe} {split}" + f", {scored} of its {known} classes" * (scored < known)
-    show_or_print_json(lambda: show_evaluation(result, title), result.as_json(), json)
+    show_or_print_json(lambda: show_evaluation(result, title, all, bool(by)), result.as_json(bool(by)), json)
+    own_classes = result.class_names == opened.card.class_names
+    if own_classes and json and json.match("evaluation*.json") and (json.parent / RUN_FILE).is_file():
+        write_frame_counts(result.frame_counts, json.with_suffix(".npz"))
     if picture:
         from linknet_fastai.runs.charts import confusion_matrix, save_figure
 

@@ -1,13 +1,22 @@
 """The results of commands as tables in the terminal."""
 
+import math
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from linknet_fastai.cli.interval_tables import interval, show_differences, show_groups
 from linknet_fastai.cli.terminal import console, percent, show_error, show_lines, show_note, show_table, styled
 from linknet_fastai.engines.formats import FORMATS
 from linknet_fastai.scoring.confidence import MOST_CERTAIN
-from linknet_fastai.scoring.scores import CLASS_SCORES, OVERALL_SCORES, mean_score
+from linknet_fastai.scoring.intervals import MIN_UNITS
+from linknet_fastai.scoring.scores import (
+    CLASS_SCORES,
+    MORE_CLASS_SCORES,
+    MORE_OVERALL_SCORES,
+    OVERALL_SCORES,
+    mean_score,
+)
 
 if TYPE_CHECKING:  # these import torch, which exported models do not need
     from linknet_fastai.data.dataset import Dataset
@@ -23,25 +32,44 @@ if TYPE_CHECKING:  # these import torch, which exported models do not need
 MOST_FOLDERS = 30  # that `data` lists
 
 
-def show_evaluation(result: "Evaluation", title: str) -> None:
-    """Print the scores of each class with their means, the other overall scores, and speed."""
+def show_evaluation(result: "Evaluation", title: str, all_scores: bool = False, by_group: bool = False) -> None:
+    """Print the scores of each class with their means and intervals, the other overall scores, and speed.
+
+    Args:
+        result: the scores.
+        title: what is printed above them.
+        all_scores: whether to print `MORE_CLASS_SCORES` too.
+        by_group: whether to print the scores of each group too.
+    """
     scores = result.scores
     console.print(styled(title, "bold"))
-    columns = scores.of_classes().values()
+    shown = CLASS_SCORES + MORE_CLASS_SCORES * all_scores
+    iou, *others = scores.of_classes(shown).values()
+    ends = result.intervals.of_classes["iou"].tolist() if result.intervals else [(math.nan, math.nan)] * len(iou)
     rows = [
-        (name, *map(percent, values), f"{pixels:,}")
-        for name, pixels, *values in zip(result.class_names, scores.pixels.tolist(), *columns, strict=True)
+        (name, percent(value), interval(*pair), *map(percent, values), f"{pixels:,}")
+        for name, pixels, value, pair, *values in zip(
+            result.class_names, scores.pixels.tolist(), iou, ends, *others, strict=True
+        )
     ]
-    means = ("mean", *(percent(mean_score(values)) for values in columns), "")
-    show_table(("class", *(score.label for score in CLASS_SCORES), "pixels"), rows, bold=[means])
+    overall = result.intervals.overall if result.intervals else {"miou": (math.nan, math.nan)}
+    of_mean = interval(*overall["miou"])
+    means = ("mean", percent(mean_score(iou)), of_mean, *(percent(mean_score(values)) for values in others), "")
+    headings = [score.label for score in shown]
+    show_table(("class", headings[0], "95% interval", *headings[1:], "pixels"), rows, bold=[means])
+    if not result.intervals:
+        console.print(f"no intervals: fewer than {MIN_UNITS} groups or blocks of frames")
+    else:
+        console.print(f"intervals: {result.intervals.words}")
+        console.print(f"mean accuracy {percent(scores.mean_accuracy)}, {interval(*overall['mean_accuracy'])}")
+    if by_group:
+        show_groups(result)
     if result.official:
         _show_cityscapes(result.official)
     if result.course_dice is not None:
         console.print(f"per-image Dice with void scored, as in the course project: {percent(result.course_dice)}")
-    overall = [
-        f"{score.label} {percent(scores.overall()[score.name])}" for score in OVERALL_SCORES if not score.mean_of
-    ]
-    console.print(", ".join(overall))
+    single = [score for score in OVERALL_SCORES + MORE_OVERALL_SCORES if not score.mean_of]
+    console.print(", ".join(f"{score.label} {percent(scores.overall(single)[score.name])}" for score in single))
     if certain := result.confidence:
         console.print(f"expected calibration error {percent(certain.ece)}, temperature {certain.temperature:g}")
         miou = percent(certain.most_certain(MOST_CERTAIN)[1])
@@ -220,6 +248,7 @@ def show_comparison(runs: Sequence["RunSummary"]) -> None:
             for group in groups
         ]
         show_table(("same but for the seed", "seeds", "mean of last mIoU", "smallest", "largest"), rows)
+    show_differences(runs)
     for recipe in dict.fromkeys(run.recipe for run in runs):
         figures = published_figures(recipe)
         for split in dict.fromkeys(figure.split for figure in figures):

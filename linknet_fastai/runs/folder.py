@@ -153,6 +153,13 @@ Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 class _ClassScores(_Table):
     name: Name
     iou: Share | None
+    iou_interval: tuple[Share, Share] | None = None
+
+
+class _Intervals(_Table):
+    words: Line
+    miou: tuple[Share, Share] | None
+    mean_accuracy: tuple[Share, Share] | None
 
 
 class _ReliabilityBin(_Table):
@@ -177,6 +184,7 @@ class _Scores(_Table):
     engine: Line = "-"
     tta: bool = False
     frames: Count = 0
+    intervals: _Intervals | None = None
     classes: Annotated[list[_ClassScores], Field(max_length=MAX_CLASSES)] = []
     confusion: list[list[Count]] = []
     frame_miou: dict[str, Share | None] = {}
@@ -232,18 +240,22 @@ def read_run(folder: Path) -> RunFile:
     return RunFile(settings, left_out, origins, run, tables.versions, result)
 
 
-def write_evaluation(folder: Path, scores: Mapping[str, Any]) -> None:
-    """Write the scores of `evaluate` as evaluation-SPLIT.json.
+def write_evaluation(folder: Path, scores: Mapping[str, Any]) -> Path:
+    """Write the scores of `evaluate` as evaluation-SPLIT.json, and return the file.
 
     Raises:
         UserError: the file cannot be written.
     """
     name = "+".join(Path(part).stem for part in scores["split"].split("+")).replace(":", "-")  # for Windows
-    write_text(folder / f"evaluation-{name}.json", json.dumps(scores, indent=2) + "\n")
+    file = folder / f"evaluation-{name}.json"
+    write_text(file, json.dumps(scores, indent=2) + "\n")
+    return file
 
 
 def read_evaluations(folder: Path) -> list[dict[str, Any]]:
     """Read every evaluation*.json in a run folder, sorted by file name. Missing keys have their defaults.
+
+    The key `file` is the file's path.
 
     Raises:
         UserError: a file is damaged.
@@ -254,7 +266,8 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
             {scores["split"]: scores["miou"] for scores in read_evaluations(Path("runs/camvid"))}
     """
     files = sorted(folder.glob("evaluation*.json"))
-    return [_read(file, parse_json, _Scores.model_validate, MAX_LIST_BYTES).model_dump() for file in files]
+    read = [_read(file, parse_json, _Scores.model_validate, MAX_LIST_BYTES) for file in files]
+    return [{**scores.model_dump(), "file": file} for scores, file in zip(read, files, strict=True)]
 
 
 def _read(file: Path, parse: Callable[[str], Any], check: Callable[[Any], Tables], max_bytes: int) -> Tables:

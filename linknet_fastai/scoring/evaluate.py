@@ -8,6 +8,7 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array, vstack
 
 from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UsageError, UserError
@@ -18,7 +19,17 @@ from linknet_fastai.engines.engine import Engine, frame_threads, predict_file, p
 from linknet_fastai.scoring.cityscapes import label_ids_of_channels, read_truth
 from linknet_fastai.scoring.cityscapes_scores import CityscapesScorer, CityscapesScores
 from linknet_fastai.scoring.confidence import LEVELS, ConfidenceScores, count_confidences
-from linknet_fastai.scoring.scores import Scores, count_pixels, frame_dice, number
+from linknet_fastai.scoring.intervals import FrameCounts, Intervals, score_intervals, word_of
+from linknet_fastai.scoring.scores import (
+    CLASS_SCORES,
+    MORE_CLASS_SCORES,
+    MORE_OVERALL_SCORES,
+    OVERALL_SCORES,
+    Scores,
+    count_pixels,
+    frame_dice,
+    number,
+)
 from linknet_fastai.scoring.shared_classes import shared_classes
 
 
@@ -34,6 +45,8 @@ class Evaluation:
         scores: the scores, and in `scores.counts` the confusion matrix; it has a last column for other classes of the
             model if it has not the recipe's.
         frame_mious: the mIoU of each single frame, by its image's path relative to the data folder.
+        frame_counts: the confusion matrix of each single frame.
+        intervals: the 95% intervals of the scores; None with too few frames.
         seconds: how long the evaluation took.
         engine: what ran the network.
         tta: whether it used test-time augmentation.
@@ -50,6 +63,8 @@ class Evaluation:
     class_names: list[str]
     scores: Scores
     frame_mious: dict[str, float]
+    frame_counts: FrameCounts
+    intervals: Intervals | None
     seconds: float
     engine: str
     tta: bool = False
@@ -64,16 +79,20 @@ class Evaluation:
         """How many frames were scored."""
         return len(self.frame_mious)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self, by_group: bool = False) -> dict[str, Any]:
         """The scores as plain values: fractions from 0 to 1, None without pixels to score.
 
         Official scores are included under the keys of the official script.
+
+        Args:
+            by_group: whether to include the scores of each group.
         """
         scores = self.scores
-        of_classes = {**scores.of_classes(), "pixels": scores.pixels.tolist()}
+        of_classes = {**scores.of_classes(CLASS_SCORES + MORE_CLASS_SCORES), "pixels": scores.pixels.tolist()}
+        overall = scores.overall(OVERALL_SCORES + MORE_OVERALL_SCORES)
         return {
             **(self.official.as_official_json() if self.official else {}),
-            **{name: number(value) for name, value in scores.overall().items()},
+            **{name: number(value) for name, value in overall.items()},
             **({} if self.course_dice is None else {"course_dice": self.course_dice}),
             **(self.confidence.as_json() if self.confidence else {}),
             "recipe": self.recipe,
@@ -83,13 +102,30 @@ class Evaluation:
             "tta": self.tta,
             "frames": self.frames,
             **({"note": self.note} if self.note else {}),
+            "intervals": self.intervals and self.intervals.as_json(),
             "classes": [
-                {"name": name, **{key: number(values[channel]) for key, values in of_classes.items()}}
+                {
+                    "name": name,
+                    **{key: number(values[channel]) for key, values in of_classes.items()},
+                    **(self.intervals.of_class(channel) if self.intervals else {}),
+                }
                 for channel, name in enumerate(self.class_names)
             ],
+            **({"groups": self._groups_as_json()} if by_group else {}),
             "confusion": scores.counts.tolist(),
             "frame_miou": {name: number(miou) for name, miou in self.frame_mious.items()},
         }
+
+    def _groups_as_json(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": name,
+                "frames": frames,
+                **{key: number(value) for key, value in scores.overall().items()},
+                "iou": dict(zip(self.class_names, map(number, scores.iou.tolist()), strict=True)),
+            }
+            for name, (frames, scores) in self.frame_counts.by_group().items()
+        ]
 
 
 def evaluate(
@@ -157,6 +193,7 @@ def evaluate(
     frames = dataset.frames(split)
     counts, label_pixels, dice_sum = np.zeros((n_classes, n_predicted), np.int64), 0, 0.0
     frame_mious: dict[str, float] = {}
+    each: list[csr_array] = []
     begin = time.perf_counter()
     counted_frames = zip(frames, map_in_threads(count, frames, frame_threads(engine)), strict=True)
     for done, (frame, (counted, size, dice)) in enumerate(counted_frames, 1):
@@ -164,11 +201,14 @@ def evaluate(
         label_pixels += size
         dice_sum += dice
         frame_mious[dataset.relative_path(frame)] = Scores(counted).miou
+        each.append(csr_array(counted.reshape(1, -1)))  # most pairs of classes do not occur in a frame
         if progress:
             progress(f"evaluating {split}", done, len(frames))
     seconds = time.perf_counter() - begin
     if shared and not counts.sum():
         raise UserError(f"{dataset.folder}: no pixel of {split} has one of the shared classes ({', '.join(names)})")
+    groups = [frame.group for frame in frames]
+    frame_counts = FrameCounts([*frame_mious], groups, vstack(each, "csr"), word_of(dataset.recipe.group))
     found = Survey(
         frames=len(frames),
         sizes={},
@@ -188,6 +228,8 @@ def evaluate(
         names,
         Scores(counts),
         frame_mious,
+        frame_counts,
+        score_intervals(frame_counts),
         seconds,
         str(engine),
         engine.tta,

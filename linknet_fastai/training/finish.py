@@ -11,6 +11,7 @@ from linknet_fastai.export.export import export_model
 from linknet_fastai.model.save_load import RUN_MODEL, load_model, save_model
 from linknet_fastai.runs.charts import confusion_matrix, save_figure, training_curves
 from linknet_fastai.runs.folder import write_evaluation, write_metrics, write_result
+from linknet_fastai.runs.frame_counts import write_frame_counts
 from linknet_fastai.runs.pictures import save_predictions
 from linknet_fastai.runs.report import representative_frames, write_report
 from linknet_fastai.scoring.evaluate import evaluate
@@ -31,7 +32,8 @@ def finish_run(dataset: Dataset, settings: Settings, result: FitResult, progress
     save_model(model, card, folder / RUN_MODEL)
     export_model(model, card, folder / "export.pkl")
     scored = evaluate(predictor, dataset, settings.validate_on, progress)
-    write_evaluation(folder, scored.as_json())
+    file = write_evaluation(folder, scored.as_json())
+    write_frame_counts(scored.frame_counts, file.with_suffix(".npz"))
     save_figure(confusion_matrix(scored.scores.counts, scored.class_names), folder / "confusion.png")
     shown = representative_frames(scored.frame_mious, dataset, settings.validate_on, predictor)
     if shown:

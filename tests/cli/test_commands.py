@@ -464,6 +464,33 @@ def test_evaluate_writes_json_alone_to_stdout_when_asked(
     assert list(here.iterdir()) == []
 
 
+def test_evaluate_scores_groups_and_more_of_each_class_on_demand(
+    command: Command,
+    street_data: Path,
+    model: Path,
+    own_recipe: Callable,
+    own_tree: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    line = ("evaluate", model.parent, "street", "--data", street_data, "--split", "train", "--all", "--by", "group")
+    assert command(*line, "--json", "scores.json") == 0
+    out, scores = capsys.readouterr().out, json.loads(Path("scores.json").read_text())
+    for word in (
+        "95% interval",
+        "precision",
+        "F1",
+        "lowest class",
+        "frequency-weighted IoU",
+        "within these drives only",
+    ):
+        assert word in out
+    assert not Path("scores.npz").exists()
+    assert sum(group["frames"] for group in scores["groups"]) == scores["frames"] == 8
+    assert scores["intervals"]["miou"][0] <= scores["miou"] <= scores["intervals"]["miou"][1]
+    assert command("evaluate", model, own_recipe(), "--data", own_tree, "--by", "group") == 2
+    assert "--by group: " in capsys.readouterr().err
+
+
 def test_predict_reports_unreadable_frames_and_predicts_the_others(
     command: Command, street_copy: Path, model: Path, capsys: pytest.CaptureFixture
 ) -> None:

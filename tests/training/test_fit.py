@@ -69,6 +69,7 @@ def test_the_run_folder_is_complete(run):
         "predictions.png",
         "confusion.png",
         "evaluation-val.json",
+        "evaluation-val.npz",
         "report.html",
     }
     for picture in run.glob("*.png"):
