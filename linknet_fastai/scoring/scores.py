@@ -61,8 +61,8 @@ class Scores:
     """The scores of a confusion matrix; fractions from 0 to 1, nan without pixels to score.
 
     Args:
-        counts: CxC integers, rows are the truth, columns the prediction; a further column is of no class. The scores of
-            classes are also computed of several matrices at once, ...xCxC to ...xC.
+        counts: CxC integers, rows are the truth, columns the prediction; a further column is of no class. The scores
+            of classes are also computed of several matrices at once, ...xCxC to ...xC.
 
     Example:
         >>> scores = Scores(np.array([[3, 1], [0, 4]]))
