@@ -37,7 +37,7 @@ class Piece:
     @property
     def has_holes(self) -> bool:
         """Whether other pixels lie inside."""
-        return bool((ndimage.binary_fill_holes(self.mask) != self.mask).any())
+        return bool(_holes(self.mask).any())
 
     def whole(self, size: tuple[int, int]) -> np.ndarray:
         """The piece as HxW booleans of a frame of (width, height)."""
@@ -82,10 +82,17 @@ def find_pieces(
 
 
 def _without_small_holes(mask: np.ndarray, min_pixels: int) -> np.ndarray:
-    holes, _ = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
+    holes = _holes(mask)
     small = np.bincount(holes.ravel()) < min_pixels
     small[0] = False  # what is no hole
     return mask | small[holes]
+
+
+def _holes(mask: np.ndarray) -> np.ndarray:
+    """The number of the hole that each pixel of a mask is in, 0 for none."""
+    # Much faster than `binary_fill_holes`. The frame of one pixel joins all that is outside, which gets number 1.
+    numbers, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
+    return np.maximum(numbers[1:-1, 1:-1] - 1, 0)
 
 
 def outline(piece: Piece, tolerance: float = 0, inset: float = 0) -> np.ndarray:
@@ -107,7 +114,7 @@ def outline(piece: Piece, tolerance: float = 0, inset: float = 0) -> np.ndarray:
         >>> outline(Piece(0, left=4, top=2, mask=np.ones((2, 3), bool))).tolist()
         [[4.0, 3.5], [4.0, 2.5], [4.5, 2.0], [6.5, 2.0], [7.0, 2.5], [7.0, 3.5], [6.5, 4.0], [4.5, 4.0]]
     """
-    filled = np.pad(ndimage.binary_fill_holes(piece.mask), 1).astype(float)
+    filled = np.pad(piece.mask | (_holes(piece.mask) > 0), 1).astype(float)
     # Below one half, so that pixels which touch at a corner are joined.
     (ring,) = contour_generator(z=filled, line_type="Separate").lines(0.45)
     ring = ring[:-1] - 1
