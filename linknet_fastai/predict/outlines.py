@@ -99,7 +99,7 @@ def outline(piece: Piece, tolerance: float = 0, inset: float = 0) -> np.ndarray:
     """The polygon around a piece, without its holes.
 
     It runs along the sides of pixels and cuts their corners. It is simplified with the algorithm of Douglas and
-    Peucker; where that would change the area by more than a tenth, as of a thin pole, the tolerance is halved.
+    Peucker; where that would change the area by more than a tenth, as of a thin pole, with a smaller tolerance.
 
     Args:
         piece: the piece.
@@ -111,8 +111,9 @@ def outline(piece: Piece, tolerance: float = 0, inset: float = 0) -> np.ndarray:
         Nx2 floats, x and y; the center of the upper left pixel of the frame is (0.5, 0.5). At least 3 points.
 
     Example:
-        >>> outline(Piece(0, left=4, top=2, mask=np.ones((2, 3), bool))).tolist()
-        [[4.0, 3.5], [4.0, 2.5], [4.5, 2.0], [6.5, 2.0], [7.0, 2.5], [7.0, 3.5], [6.5, 4.0], [4.5, 4.0]]
+        >>> ring = outline(Piece(0, left=4, top=2, mask=np.ones((2, 3), bool)))
+        >>> len(ring), ring.min(0).tolist(), ring.max(0).tolist()
+        (8, [4.0, 2.0], [7.0, 4.0])
     """
     filled = np.pad(piece.mask | (_holes(piece.mask) > 0), 1).astype(float)
     # Below one half, so that pixels which touch at a corner are joined.
