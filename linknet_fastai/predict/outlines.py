@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from contourpy import contour_generator
@@ -117,8 +118,8 @@ def outline(piece: Piece, tolerance: float = 0, inset: float = 0) -> np.ndarray:
     """
     filled = np.pad(piece.mask | (_holes(piece.mask) > 0), 1).astype(float)
     # Below one half, so that pixels which touch at a corner are joined.
-    (ring,) = contour_generator(z=filled, line_type="Separate").lines(0.45)
-    ring = ring[:-1] - 1
+    rings: Any = contour_generator(z=filled, line_type="Separate").lines(0.45)  # the type depends on `line_type`
+    ring = np.asarray(rings[0])[:-1] - 1
     inner = np.where(ring % 1 > 0.5, np.floor(ring), np.ceil(ring))  # the centers of the pixels inside of it
     exact = np.round(2 * ring) / 2
     area = _area(exact)
