@@ -99,7 +99,7 @@ def predict(
     inputs: Annotated[list[Path], "Images, videos, folders of them, or the number of a camera.", "INPUT..."],
     out: Annotated[
         Path,
-        "Folder for masks/ and overlays/. An earlier prediction in it is replaced, other files are not.",
+        "Folder for masks/ and overlays/, or shapes. An earlier prediction in it is replaced, other files are not.",
         "DIR",
     ] = Path("predicted"),
     masks_only: Annotated[bool, "Write no overlays."] = False,
@@ -128,28 +128,45 @@ def predict(
         "the video's own, 25 for --video",
         {"min": 0.01, "max": 1000},
     ] = None,
+    palette: Annotated[bool, "Give masks a palette of the classes' colors, for viewing; the values stay."] = False,
     format: Annotated[
-        Literal["recipe", "cityscapes"],
+        Literal["recipe", "cityscapes", "coco", "labelme", "cvat", "label-studio"],
         "recipe: the recipe's class ids; cityscapes: only masks, with the label ids and names that the official "
-        "script and server expect.",
+        "script and server expect; the others: only shapes, for a label tool to import and a person to correct.",
         "NAME",
     ] = "recipe",
+    tolerance: Annotated[
+        float | None,
+        "How far polygons for a label tool may be from the border of a class, in pixels.",
+        "PIXELS",
+        "1",
+        {"min": 0, "max": 100},
+    ] = None,
+    min_pixels: Annotated[
+        int | None, "Leave out smaller pieces, and fill smaller holes, for a label tool.", "N", "20", {"min": 1}
+    ] = None,
 ) -> None:
     """Write masks of class ids, at each frame's own size, and overlays; of a video only the overlay."""
     from linknet_fastai.cli.terminal import console, progress_bar, show_error, show_lines, show_note
     from linknet_fastai.core.files import check_own
     from linknet_fastai.core.images import is_own_png, save_image
+    from linknet_fastai.predict.annotations import annotate_images, annotation_jobs, annotations_of
     from linknet_fastai.predict.images import predict_images
     from linknet_fastai.predict.inputs import LEGEND, collect_clips, collect_jobs, mask_name, note_of_unread
     from linknet_fastai.predict.overlay import legend
     from linknet_fastai.scoring.cityscapes import label_ids_of_channels, official_file_name
 
     official = format == "cityscapes"
+    shapes = None if format == "recipe" or official else format
+    for option, given in (("--tolerance", tolerance), ("--min-pixels", min_pixels)):
+        if given is not None and not shapes:
+            raise UsageError(f"{option}: goes with --format coco, labelme, cvat or label-studio")
     clips, image_inputs = collect_clips(inputs, out, video)
     if note := note_of_unread(inputs, out):
         show_note(note)
-    if masks_only or official:
-        option = "--format cityscapes" if official else "--masks-only"
+    only = masks_only or official or shapes is not None  # no overlays
+    if only:
+        option = "--masks-only" if format == "recipe" else f"--format {format}"
         if clips:
             raise UsageError(
                 f"{option}: a video has only an overlay; for masks extract its frames first, as in "
@@ -157,10 +174,16 @@ def predict(
             )
         if opacity is not None:
             raise UsageError(f"--opacity: {option} writes no overlays; leave out one of them")
-    if official and (confidence or below is not None):
-        option = "--confidence" if confidence else "--below"
+    if official and (confidence or below is not None or palette):
+        option = "--palette" if palette else "--confidence" if confidence else "--below"
         raise UsageError(
             f"{option}: --format cityscapes writes what the official script reads; leave out one of them"
+        )
+    if shapes and (masks_only or confidence or palette):
+        option = "--masks-only" if masks_only else "--confidence" if confidence else "--palette"
+        raise UsageError(f"{option}: --format {format} writes no masks; leave out one of them")
+        raise UsageError(
+            "--palette: --format cityscapes writes what the official script reads; leave out one of them"
         )
     if confidence and clips:
         raise UsageError("--confidence: a video has only an overlay; --below leaves its uncertain pixels uncolored")
@@ -168,9 +191,11 @@ def predict(
         raise UsageError("--fps: no INPUT is a video; --video makes one of a folder's images")
     opacity = 0.5 if opacity is None else opacity
     jobs = []
-    if image_inputs:
+    if image_inputs and shapes:
+        jobs = annotation_jobs(image_inputs, out, shapes)
+    elif image_inputs:
         jobs = collect_jobs(image_inputs, out, official_file_name if official else mask_name)
-    has_legend = bool(clips) or not (masks_only or official)
+    has_legend = bool(clips) or not only
     if has_legend:
         check_own(out / LEGEND, is_own_png)
     opened = open_engine(model, frames=None if clips else len(jobs))
@@ -179,11 +204,16 @@ def predict(
     # The official script reads every PNG with a frame's name in its folder, overlays too.
     label_ids = label_ids_of_channels(opened.card.class_names) if official else None
     with progress_bar() as progress:
-        failures = predict_images(
-            opened, jobs, out, masks_only or official, progress, label_ids, opacity, confidence, below
-        )
+        if shapes:
+            allowed = 1 if tolerance is None else tolerance
+            failures = annotate_images(opened, jobs, out, shapes, allowed, min_pixels or 20, below, progress)
+        else:
+            failures = predict_images(
+                opened, jobs, out, only, progress, label_ids, opacity, confidence, below, palette
+            )
     if jobs:
-        console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {out}")
+        where = annotations_of(out, shapes) if shapes else out
+        console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {where}")
     if has_legend:
         save_image(legend(opened.card), out / LEGEND)
     for clip in clips:

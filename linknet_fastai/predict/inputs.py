@@ -113,7 +113,12 @@ def collect_clips(inputs: Sequence[Path], out: Path, as_video: bool = False) -> 
     return clips, images
 
 
-def collect_jobs(inputs: Sequence[Path], out: Path, name_of: Callable[[Path], str] = mask_name) -> list[Job]:
+def collect_jobs(
+    inputs: Sequence[Path],
+    out: Path,
+    name_of: Callable[[Path], str] = mask_name,
+    written: Sequence[str] = WRITTEN,
+) -> list[Job]:
     """Find the images in files and folders. The subfolders of a folder are mirrored.
 
     Args:
@@ -121,6 +126,7 @@ def collect_jobs(inputs: Sequence[Path], out: Path, name_of: Callable[[Path], st
         out: the folder to predict into. What an earlier prediction wrote there is not used as input, also if `out` is
             inside a folder of images.
         name_of: gives the file name of an image's mask.
+        written: the folders below `out` for which the targets are checked.
 
     Raises:
         UsageError: there are no images, two of them have the same target, or a file that no prediction wrote would be
@@ -144,7 +150,7 @@ def collect_jobs(inputs: Sequence[Path], out: Path, name_of: Callable[[Path], st
     if not jobs:
         raise _no_images(*inputs)
     _check_targets(jobs)
-    for file in (out / folder / job.target for job in jobs for folder in WRITTEN):
+    for file in (out / folder / job.target for job in jobs for folder in written):
         check_own(file, is_own_png)
     return jobs
 
