@@ -72,10 +72,12 @@ def evaluate(
 def predict(
     open_engine: Callable[..., Any],
     model: ModelArgument,
-    inputs: Annotated[list[Path], "Images, videos, folders of them, or the number of a camera.", "INPUT..."],
+    inputs: Annotated[
+        list[Path], "Images, videos, folders of them, ROS bags, or the number of a camera.", "INPUT..."
+    ],
     out: Annotated[
         Path,
-        "Folder for masks/ and overlays/. An earlier prediction in it is replaced, other files are not.",
+        "Folder for masks/ and overlays/, or bags/. An earlier prediction in it is replaced, other files are not.",
         "DIR",
     ] = Path("predicted"),
     masks_only: Annotated[bool, "Write no overlays."] = False,
@@ -95,6 +97,9 @@ def predict(
         "0..1",
         "none",
         {"min": 0, "max": 1},
+    ] = None,
+    topic: Annotated[
+        list[str] | None, "Topic of a ROS bag; can be given several times.", "TOPIC", "all of images"
     ] = None,
     video: Annotated[bool, "Make one overlay video of a folder's numbered images."] = False,
     fps: Annotated[
@@ -117,12 +122,26 @@ def predict(
     from linknet_fastai.core.images import is_own_png, save_image
     from linknet_fastai.predict.images import predict_images
     from linknet_fastai.predict.inputs import LEGEND, collect_clips, collect_jobs, mask_name, note_of_unread
+    from linknet_fastai.predict.kinds import is_bag
     from linknet_fastai.predict.overlay import legend
     from linknet_fastai.scoring.cityscapes import label_ids_of_channels, official_file_name
 
     official = format == "cityscapes"
-    clips, image_inputs = collect_clips(inputs, out, video)
-    if note := note_of_unread(inputs, out):
+    bags = [(path, out / "bags" / path.stem) for path in inputs if is_bag(path)]
+    named = [path for path in inputs if not is_bag(path)]
+    clips, image_inputs = collect_clips(named, out, video)
+    if bags:
+        from linknet_fastai.predict.bags import check_own_bag, predict_bag
+
+        if official:
+            raise UsageError("--format cityscapes: writes masks of images; give a ROS bag without it")
+        if len({target for _, target in bags}) < len(bags):
+            raise UsageError("two ROS bags have the same name; predict them separately")
+        for _, target in bags:
+            check_own_bag(target)
+    elif topic:
+        raise UsageError("--topic: no INPUT is a ROS bag")
+    if note := note_of_unread(named, out):
         show_note(note)
     if masks_only or official:
         option = "--format cityscapes" if official else "--masks-only"
@@ -146,10 +165,10 @@ def predict(
     jobs = []
     if image_inputs:
         jobs = collect_jobs(image_inputs, out, official_file_name if official else mask_name)
-    has_legend = bool(clips) or not (masks_only or official)
+    has_legend = bool(clips or jobs) and not (masks_only or official)
     if has_legend:
         check_own(out / LEGEND, is_own_png)
-    opened = open_engine(model, frames=None if clips else len(jobs))
+    opened = open_engine(model, frames=None if clips or bags else len(jobs))
     if confidence or below is not None:
         opened.require_confidence()
     # The official script reads every PNG with a frame's name in its folder, overlays too.
@@ -162,13 +181,26 @@ def predict(
         console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {out}")
     if has_legend:
         save_image(legend(opened.card), out / LEGEND)
+    for source, target in bags:
+        try:
+            with progress_bar() as progress:
+                written = predict_bag(
+                    opened, source, target, topic or (), not masks_only, opacity, below, progress=progress
+                )
+        except UsageError:
+            raise
+        except UserError as error:
+            failures.append(str(error))
+            continue
+        failures += written.broken
+        console.print(f"{written} (by {opened})")
     for clip in clips:
         from linknet_fastai.predict.video import predict_video
 
         try:
             with progress_bar() as progress:
-                target = out / "overlays" / clip.target
-                result = predict_video(opened, clip.source, target, opacity, fps, progress, below=below)
+                file = out / "overlays" / clip.target
+                result = predict_video(opened, clip.source, file, opacity, fps, progress, below=below)
         except UserError as error:
             failures.append(str(error))
             continue

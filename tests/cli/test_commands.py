@@ -110,6 +110,7 @@ WRONG_USE = [
     ("predict {model} {frame} --out out --engine tensorrt", "--engine"),
     ("predict {model} {frame} --format cityscapes --below .6", "--below: --format cityscapes"),
     ("predict {model} {frame} --below 60", "--below"),
+    ("predict {model} {frame} --topic /front", "--topic: no INPUT is a ROS bag"),
     ("evaluate {model} street --data {street} --temperature 0", "--temperature"),
     ("export {model} --format tflite", "--format"),
     ("export {model} --out model.onnx", "--format: is missing"),
