@@ -89,7 +89,7 @@ def predict(
         {"min": 0, "max": 1},
     ] = None,
     confidence: Annotated[
-        bool, "Write confidence/ too: the probability of the predicted class, 255 is certain."
+        bool, "Write confidence/ too: the probability of the predicted class, 255 is certain; in bags it is always."
     ] = False,
     below: Annotated[
         float | None,
@@ -116,32 +116,30 @@ def predict(
         "NAME",
     ] = "recipe",
 ) -> None:
-    """Write masks of class ids, at each frame's own size, and overlays; of a video only the overlay."""
+    """Write masks of class ids, at each frame's own size, and overlays; of a video the overlay, of a ROS bag a bag."""
     from linknet_fastai.cli.terminal import console, progress_bar, show_error, show_lines, show_note
     from linknet_fastai.core.files import check_own
     from linknet_fastai.core.images import is_own_png, save_image
     from linknet_fastai.predict.images import predict_images
-    from linknet_fastai.predict.inputs import LEGEND, collect_clips, collect_jobs, mask_name, note_of_unread
-    from linknet_fastai.predict.kinds import is_bag
+    from linknet_fastai.predict.inputs import (
+        LEGEND,
+        collect_bags,
+        collect_clips,
+        collect_jobs,
+        mask_name,
+        note_of_unread,
+    )
     from linknet_fastai.predict.overlay import legend
     from linknet_fastai.scoring.cityscapes import label_ids_of_channels, official_file_name
 
     official = format == "cityscapes"
-    bags = [(path, out / "bags" / path.stem) for path in inputs if is_bag(path)]
-    named = [path for path in inputs if not is_bag(path)]
-    clips, image_inputs = collect_clips(named, out, video)
-    if bags:
-        from linknet_fastai.predict.bags import check_own_bag, predict_bag
-
-        if official:
-            raise UsageError("--format cityscapes: writes masks of images; give a ROS bag without it")
-        if len({target for _, target in bags}) < len(bags):
-            raise UsageError("two ROS bags have the same name; predict them separately")
-        for _, target in bags:
-            check_own_bag(target)
-    elif topic:
+    bags, others = collect_bags(inputs, out)
+    if bags and official:
+        raise UsageError("--format cityscapes: writes masks of images; predict a ROS bag without it")
+    if topic and not bags:
         raise UsageError("--topic: no INPUT is a ROS bag")
-    if note := note_of_unread(named, out):
+    clips, image_inputs = collect_clips(others, out, video)
+    if note := note_of_unread(others, out):
         show_note(note)
     if masks_only or official:
         option = "--format cityscapes" if official else "--masks-only"
@@ -165,7 +163,7 @@ def predict(
     jobs = []
     if image_inputs:
         jobs = collect_jobs(image_inputs, out, official_file_name if official else mask_name)
-    has_legend = bool(clips or jobs) and not (masks_only or official)
+    has_legend = not (masks_only or official)
     if has_legend:
         check_own(out / LEGEND, is_own_png)
     opened = open_engine(model, frames=None if clips or bags else len(jobs))
@@ -181,26 +179,29 @@ def predict(
         console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {out}")
     if has_legend:
         save_image(legend(opened.card), out / LEGEND)
-    for source, target in bags:
+    for bag in bags:
+        from linknet_fastai.predict.bags import predict_bag
+
         try:
             with progress_bar() as progress:
+                target = out / "bags" / bag.target
                 written = predict_bag(
-                    opened, source, target, topic or (), not masks_only, opacity, below, progress=progress
+                    opened, bag.source, target, topic or (), not masks_only, opacity, below, progress
                 )
         except UsageError:
             raise
         except UserError as error:
             failures.append(str(error))
             continue
-        failures += written.broken
         console.print(f"{written} (by {opened})")
+        failures += written.problems
     for clip in clips:
         from linknet_fastai.predict.video import predict_video
 
         try:
             with progress_bar() as progress:
-                file = out / "overlays" / clip.target
-                result = predict_video(opened, clip.source, file, opacity, fps, progress, below=below)
+                target = out / "overlays" / clip.target
+                result = predict_video(opened, clip.source, target, opacity, fps, progress, below=below)
         except UserError as error:
             failures.append(str(error))
             continue

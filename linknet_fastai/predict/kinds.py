@@ -65,7 +65,7 @@ def is_bag(path: Path) -> bool:
         False
     """
     if path.is_dir():
-        return (path / "metadata.yaml").is_file() and any(file.suffix in BAG_SUFFIXES for file in path.iterdir())
+        return _start_of(path / "metadata.yaml").startswith(b"rosbag2_bagfile_information")
     return path.suffix in BAG_SUFFIXES and path.is_file()
 
 

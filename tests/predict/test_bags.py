@@ -102,7 +102,7 @@ def test_every_image_gets_its_maps_with_its_stamp_frame_and_time(
 ) -> None:
     assert is_bag(source)
     result = predict_bag(engine, source, tmp_path / "out/bags/drive", below=0.2)
-    assert (result.images, result.broken) == (COUNT, [])
+    assert (result.images, result.problems) == (COUNT, [])
     written = read(result.folder)
     by_topic = {topic: [(at, each) for name, at, each in written if name == topic] for topic, *_ in written}
     prefix = "/front/segmentation/"
