@@ -116,7 +116,7 @@ def predict(
         "NAME",
     ] = "recipe",
 ) -> None:
-    """Write masks of class ids, at each frame's own size, and overlays; of a video the overlay, of a ROS bag a bag."""
+    """Write masks of class ids, at each frame's own size, and overlays; a video gives a video, a ROS bag a bag."""
     from linknet_fastai.cli.terminal import console, progress_bar, show_error, show_lines, show_note
     from linknet_fastai.core.files import check_own
     from linknet_fastai.core.images import is_own_png, save_image

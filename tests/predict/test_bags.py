@@ -1,6 +1,8 @@
 """A ROS bag goes in and out: every image's class map with its stamp, in every format that rosbags reads."""
 
+import dataclasses
 import io
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.engines.engine import Engine
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.predict.bags import predict_bag
+from linknet_fastai.predict.inputs import collect_bags
 from linknet_fastai.predict.kinds import is_bag
 
 WIDTH, HEIGHT, COUNT = 40, 30, 12
@@ -43,8 +46,8 @@ def engine() -> Engine:
     return Bright(ModelCard(recipe="own", classes=classes, void={"id": 9}, size=(64, 48)), "fp32", "native")
 
 
-def frame(number: int) -> np.ndarray:
-    return np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+def frame(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def message(store: Any, number: int, encoding: str = "rgb8", pad: int = 0, seq: bool = False) -> Any:
@@ -55,9 +58,11 @@ def message(store: Any, number: int, encoding: str = "rgb8", pad: int = 0, seq: 
     if encoding == "png":
         Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG")
         return types[COMPRESSED](header, "rgb8; png compressed", np.frombuffer(buffer.getvalue(), np.uint8))
+    if encoding == "mono8":
+        pixels = pixels[..., :1]
     if encoding in ("bgr8", "bgra8"):
         pixels = pixels[..., ::-1]
-    if encoding == "bgra8":
+    if encoding in ("rgba8", "bgra8"):
         pixels = np.concatenate([pixels, np.full((HEIGHT, WIDTH, 1), 9, np.uint8)], -1)
     rows = np.pad(pixels.reshape(HEIGHT, -1), ((0, 0), (0, pad)))
     return types[IMAGE](header, HEIGHT, WIDTH, encoding, 0, rows.shape[1], rows.ravel())
@@ -132,39 +137,111 @@ def test_every_image_gets_its_maps_with_its_stamp_frame_and_time(
     assert (latched[0].durability, latched[0].reliability) == (QosDurability.TRANSIENT_LOCAL, QosReliability.RELIABLE)
 
 
-@pytest.mark.parametrize(("encoding", "pad"), [("rgb8", 8), ("bgr8", 0), ("bgra8", 4), ("png", 0)])
+@pytest.mark.parametrize(
+    ("encoding", "pad"), [("rgb8", 8), ("bgr8", 0), ("rgba8", 0), ("bgra8", 4), ("mono8", 3), ("png", 0)]
+)
 def test_encodings_give_the_same_mask(engine: Engine, tmp_path: Path, encoding: str, pad: int) -> None:
     source = write_bag(tmp_path / "drive", front=[message(ROS2, 3, encoding, pad)])
     predict_bag(engine, source, tmp_path / "out", overlays=False)
-    masks = [each for topic, _, each in read(tmp_path / "out") if topic.endswith("/mask")]
-    assert [np.array_equal(each.data.reshape(HEIGHT, WIDTH), engine(frame(3))) for each in masks] == [True]
+    (mask,) = [each for topic, _, each in read(tmp_path / "out") if topic.endswith("/mask")]
+    assert np.array_equal(mask.data.reshape(HEIGHT, WIDTH), engine(frame(3)))  # of gray Bright sees the red channel
 
 
-def test_topics_are_chosen_and_images_that_cannot_be_read_are_reported(engine: Engine, tmp_path: Path) -> None:
-    images = [message(ROS2, 0), message(ROS2, 1)]
-    bayer = [message(ROS2, 0), message(ROS2, 1, "bayer_rggb8")]
-    source = write_bag(tmp_path / "drive", front=images, left=bayer)
+def test_topics_are_chosen_and_images_that_cannot_be_read_are_one_line(engine: Engine, tmp_path: Path) -> None:
+    bayer = [message(ROS2, number, "bayer_rggb8" if number else "rgb8") for number in range(4)]
+    source = write_bag(tmp_path / "drive", front=[message(ROS2, 0)], left=bayer)
     result = predict_bag(engine, source, tmp_path / "out", topics=["/left"])
     assert {topic.split("/")[1] for topic, *_ in read(tmp_path / "out")} == {"left"}
     assert result.images == 1
-    (broken,) = result.broken
-    assert "/left at 1000000000050000000 ns: the encoding bayer_rggb8 is not read" in broken
+    (problem,) = result.problems
+    assert "3 images of /left cannot be predicted, the first at 1000000000.050 s: its encoding is bayer" in problem
     with pytest.raises(UsageError, match=r"--topic: /rear has no images in .*; these have: /front, /left"):
         predict_bag(engine, source, tmp_path / "out", topics=["/rear"])
     source = write_bag(tmp_path / "all", front=bayer[1:])
-    with pytest.raises(UserError, match="none of its images can be predicted"):
+    with pytest.raises(UserError, match="all: 3 images of /front cannot be predicted"):
         predict_bag(engine, source, tmp_path / "none")
     assert {path.name for path in tmp_path.iterdir()} == {"drive", "all", "out"}
 
 
-def test_a_folder_is_replaced_only_if_a_prediction_wrote_it(engine: Engine, tmp_path: Path) -> None:
+def image(**wrong: Any) -> Any:
+    return dataclasses.replace(message(ROS2, 0), **wrong)
+
+
+EPS = np.frombuffer(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("broken", "line"),
+    [
+        (image(step=3), "has 3600 bytes, which are not 40x30 pixels of rgb8"),
+        (image(width=2**31, height=2**31, step=2**31 - 1), "has 3600 bytes, which are not"),
+        (image(width=0), "which are not 0x30 pixels"),
+        (image(data=np.zeros(9, np.uint8)), "has 9 bytes, which are not"),
+        (dataclasses.replace(message(ROS2, 0, "png"), data=EPS), "cannot be decoded"),
+        (dataclasses.replace(message(ROS2, 0, "png"), data=message(ROS2, 0, "png").data[:90]), "cannot be decoded"),
+    ],
+)
+def test_a_damaged_image_is_one_line_and_the_others_are_predicted(
+    engine: Engine, tmp_path: Path, broken: Any, line: str
+) -> None:
+    source = write_bag(tmp_path / "drive", front=[broken], rear=[message(ROS2, 1)])
+    result = predict_bag(engine, source, tmp_path / "out")
+    assert result.images == 1
+    (problem,) = result.problems
+    assert "1 images of /front cannot be predicted" in problem
+    assert line in problem
+
+
+def test_what_a_ros_1_time_cannot_be_in_ros_2_is_one_line(engine: Engine, tmp_path: Path) -> None:
+    late = message(ROS1, 0, seq=True)
+    late.header.stamp.sec = 2**32 - 1
+    with Writer1(tmp_path / "late.bag") as writer:
+        connection = writer.add_connection("/front", IMAGE, typestore=ROS1)
+        writer.write(connection, 1, ROS1.serialize_ros1(late, IMAGE))
+    with pytest.raises(UserError, match="1 images of /front cannot be predicted"):
+        predict_bag(engine, tmp_path / "late.bag", tmp_path / "out")
+
+
+def test_definitions_of_other_types_are_not_parsed(engine: Engine, tmp_path: Path) -> None:
+    with Writer(tmp_path / "drive", version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        own = writer.add_connection("/own", "own/msg/Odd", msgdef="no: definition (", rihs01="RIHS01_0")
+        writer.write(own, 1, b"\0")
+        front = writer.add_connection("/front", IMAGE, typestore=ROS2)
+        writer.write(front, 2, ROS2.serialize_cdr(message(ROS2, 0), IMAGE))
+    assert predict_bag(engine, tmp_path / "drive", tmp_path / "out").images == 1
+
+
+def test_memory_does_not_grow_with_the_length(engine: Engine, tmp_path: Path) -> None:
+    large = message(ROS2, 0)
+    large.height, large.width, large.step, large.data = 300, 400, 1200, frame(0, 300, 400).ravel()  # 360 kB
+    peaks = []
+    for count in (20, 20, 60):  # the first time imports and caches count
+        source = write_bag(tmp_path / f"{count}-{len(peaks)}", front=[large] * count)
+        tracemalloc.start()
+        predict_bag(engine, source, tmp_path / "out", overlays=False)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < peaks[1] + 5 * large.data.size  # not the 40 images more
+
+
+def test_only_a_bag_that_a_prediction_wrote_is_replaced(engine: Engine, tmp_path: Path) -> None:
     source = write_bag(tmp_path / "drive", front=[message(ROS2, 0)])
+    written = tmp_path / "out/bags/drive"
     for _ in range(2):
-        predict_bag(engine, source, tmp_path / "out")
-    foreign = write_bag(tmp_path / "foreign", front=[message(ROS2, 0)])
-    with pytest.raises(UsageError, match=r"--out: .*foreign would be overwritten"):
-        predict_bag(engine, source, foreign)
-    assert len(read(foreign)) == 1
+        ((bag,), _) = collect_bags([source], tmp_path / "out")
+        predict_bag(engine, bag.source, tmp_path / "out/bags" / bag.target)
+    for same in (written, written / "drive.mcap"):
+        with pytest.raises(UsageError, match="would be overwritten"):
+            collect_bags([same], tmp_path / "out")
+    (written / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="already exists and was not written by linknet-fastai"):
+        collect_bags([source], tmp_path / "out")
+    (tmp_path / "foreign/bags").mkdir(parents=True)
+    write_bag(tmp_path / "foreign/bags/drive", linknet_fastai=[message(ROS2, 0)])
+    with pytest.raises(UsageError, match="already exists"):
+        collect_bags([source], tmp_path / "foreign")
+    with pytest.raises(UsageError, match="would both write drive"):
+        collect_bags([source, write_bag(tmp_path / "b/drive", front=[message(ROS2, 0)])], tmp_path / "new")
 
 
 @pytest.mark.parametrize("name", ["cut.mcap", "cut.bag", "cut.db3"])
