@@ -1,10 +1,10 @@
-"""A ROS 2 node that publishes class maps of a camera's images, with the topics of `linknet-fastai predict drive.mcap`.
+"""A ROS 2 node that publishes class maps of a camera's images, with the topics of `linknet-fastai predict BAG`.
 
     python segmentation_node.py --ros-args -p model:=export.onnx -p topic:=/front/image_raw -p below:=0.5
 
-Parameters: `model`, a run folder or an exported file; `topic`, of sensor_msgs Image, or of CompressedImage if its name
-ends with /compressed; `below`, the lowest confidence of pixels that do not become void. Published are
-TOPIC/segmentation/label_info (once, latched), mask, confidence, and overlay/compressed while somebody subscribes to it.
+Parameters: `model`, a run folder or an exported file; `topic`, of sensor_msgs Image, or of CompressedImage if its
+name ends with /compressed; `below`, the lowest confidence of pixels that do not become void. Published are
+TOPIC/segmentation/label_info (once, latched), mask, confidence, and overlay/compressed while it has subscribers.
 """
 
 from array import array

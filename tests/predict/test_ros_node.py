@@ -96,8 +96,8 @@ def camera_image(pixels: np.ndarray, encoding: str = "rgb8") -> Any:
     stamp = STORE.types["builtin_interfaces/msg/Time"](sec=7, nanosec=9)
     header = STORE.types["std_msgs/msg/Header"](stamp=stamp, frame_id="camera")
     height, width, _ = pixels.shape
-    fields = dict(header=header, height=height, width=width, encoding=encoding, is_bigendian=0, step=3 * width)
-    return SimpleNamespace(**fields, data=array("B", pixels.tobytes()))
+    data = array("B", pixels.tobytes())
+    return SimpleNamespace(header=header, height=height, width=width, encoding=encoding, step=3 * width, data=data)
 
 
 def test_the_node_publishes_labels_once_and_the_maps_of_each_image(node: Any, model: Path) -> None:
