@@ -10,6 +10,7 @@ TOPIC/segmentation/label_info (once, latched), mask, confidence, and overlay/com
 from array import array
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import rclpy
 from rclpy.executors import ExternalShutdownException
@@ -50,7 +51,7 @@ class SegmentationNode(Node):
         kind = CompressedImage if topic.endswith("/compressed") else Image
         self.create_subscription(kind, topic, self.on_image, NEWEST)
 
-    def on_image(self, message: Image | CompressedImage) -> None:
+    def on_image(self, message: Any) -> None:
         overlays = self.outputs["overlay/compressed"].get_subscription_count() > 0
         try:
             messages = self.segmenter.messages(message, message.header, overlays)

@@ -140,6 +140,7 @@ def _decompress(data: bytes, named: str) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=READERS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width}x{image.height} is more than {MAX_PIXELS / 1e6:g} million pixels")
+            image.load()
             return to_rgb(image)
     except Exception as error:  # Pillow's readers raise a dozen kinds of errors for damaged files
         raise UserError(f"its data of format {named[:50]!r} cannot be decoded ({reason(error)})") from None

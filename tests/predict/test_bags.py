@@ -192,16 +192,6 @@ def test_a_damaged_image_is_one_line_and_the_others_are_predicted(
     assert line in problem
 
 
-def test_what_a_ros_1_time_cannot_be_in_ros_2_is_one_line(engine: Engine, tmp_path: Path) -> None:
-    late = message(ROS1, 0, seq=True)
-    late.header.stamp.sec = 2**32 - 1
-    with Writer1(tmp_path / "late.bag") as writer:
-        connection = writer.add_connection("/front", IMAGE, typestore=ROS1)
-        writer.write(connection, 1, ROS1.serialize_ros1(late, IMAGE))
-    with pytest.raises(UserError, match="1 images of /front cannot be predicted"):
-        predict_bag(engine, tmp_path / "late.bag", tmp_path / "out")
-
-
 def test_definitions_of_other_types_are_not_parsed(engine: Engine, tmp_path: Path) -> None:
     with Writer(tmp_path / "drive", version=8, storage_plugin=StoragePlugin.MCAP) as writer:
         own = writer.add_connection("/own", "own/msg/Odd", msgdef="no: definition (", rihs01="RIHS01_0")
@@ -215,13 +205,13 @@ def test_memory_does_not_grow_with_the_length(engine: Engine, tmp_path: Path) ->
     large = message(ROS2, 0)
     large.height, large.width, large.step, large.data = 300, 400, 1200, frame(0, 300, 400).ravel()  # 360 kB
     peaks = []
-    for count in (20, 20, 60):  # the first time imports and caches count
+    for count in (8, 8, 24):  # the first time imports and caches count
         source = write_bag(tmp_path / f"{count}-{len(peaks)}", front=[large] * count)
         tracemalloc.start()
         predict_bag(engine, source, tmp_path / "out", overlays=False)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[2] < peaks[1] + 5 * large.data.size  # not the 40 images more
+    assert peaks[2] < peaks[1] + 5 * large.data.size  # not the 16 images more
 
 
 def test_only_a_bag_that_a_prediction_wrote_is_replaced(engine: Engine, tmp_path: Path) -> None:
