@@ -96,10 +96,12 @@ def evaluate(
 def predict(
     open_engine: Callable[..., Any],
     model: ModelArgument,
-    inputs: Annotated[list[Path], "Images, videos, folders of them, or the number of a camera.", "INPUT..."],
+    inputs: Annotated[
+        list[Path], "Images, videos, folders of them, ROS bags, or the number of a camera.", "INPUT..."
+    ],
     out: Annotated[
         Path,
-        "Folder for masks/ and overlays/, or shapes. An earlier prediction in it is replaced, other files are not.",
+        "Folder for masks/, overlays/, shapes or bags/. An earlier prediction is replaced, other files are not.",
         "DIR",
     ] = Path("predicted"),
     masks_only: Annotated[bool, "Write no overlays."] = False,
@@ -111,7 +113,7 @@ def predict(
         {"min": 0, "max": 1},
     ] = None,
     confidence: Annotated[
-        bool, "Write confidence/ too: the probability of the predicted class, 255 is certain."
+        bool, "Write confidence/ too: the probability of the predicted class, 255 is certain; in bags it is always."
     ] = False,
     below: Annotated[
         float | None,
@@ -119,6 +121,9 @@ def predict(
         "0..1",
         "none",
         {"min": 0, "max": 1},
+    ] = None,
+    topic: Annotated[
+        list[str] | None, "Topic of a ROS bag; can be given several times.", "TOPIC", "all of images"
     ] = None,
     video: Annotated[bool, "Make one overlay video of a folder's numbered images."] = False,
     fps: Annotated[
@@ -146,23 +151,35 @@ def predict(
         int | None, "Leave out smaller pieces, and fill smaller holes, for a label tool.", "N", "20", {"min": 1}
     ] = None,
 ) -> None:
-    """Write masks of class ids, at each frame's own size, and overlays; of a video only the overlay."""
+    """Write masks of class ids, at each frame's own size, and overlays; a video gives a video, a ROS bag a bag."""
     from linknet_fastai.cli.terminal import console, progress_bar, show_error, show_lines, show_note
     from linknet_fastai.core.files import check_own
     from linknet_fastai.core.images import is_own_png, save_image
     from linknet_fastai.predict.annotations import annotate_images, annotation_jobs, annotations_of
     from linknet_fastai.predict.images import predict_images
-    from linknet_fastai.predict.inputs import LEGEND, collect_clips, collect_jobs, mask_name, note_of_unread
+    from linknet_fastai.predict.inputs import (
+        LEGEND,
+        collect_bags,
+        collect_clips,
+        collect_jobs,
+        mask_name,
+        note_of_unread,
+    )
     from linknet_fastai.predict.overlay import legend
     from linknet_fastai.scoring.cityscapes import label_ids_of_channels, official_file_name
 
     official = format == "cityscapes"
-    shapes = None if format == "recipe" or official else format
+    shapes = format if format != "recipe" and format != "cityscapes" else None
     for option, given in (("--tolerance", tolerance), ("--min-pixels", min_pixels)):
         if given is not None and not shapes:
             raise UsageError(f"{option}: goes with --format coco, labelme, cvat or label-studio")
-    clips, image_inputs = collect_clips(inputs, out, video)
-    if note := note_of_unread(inputs, out):
+    bags, others = collect_bags(inputs, out)
+    if bags and format != "recipe":
+        raise UsageError(f"--format {format}: is for images; predict a ROS bag without it")
+    if topic and not bags:
+        raise UsageError("--topic: no INPUT is a ROS bag")
+    clips, image_inputs = collect_clips(others, out, video)
+    if note := note_of_unread(others, out):
         show_note(note)
     only = masks_only or official or shapes is not None  # no overlays
     if only:
@@ -198,7 +215,7 @@ def predict(
     has_legend = bool(clips) or not only
     if has_legend:
         check_own(out / LEGEND, is_own_png)
-    opened = open_engine(model, frames=None if clips else len(jobs))
+    opened = open_engine(model, frames=None if clips or bags else len(jobs))
     if confidence or below is not None:
         opened.require_confidence()
     # The official script reads every PNG with a frame's name in its folder, overlays too.
@@ -216,6 +233,22 @@ def predict(
         console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {where}")
     if has_legend:
         save_image(legend(opened.card), out / LEGEND)
+    for bag in bags:
+        from linknet_fastai.predict.bags import predict_bag
+
+        try:
+            with progress_bar() as progress:
+                target = out / "bags" / bag.target
+                written = predict_bag(
+                    opened, bag.source, target, topic or (), not masks_only, opacity, below, progress
+                )
+        except UsageError:
+            raise
+        except UserError as error:
+            failures.append(str(error))
+            continue
+        console.print(f"{written} (by {opened})")
+        failures += written.problems
     for clip in clips:
         from linknet_fastai.predict.video import predict_video
 

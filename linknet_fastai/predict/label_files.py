@@ -107,7 +107,8 @@ def coco_frame(frame: LabeledFrame, labels: Sequence[str], tolerance: float) -> 
 
 def coco_file(frames: Iterable[tuple[str, list[str]]], card: ModelCard) -> str:
     """COCO's JSON, from what `coco_frame` returned."""
-    images, annotations = [], []
+    images: list[str] = []
+    annotations: list[str] = []
     for number, (image, pieces) in enumerate(frames, 1):
         images.append(f'{{"id": {number}, {image}')
         for piece in pieces:
@@ -119,7 +120,7 @@ def coco_file(frames: Iterable[tuple[str, list[str]]], card: ModelCard) -> str:
 
 def labelme_file(frame: LabeledFrame, labels: Sequence[str], tolerance: float, folder: Path) -> str:
     """JSON of labelme for a frame, for a file in `folder`."""
-    shapes = []
+    shapes: list[dict[str, Any]] = []
     for piece in frame.pieces:
         mask = None
         if piece.has_holes:
@@ -138,8 +139,8 @@ def labelme_file(frame: LabeledFrame, labels: Sequence[str], tolerance: float, f
     except ValueError:  # another drive of Windows
         image = str(frame.image.absolute())
     width, height = frame.size
-    content_of = {"version": LABELME_VERSION, "flags": {}, "shapes": shapes, "imagePath": image, "imageData": None}
-    content_of |= {"imageHeight": height, "imageWidth": width}
+    content_of: dict[str, Any] = {"version": LABELME_VERSION, "flags": {}, "shapes": shapes, "imagePath": image}
+    content_of |= {"imageData": None, "imageHeight": height, "imageWidth": width}
     return f"{SIGNATURES[0]}, {json.dumps(content_of)[1:]}\n"
 
 
@@ -191,8 +192,8 @@ def label_studio_frame(frame: LabeledFrame, labels: Sequence[str], tolerance: fl
             kind = "polygon"
             percent = outline(piece, tolerance, INSET) * (100 / width, 100 / height)
             value = {"points": percent.round(5).tolist(), "closed": True}
-        result = {"id": f"piece-{number}", "type": f"{kind}labels", "from_name": kind, "to_name": "image"}
-        result |= {"original_width": width, "original_height": height, "image_rotation": 0}
+        result: dict[str, Any] = {"id": f"piece-{number}", "type": f"{kind}labels", "from_name": kind}
+        result |= {"to_name": "image", "original_width": width, "original_height": height, "image_rotation": 0}
         value[f"{kind}labels"] = [labels[piece.channel]]
         results.append(result | {"value": value} | _score(piece.score))
     prediction = {"model_version": "linknet-fastai", "result": results} | _score(frame.score)

@@ -31,7 +31,8 @@ def id_palette(card: ModelCard) -> list[int]:
         [9, 0, 9, 0, 0, 0, 0, 0, 250]
     """
     colors = np.zeros((256, 3), np.uint8)
-    for entry in (*card.classes, card.void):
+    colors[card.void.id] = card.void.color
+    for entry in card.classes:
         colors[entry.id] = entry.color
     return colors.ravel().tolist()
 

@@ -118,6 +118,7 @@ WRONG_USE = [
     ("predict {model} {frame} --tolerance 2", "--tolerance: goes with --format coco, labelme, cvat"),
     ("predict {model} {frame} --format coco --min-pixels 0", "--min-pixels"),
     ("predict {model} {frame} --below 60", "--below"),
+    ("predict {model} {frame} --topic /front", "--topic: no INPUT is a ROS bag"),
     ("evaluate {model} street --data {street} --temperature 0", "--temperature"),
     ("export {model} --format tflite", "--format"),
     ("export {model} --out model.onnx", "--format: is missing"),
