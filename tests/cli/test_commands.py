@@ -601,7 +601,7 @@ def test_evaluate_scores_the_confidence_at_any_temperature(
     assert command(*arguments, "--temperature", 0.25) == 0
     cold = json.loads(Path("scores.json").read_text())
     assert cold["temperature"] == 0.25
-    assert f"expected calibration error {cold['ece']:.4f} at temperature 0.25" in capsys.readouterr().out
+    assert f"expected calibration error {cold['ece']:.4f}, temperature 0.25" in capsys.readouterr().out
     assert command(*arguments) == 0
     own = json.loads(Path("scores.json").read_text())
     assert own["temperature"] == 1
