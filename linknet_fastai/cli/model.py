@@ -113,7 +113,7 @@ def predict(
         {"min": 0, "max": 1},
     ] = None,
     confidence: Annotated[
-        bool, "Write confidence/ too: the probability of the predicted class, 255 is certain; in bags it is always."
+        bool, "Write confidence/ too: the probability of the predicted class, 255 is certain. A bag always has it."
     ] = False,
     below: Annotated[
         float | None,
@@ -137,7 +137,7 @@ def predict(
     format: Annotated[
         Literal["recipe", "cityscapes", "coco", "labelme", "cvat", "label-studio"],
         "recipe: the recipe's class ids; cityscapes: only masks, with the label ids and names that the official "
-        "script and server expect; the others: only shapes, for a label tool to import and a person to correct.",
+        "script and server expect; coco, labelme, cvat, label-studio: only shapes, to import there and correct.",
         "NAME",
     ] = "recipe",
     tolerance: Annotated[
