@@ -65,9 +65,8 @@ class LabelReader:
         return table
 
     def __getstate__(self) -> dict:
-        return {
-            key: vars(self)[key] for key in ("in_color", "channel", "raw", "colors")
-        }  # not the table: 16 MB, quickly built
+        kept = ("in_color", "channel", "raw", "colors")  # not the table: 16 MB, quickly built
+        return {key: vars(self)[key] for key in kept}
 
     def __call__(self, path: Path) -> np.ndarray:
         """Read a label map.

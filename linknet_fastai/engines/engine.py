@@ -102,10 +102,13 @@ class Engine(ABC):
     def require_confidence(self) -> None:
         """Raise UserError unless this engine gives a confidence."""
         if not self.has_confidence:
-            raise UserError(
-                f"this model gives {self.name} no confidence: an earlier version exported it; export it again with "
-                "linknet-fastai export"
-            )
+            raise self._no_confidence()
+
+    def _no_confidence(self) -> UserError:
+        return UserError(
+            f"this model gives {self.name} no confidence: an earlier version exported it; export it again with "
+            "linknet-fastai export"
+        )
 
     def _predict(self, image: ImageInput, run: Callable[[np.ndarray, tuple[int, int]], Result]) -> Result:
         frame = as_frame(image)
@@ -135,13 +138,16 @@ class Engine(ABC):
         """
 
     def channels_and_confidence(self, pixels: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Run the network; arguments as in `channels`. A subclass with `has_confidence` implements it.
+        """Run the network; arguments as in `channels`. A subclass with `has_confidence` overrides it.
 
         Returns:
             height x width uint8: the network's channel of each pixel, as from `channels`; the same shape and type:
             its probability times 255.
+
+        Raises:
+            UserError: this engine gives no confidence.
         """
-        raise NotImplementedError
+        raise self._no_confidence()
 
 
 def as_frame(image: ImageInput) -> Image.Image:

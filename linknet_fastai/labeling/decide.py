@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from colorsys import hsv_to_rgb
-from dataclasses import dataclass
 from typing import Literal
 
 from linknet_fastai.config.classes import MAX_CLASSES, Color
@@ -26,14 +25,6 @@ VOID_NAMES = {
 BACKGROUND_NAMES = {"background", "_background_", "__background__", "bg"}
 MUCH = 0.05  # share of the pixels without a label above which it is asked what they are
 BACKGROUND_COLOR = (60, 60, 60)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What was decided, for a row of the table."""
-
-    what: str
-    text: str
 
 
 def class_name(label: str) -> str:
