@@ -152,8 +152,8 @@ class Settings(BaseModel):
     """Learning rate: one-cycle, flat-cos, cosine, constant, or step (a tenth after 1/2 and 3/4)."""
     weight_decay: float | None = Field(None, ge=0, le=10)
     """Weight decay, 0 to 10."""
-    encoder_lr: float = Field(0.1, gt=0, le=1)
-    """Learning rate of a pretrained encoder, as a fraction of --lr."""
+    encoder_lr: float = Field(1.0, gt=0, le=1)
+    """Learning rate of an encoder that is trained already, as a fraction of --lr."""
     teacher: Path | None = None
     """Run folder or .safetensors of a larger model with the same classes, to learn from beside the labels."""
     teacher_share: float = Field(1.0, ge=0, le=100)
