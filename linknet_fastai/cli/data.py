@@ -109,10 +109,21 @@ def _recipe_from(path: Path, file: Path, unlabeled: Literal["void", "background"
 def data(
     recipe: RecipeArgument,
     data: DataOption = None,
-    out: Annotated[Path | None, "File for the picture of a batch.", "FILE", "RECIPE-batch.png"] = None,
+    out: Annotated[
+        Path | None,
+        "File for the picture of a batch, or the page of --suspects.",
+        "FILE",
+        "RECIPE-batch.png, RECIPE-suspects.html",
+    ] = None,
     cache_dir: CacheDirOption = None,
     json: JsonOption = None,
     clear_cache: Annotated[bool, "Only delete the recipe's decoded frames."] = False,
+    suspects: Annotated[
+        Path | None,
+        "Only look for wrong labels, which a model confidently contradicts: a run, a model file, or the folder of "
+        "fit --folds, whose models judge the frames that they were not trained on.",
+        "MODEL",
+    ] = None,
 ) -> None:
     """Check what is on disk: counts, sizes, classes, what splits share, damaged files, a picture of a batch."""
     from linknet_fastai.cli.tables import show_inspection
@@ -127,6 +138,14 @@ def data(
         loaded = load_recipe(recipe)
         freed = clear_caches(loaded.name, cache_dir) + (clear_old_scenes() if loaded.fetch == "street" else 0)
         console.print(f"{freed / 2**20:.1f} MiB of decoded frames of {loaded.name} deleted")
+        return
+    if suspects:
+        from linknet_fastai.cli.suspects_table import show_suspects
+        from linknet_fastai.training.suspects import find_suspects
+
+        with progress_bar() as progress:
+            found = find_suspects(recipe, data, suspects, out, progress)
+        show_or_print_json(lambda: show_suspects(found), found.as_json(), json)
         return
     from linknet_fastai.core.files import check_own
     from linknet_fastai.core.images import is_own_png
