@@ -122,6 +122,14 @@ def test_255_among_more_values_is_void(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels["000"], np.where(IDS == 3, 255, IDS))
 
 
+def test_255_among_grays_for_viewing_is_a_class(tmp_path: Path) -> None:
+    values = {0: 0, 1: 85, 2: 170, 3: 255}
+    proposal = propose(tree(tmp_path / "data", ("{n}.jpg", "{n}_mask.png"), values=values), "own")
+    assert classes(proposal) == [(0, "class_0"), (85, "class_85"), (170, "class_170"), (255, "class_255")]
+    _, labels = read_back(proposal, tmp_path / "own.toml")
+    np.testing.assert_array_equal(labels["000"], IDS)
+
+
 def test_values_above_255_are_mapped(tmp_path: Path) -> None:
     folder = tree(tmp_path / "data", ("images/{n}.png", "other/{n}.png"))
     for file in (folder / "other").iterdir():
