@@ -120,8 +120,8 @@ def data(
     clear_cache: Annotated[bool, "Only delete the recipe's decoded frames."] = False,
     suspects: Annotated[
         Path | None,
-        "Only look for wrong labels, which a model confidently contradicts: a run, a model file, or the folder of "
-        "fit --folds, whose models judge the frames that they were not trained on.",
+        "Only show labels that a model confidently contradicts, which may be wrong. MODEL is a run, a model file, or "
+        "the folder of fit --folds, whose models judge the frames that they were not trained on.",
         "MODEL",
     ] = None,
 ) -> None:
@@ -130,6 +130,9 @@ def data(
     from linknet_fastai.cli.terminal import console, progress_bar, show_or_print_json
     from linknet_fastai.data.dataset import open_dataset
 
+    if suspects and (clear_cache or cache_dir):
+        option = "--clear-cache" if clear_cache else "--cache-dir"
+        raise UsageError(f"{option}: --suspects uses no decoded frames; leave out one of them")
     if clear_cache:
         from linknet_fastai.config.recipe import load_recipe
         from linknet_fastai.data.cache import clear_caches

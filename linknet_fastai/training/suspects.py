@@ -172,6 +172,8 @@ def find_suspects(
             found = find_suspects("camvid", None, Path("runs/drives"))
             print(found.suspects[0].frame, found.suspects[0].label, found.page)
     """
+    if not model.exists():
+        raise UserError(f"--suspects: {model}: no such run, model file or folder of folds")
     dataset = open_dataset(recipe, data or data_of(model), progress)
     if page is None:
         check_own(page := Path(f"{dataset.recipe.name}-suspects.html"), is_own_page)

@@ -84,6 +84,10 @@ def test_the_command_shows_and_writes_the_suspects(
     (here / "street-suspects.html").write_text("mine")
     assert command("data", "street", "--suspects", folds) == 2
     assert "street-suspects.html: already exists and was not written by linknet-fastai" in capsys.readouterr().err
+    assert command("data", "street", "--suspects", "none") == 1
+    assert "--suspects: none: no such run, model file or folder of folds" in capsys.readouterr().err
+    assert command("data", "street", "--suspects", folds, "--clear-cache") == 2
+    assert "--clear-cache: --suspects uses no decoded frames; leave out one of them" in capsys.readouterr().err
 
 
 def test_a_model_of_other_classes_is_refused(
