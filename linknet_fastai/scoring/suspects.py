@@ -54,12 +54,6 @@ class Evidence:
     places: np.ndarray
     counts: np.ndarray
 
-    def table(self, n_classes: int) -> np.ndarray:
-        """CxCxBINS counts."""
-        table = np.zeros(n_classes * n_classes * BINS)
-        table[self.places] = self.counts
-        return table.reshape(n_classes, n_classes, BINS)
-
 
 @dataclass(frozen=True, eq=False)
 class JudgedFrame:
@@ -146,9 +140,12 @@ def likelihoods(table: np.ndarray) -> np.ndarray:
     return (table + SMOOTHING * usual[:, None, None]) / (table.sum(0) + SMOOTHING)
 
 
-def total_of(evidence: Sequence[Evidence], n_classes: int) -> np.ndarray:
-    """The sum of the tables of frames: CxCxBINS counts."""
-    return sum((each.table(n_classes) for each in evidence), np.zeros((n_classes, n_classes, BINS)))
+def table_of(evidence: Sequence[Evidence], n_classes: int) -> np.ndarray:
+    """The counts of frames, added: CxCxBINS."""
+    table = np.zeros(n_classes * n_classes * BINS)
+    for each in evidence:
+        table[each.places] += each.counts
+    return table.reshape(n_classes, n_classes, BINS)
 
 
 def rank_suspects(evidence: Sequence[Evidence], n_classes: int) -> list[Suspect]:
@@ -174,9 +171,9 @@ def rank_suspects(evidence: Sequence[Evidence], n_classes: int) -> list[Suspect]
             for suspect in rank_suspects(evidence, len(dataset.recipe.classes))[:10]:
                 print(suspect.frame.stem, suspect.label, suspect.predicted)
     """
-    total, ranked = total_of(evidence, n_classes), []
+    total, ranked = table_of(evidence, n_classes), []
     for each in evidence:
-        table = each.table(n_classes)
+        table = table_of([each], n_classes)
         of_frame = sorted(_suspects_in(each.frame, table, total - table), key=lambda found: -found.score)
         ranked += [replace(suspect, score=suspect.score / place) for place, suspect in enumerate(of_frame, 1)]
     return sorted(ranked, key=lambda suspect: -suspect.score)
@@ -197,7 +194,7 @@ def _suspects_in(frame: Frame, table: np.ndarray, others: np.ndarray) -> Iterato
         yield Suspect(
             frame,
             label,
-            predicted=int((counts * surprise[label]).sum(1).argmax()),
+            predicted=int(counts.sum(1).argmax()),
             pixels=int(number),
             share=float(number / pixels[label]),
             confidence=float(counts.sum(0) @ (np.arange(BINS) + 0.5) / BINS / number),

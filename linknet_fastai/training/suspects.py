@@ -23,7 +23,7 @@ from linknet_fastai.scoring.suspects import (
     contradicted_pixels,
     judge_frames,
     rank_suspects,
-    total_of,
+    table_of,
 )
 from linknet_fastai.training.folds import FOLDS_FILE, LISTS, read_folds
 
@@ -183,7 +183,7 @@ def find_suspects(
     ]
     n_classes = len(dataset.recipe.classes)
     result = SuspectsResult(dataset, model, rank_suspects(found, n_classes), len(found), page, notes)
-    _write_page(result, judges, found, total_of(found, n_classes))
+    _write_page(result, judges, found, table_of(found, n_classes))
     return result
 
 
@@ -197,7 +197,7 @@ def _write_page(
         frames = [frame for frame in judge.frames if any(suspect.frame == frame for suspect in shown)]
         engine = judge.open(result.dataset)
         for judged in judge_frames(engine, result.dataset, frames):
-            others = total - own[judged.frame].table(len(total))
+            others = total - table_of([own[judged.frame]], len(total))
             for suspect in shown:
                 if suspect.frame == judged.frame:
                     mask = contradicted_pixels(judged, suspect.label, others)

@@ -19,7 +19,7 @@ from linknet_fastai.scoring.suspects import (
     judge_frames,
     likelihoods,
     rank_suspects,
-    total_of,
+    table_of,
 )
 
 GROUND, WALL, AIR = range(3)
@@ -85,8 +85,8 @@ def test_further_classes_of_a_frame_count_less(drawn: tuple[Engine, Dataset]) ->
     frames = dataset.frames("train+val")
     evidence = collect_evidence(engine, dataset, frames)
     wrong = next(each for each in evidence if each.frame.stem == "f6")
-    others = total_of([each for each in evidence if each is not wrong], 3)
-    likely, table = likelihoods(others), wrong.table(3)
+    others = table_of([each for each in evidence if each is not wrong], 3)
+    likely, table = likelihoods(others), table_of([wrong], 3)
     expected = []
     for label in (WALL, AIR):
         surprise = [-np.log(likely[label, other]) for other in range(3) if other != label]
@@ -104,7 +104,7 @@ def test_contradicted_pixels_are_those_of_the_error(drawn: tuple[Engine, Dataset
     engine, dataset = drawn
     frames = dataset.frames("train+val")
     (frame,) = [frame for frame in frames if frame.stem == "f3"]
-    others = total_of(collect_evidence(engine, dataset, [other for other in frames if other != frame]), 3)
+    others = table_of(collect_evidence(engine, dataset, [other for other in frames if other != frame]), 3)
     (judged,) = judge_frames(engine, dataset, [frame])
     expected = np.zeros((48, 64), bool)
     expected[2:12, 10:20] = True
