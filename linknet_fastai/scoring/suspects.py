@@ -154,8 +154,8 @@ def rank_suspects(evidence: Sequence[Evidence], n_classes: int) -> list[Suspect]
     A weak model contradicts most label maps somewhere, so what counts is how surprising that is. The likelihood of a
     label where a model predicts another class, with a confidence, is counted in all other frames; minus its logarithm
     is the surprise of a pixel. The score of a class in a frame is the surprise of its pixels above what is usual for
-    the class in the other frames, over the root of their number. The second class of a frame has half its score, the
-    third a third, so that one label map that is wrong altogether does not fill the list.
+    the class in the other frames, over the root of their number. The second class of a frame has a quarter of that, the
+    third a ninth, so that one label map that is wrong altogether does not fill the list.
 
     This is the joint distribution of given and predicted labels of Northcutt et al., Confident Learning, 2021, with
     bins of the confidence in place of one threshold for each class.
@@ -175,7 +175,7 @@ def rank_suspects(evidence: Sequence[Evidence], n_classes: int) -> list[Suspect]
     for each in evidence:
         table = table_of([each], n_classes)
         of_frame = sorted(_suspects_in(each.frame, table, total - table), key=lambda found: -found.score)
-        ranked += [replace(suspect, score=suspect.score / place) for place, suspect in enumerate(of_frame, 1)]
+        ranked += [replace(suspect, score=suspect.score / place**2) for place, suspect in enumerate(of_frame, 1)]
     return sorted(ranked, key=lambda suspect: -suspect.score)
 
 

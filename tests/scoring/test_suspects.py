@@ -97,7 +97,7 @@ def test_further_classes_of_a_frame_count_less(drawn: tuple[Engine, Dataset]) ->
         excess -= np.sum(np.multiply(surprise, usual)) / others[label].sum() * pixels
         expected.append(excess / np.sqrt(pixels))
     scores = [suspect.score for suspect in rank_suspects(evidence, 3) if suspect.frame.stem == "f6"]
-    assert scores == pytest.approx([max(expected), min(expected) / 2])
+    assert scores == pytest.approx([max(expected), min(expected) / 4])
 
 
 def test_contradicted_pixels_are_those_of_the_error(drawn: tuple[Engine, Dataset]) -> None:
