@@ -154,8 +154,8 @@ def rank_suspects(evidence: Sequence[Evidence], n_classes: int) -> list[Suspect]
     A weak model contradicts most label maps somewhere, so what counts is how surprising that is. The likelihood of a
     label where a model predicts another class, with a confidence, is counted in all other frames; minus its logarithm
     is the surprise of a pixel. The score of a class in a frame is the surprise of its pixels above what is usual for
-    the class in the other frames, over the root of their number. The second class of a frame has a quarter of that, the
-    third a ninth, so that one label map that is wrong altogether does not fill the list.
+    the class in the other frames, over the root of their number. The second class of a frame has a quarter of that,
+    the third a ninth, so that one label map that is wrong altogether does not fill the list.
 
     This is the joint distribution of given and predicted labels of Northcutt et al., Confident Learning, 2021, with
     bins of the confidence in place of one threshold for each class.

@@ -141,6 +141,32 @@ def test_values_above_255_are_mapped(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels["000"], IDS)
 
 
+def with_palette(ids: np.ndarray) -> Image.Image:
+    label = Image.fromarray(ids)
+    label.putpalette([0, 0, 0, 128, 64, 128, 70, 70, 70, 220, 20, 60])
+    return label
+
+
+KINDS: dict[str, tuple[str, Callable[[np.ndarray], Image.Image], np.ndarray]] = {
+    "one bit": ("png", lambda ids: Image.fromarray(ids > 1), IDS // 2),
+    "three equal channels": ("png", lambda ids: Image.fromarray(ids[..., None].repeat(3, 2)), IDS),
+    "a palette": ("bmp", with_palette, IDS),
+    "16 bit TIFF": ("tif", lambda ids: Image.fromarray(ids.astype(np.uint16)), IDS),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_are_read_from_other_kinds_of_files(kind: str, tmp_path: Path) -> None:
+    ending, make, expected = KINDS[kind]
+    for n in range(4):
+        save(photo(n), tmp_path / f"data/d {n}.jpg")
+        make(np.roll(IDS, n, 1)).save(tmp_path / f"data/d {n} mask.{ending}")
+    proposal = propose(tmp_path / "data", "own")
+    assert [row.id for row in proposal.classes] == list(range(expected.max() + 1))
+    _, labels = read_back(proposal, tmp_path / "own.toml")
+    np.testing.assert_array_equal(labels["d 0"], expected)
+
+
 COLORS = np.array([(0, 0, 0), (128, 64, 128), (70, 70, 70), (220, 20, 60)], np.uint8)
 COLOR_LEGENDS = {
     "class_dict.csv": "name,r,g,b\nvoid,0,0,0\nroad,128,64,128\nwall,70,70,70\nperson,220,20,60\n",
