@@ -150,6 +150,12 @@ def predict(
     min_pixels: Annotated[
         int | None, "Leave out smaller pieces, and fill smaller holes, for a label tool.", "N", "20", {"min": 1}
     ] = None,
+    order: Annotated[
+        Literal["uncertain"] | None,
+        "Also write label-next.csv, the images that a person should label next: the least certain first, and those "
+        "close to one before it in a video later.",
+        "uncertain",
+    ] = None,
 ) -> None:
     """Write masks of class ids, at each frame's own size, and overlays; a video gives a video, a ROS bag a bag."""
     from linknet_fastai.cli.terminal import console, progress_bar, show_error, show_lines, show_note
@@ -165,6 +171,7 @@ def predict(
         mask_name,
         note_of_unread,
     )
+    from linknet_fastai.predict.order import check_order_file, write_order
     from linknet_fastai.predict.overlay import legend
     from linknet_fastai.scoring.cityscapes import label_ids_of_channels, official_file_name
 
@@ -199,11 +206,13 @@ def predict(
     if shapes and (masks_only or confidence or palette):
         option = "--masks-only" if masks_only else "--confidence" if confidence else "--palette"
         raise UsageError(f"{option}: --format {format} writes no masks; leave out one of them")
-        raise UsageError(
-            "--palette: --format cityscapes writes what the official script reads; leave out one of them"
-        )
     if confidence and clips:
         raise UsageError("--confidence: a video has only an overlay; --below leaves its uncertain pixels uncolored")
+    if order and (clips or bags):
+        raise UsageError(
+            f"--order: {(clips or bags)[0]} is no image; extract its frames first, as in "
+            "ffmpeg -i clip.mp4 -vf fps=1 frames/%06d.png"
+        )
     if fps and not clips:
         raise UsageError("--fps: no INPUT is a video; --video makes one of a folder's images")
     opacity = 0.5 if opacity is None else opacity
@@ -215,22 +224,29 @@ def predict(
     has_legend = bool(clips) or not only
     if has_legend:
         check_own(out / LEGEND, is_own_png)
+    order_file = check_order_file(out) if order else None
+    uncertainties: dict[Path, float] | None = {} if order else None
     opened = open_engine(model, frames=None if clips or bags else len(jobs))
-    if confidence or below is not None:
+    if confidence or below is not None or order:
         opened.require_confidence()
     # The official script reads every PNG with a frame's name in its folder, overlays too.
     label_ids = label_ids_of_channels(opened.card.class_names) if official else None
     with progress_bar() as progress:
         if shapes:
             allowed = 1 if tolerance is None else tolerance
-            failures = annotate_images(opened, jobs, out, shapes, allowed, min_pixels or 20, below, progress)
+            failures = annotate_images(
+                opened, jobs, out, shapes, allowed, min_pixels or 20, below, progress, uncertainties
+            )
         else:
             failures = predict_images(
-                opened, jobs, out, only, progress, label_ids, opacity, confidence, below, palette
+                opened, jobs, out, only, progress, label_ids, opacity, confidence, below, palette, uncertainties
             )
     if jobs:
         where = annotations_of(out, shapes) if shapes else out
         console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {where}")
+    if order_file and uncertainties:
+        write_order(order_file, uncertainties)
+        console.print(f"to label next: {order_file}")
     if has_legend:
         save_image(legend(opened.card), out / LEGEND)
     for bag in bags:

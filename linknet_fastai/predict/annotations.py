@@ -79,6 +79,7 @@ def annotate_images(
     min_pixels: int = 20,
     below: float | None = None,
     progress: Progress | None = None,
+    uncertainties: dict[Path, float] | None = None,
 ) -> list[str]:
     """Write pre-annotations of images.
 
@@ -95,6 +96,7 @@ def annotate_images(
         min_pixels: pixels of the smallest piece and of the smallest hole.
         below: pixels with a lower confidence than this, 0 to 1, get no label; None keeps all.
         progress: called with what is done, the number of frames done and the number of all.
+        uncertainties: see `predict_each`.
 
     Returns:
         A message for each image that could not be read, predicted or written; the others are done.
@@ -127,7 +129,7 @@ def annotate_images(
             texts[job] = FRAME_TEXTS[format](labeled, card.class_names, tolerance)
 
     scored = format in WITH_SCORE and engine.has_confidence  # an older export of a model has none
-    failures = predict_each(engine, jobs, out, write, scored or below is not None, progress)
+    failures = predict_each(engine, jobs, out, write, scored or below is not None, progress, uncertainties)
     if texts:
         if format in LABEL_TEXTS:
             name, labels_of = LABEL_TEXTS[format]

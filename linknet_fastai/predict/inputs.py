@@ -135,7 +135,7 @@ def collect_clips(inputs: Sequence[Path], out: Path, as_video: bool = False) -> 
             videos = list(filter(is_video, files_in(path, out, VIDEO_SUFFIXES)))
             clips += [Clip(video, video.relative_to(path).with_suffix(".mp4")) for video in videos]
             if as_video:
-                frames = sorted(find_images(path, out), key=_natural_order)
+                frames = sorted(find_images(path, out), key=natural_order)
                 clips.append(Clip(frames, Path(f"{path.resolve().name}.mp4")))
             elif not videos or files_in(path, out):
                 images.append(path)
@@ -216,7 +216,7 @@ def _check_targets(outputs: Iterable[Job | Clip | Bag]) -> None:
             raise UsageError(f"{other} and {output} would both write {output.target}; predict them separately")
 
 
-def _natural_order(file: Path) -> list[int | str]:
+def natural_order(file: Path) -> list[int | str]:
     """A sort key that puts frame2 before frame10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(file))]
 

@@ -122,6 +122,14 @@ def test_255_among_more_values_is_void(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels["000"], np.where(IDS == 3, 255, IDS))
 
 
+def test_255_among_grays_for_viewing_is_a_class(tmp_path: Path) -> None:
+    values = {0: 0, 1: 85, 2: 170, 3: 255}
+    proposal = propose(tree(tmp_path / "data", ("{n}.jpg", "{n}_mask.png"), values=values), "own")
+    assert classes(proposal) == [(0, "class_0"), (85, "class_85"), (170, "class_170"), (255, "class_255")]
+    _, labels = read_back(proposal, tmp_path / "own.toml")
+    np.testing.assert_array_equal(labels["000"], IDS)
+
+
 def test_values_above_255_are_mapped(tmp_path: Path) -> None:
     folder = tree(tmp_path / "data", ("images/{n}.png", "other/{n}.png"))
     for file in (folder / "other").iterdir():
@@ -131,6 +139,32 @@ def test_values_above_255_are_mapped(tmp_path: Path) -> None:
     assert classes(proposal) == [(0, "class_0"), (1, "class_1000"), (2, "class_2000"), (3, "class_3000")]
     _, labels = read_back(proposal, tmp_path / "own.toml")
     np.testing.assert_array_equal(labels["000"], IDS)
+
+
+def with_palette(ids: np.ndarray) -> Image.Image:
+    label = Image.fromarray(ids)
+    label.putpalette([0, 0, 0, 128, 64, 128, 70, 70, 70, 220, 20, 60])
+    return label
+
+
+KINDS: dict[str, tuple[str, Callable[[np.ndarray], Image.Image], np.ndarray]] = {
+    "one bit": ("png", lambda ids: Image.fromarray(ids > 1), IDS // 2),
+    "three equal channels": ("png", lambda ids: Image.fromarray(ids[..., None].repeat(3, 2)), IDS),
+    "a palette": ("bmp", with_palette, IDS),
+    "16 bit TIFF": ("tif", lambda ids: Image.fromarray(ids.astype(np.uint16)), IDS),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_are_read_from_other_kinds_of_files(kind: str, tmp_path: Path) -> None:
+    ending, make, expected = KINDS[kind]
+    for n in range(4):
+        save(photo(n), tmp_path / f"data/d {n}.jpg")
+        make(np.roll(IDS, n, 1)).save(tmp_path / f"data/d {n} mask.{ending}")
+    proposal = propose(tmp_path / "data", "own")
+    assert [row.id for row in proposal.classes] == list(range(expected.max() + 1))
+    _, labels = read_back(proposal, tmp_path / "own.toml")
+    np.testing.assert_array_equal(labels["d 0"], expected)
 
 
 COLORS = np.array([(0, 0, 0), (128, 64, 128), (70, 70, 70), (220, 20, 60)], np.uint8)
