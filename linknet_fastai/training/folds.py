@@ -8,66 +8,21 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Annotated, Any
-
-from pydantic import BaseModel, Field, ValidationError
+from typing import Any
 
 from linknet_fastai.config.presets import settings_for
-from linknet_fastai.config.settings import Text, explain
-from linknet_fastai.core.errors import UsageError, UserError, reason
-from linknet_fastai.core.files import MAX_LIST_BYTES, parse_json, read_text, write_text
+from linknet_fastai.core.errors import UsageError
+from linknet_fastai.core.files import write_text
 from linknet_fastai.core.parallel import process_count
-from linknet_fastai.core.text import Name
 from linknet_fastai.data.dataset import Dataset, frames_by_unit, open_dataset
 from linknet_fastai.data.match import Frame
 from linknet_fastai.runs.folder import RUN_FILE, best_row, locked, new_folder, read_metrics, read_run
+from linknet_fastai.runs.folds import FOLDS_FILE, Fold, Folds, read_folds
+from linknet_fastai.runs.folds_report import report_folds
 from linknet_fastai.training.fit import fit, pin_recipe, resume
 from linknet_fastai.training.run_record import Observer
 
-FOLDS_FILE, LISTS = "folds.json", "lists"
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Fold(BaseModel, frozen=True):
-    """A fold: what is left out of a training, and the scores on it.
-
-    Attributes:
-        name: of its run folder.
-        groups: the groups that are left out, or in a recipe without groups none.
-        train_frames: how many frames are trained on.
-        frames: how many are left out, and scored.
-        last_miou: the mIoU after the last epoch; None while the run is not finished.
-        best_miou: the mIoU of the best epoch, which was chosen on these frames.
-    """
-
-    name: Name
-    groups: list[Text]
-    train_frames: int
-    frames: int
-    last_miou: Share | None = None
-    best_miou: Share | None = None
-
-
-class Folds(BaseModel):
-    """The content of folds.json: how the folds were cut, how they are trained, and the result.
-
-    Attributes:
-        recipe: the name of a shipped recipe, or a file.
-        data: the data folder.
-        options: the settings that were given.
-        folds: the folds in the order of training.
-        mean: the mean of `last_miou`, once all folds are done.
-        spread: its standard deviation over the folds.
-        worst: the name of the fold with the lowest.
-    """
-
-    recipe: Text
-    data: Text
-    options: dict[str, Any]
-    folds: list[Fold] = Field(min_length=2)
-    mean: float | None = None
-    spread: float | None = None
-    worst: str | None = None
+LISTS = "lists"
 
 
 @dataclass(frozen=True)
@@ -198,25 +153,6 @@ def resume_folds(
     return _train(folder.resolve(), read_folds(folder), data, given, observer or Observer(), log_to)
 
 
-def read_folds(folder: Path) -> Folds:
-    """Read folds.json.
-
-    Raises:
-        UserError: it is missing or damaged.
-
-    Example::
-
-        {fold.name: fold.last_miou for fold in read_folds(Path("runs/drives")).folds}
-    """
-    file = folder / FOLDS_FILE
-    try:
-        return Folds.model_validate(parse_json(read_text(file, MAX_LIST_BYTES)))
-    except ValidationError as error:
-        raise UserError(f"{file}: {explain(error)}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({reason(error)})") from None
-
-
 def _require_one_process() -> None:
     if process_count() > 1:
         raise UsageError("--folds: trains one fold after the other in one process; start it without torchrun")
@@ -266,6 +202,7 @@ def _train(
         plan.mean, plan.spread = fmean(mious.values()), stdev(mious.values())
         plan.worst = min(mious, key=mious.__getitem__)
         _write(folder, plan)
+        report_folds(folder)
     return FoldsResult(folder, plan, finished=True)
 
 
