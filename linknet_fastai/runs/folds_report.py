@@ -58,7 +58,8 @@ def report_folds(folder: Path) -> Path:
         last={run.name: run.last for run in runs},
         epochs={run.name: run.settings.get("epochs") for run in runs},
         linked={fold.name for fold in folds.folds if (folder / fold.name / REPORT).is_file()},
-        classes=_class_rows(runs),
+        classes=_class_rows([run for run in runs if run.result.get("finished")]),
+        groups=any(fold.groups not in ([], [fold.name]) for fold in folds.folds),
         minutes=sum(run.seconds for run in runs) / 60,
     )
     write_text(folder / REPORT, page)

@@ -217,7 +217,7 @@ def _train(
 
 
 def _is_finished(run: Path) -> bool:
-    return (run / RUN_FILE).is_file() and read_run(run).result.get("finished", False)
+    return (run / RUN_FILE).is_file() and bool(read_run(run).result.get("finished"))
 
 
 def _train_fold(

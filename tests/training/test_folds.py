@@ -116,6 +116,18 @@ def test_folds_are_plain_trainings_and_a_stopped_one_resumes_as_a_whole(
     assert [line.split()[0] for line in table] == ["fold-1", "fold-2", "mean", "spread"]
     assert "fold 2 of 2: fold-2 is left out" in printed
 
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert command("report", out) == 0
+    assert (out / "report.html").read_text(encoding="utf-8") == page
+    for text in (stored["mean"], stored["spread"], *mious):
+        assert f'<td class="number">{text:.4f}</td>' in page
+    for name in ("fold-1", "fold-2"):
+        assert f'<a href="{name}/report.html">{name}</a>' in page
+    assert f"worst fold: {stored['worst']}" in page
+    assert "<td>Road</td>" in page
+    assert command("report", out, "--data", street_data) == 2
+    assert "--data: the report of folds shows no frames" in capfd.readouterr().err
+
 
 def test_each_of_several_processes_trains_folds_of_its_own_as_if_it_was_alone(
     recipe: Path, street_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
