@@ -45,7 +45,7 @@ def propose_split(frames: Sequence[PurePosixPath], images: str) -> ProposedSplit
         >>> frames = [PurePosixPath(f"{drive}_{n}.jpg") for drive in "abcdef" for n in range(9)]
         >>> split = propose_split(frames, "{stem}.jpg")
         >>> len(split.frames["val"]), split.how, split.recipe["splits"]["val"]
-        (9, '6 groups by names as in a_*, whole groups', {'group': ['f_']})
+        (9, '6 groups by names as in a_*, whole groups', {'group': ['e_']})
     """
     if len(frames) == 1:
         return ProposedSplit({"train": list(frames), "val": list(frames)}, "one frame, which serves for both", {})
