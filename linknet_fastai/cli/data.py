@@ -61,7 +61,8 @@ def recipes(
         for recipe in map(load_recipe, recipe_names()):
             default = Settings(**recipe.training).size
             sizes = dict.fromkeys(format_size(layout.size or default) for layout in recipe.layouts)
-            origin = {None: "--data DIR", "street": "drawn"}.get(recipe.fetch, "downloaded, or --data DIR")
+            origin = "downloaded, or --data DIR" if recipe.fetch else "--data DIR"
+            origin = "drawn" if recipe.drawn_scenes else origin
             rows.append((recipe.name, len(recipe.classes), ", ".join(sizes), origin))
         show_table(("recipe", "classes", "trains at", "data"), rows)
         console.print()
@@ -125,7 +126,7 @@ def data(
         from linknet_fastai.data.fetch import clear_old_scenes
 
         loaded = load_recipe(recipe)
-        freed = clear_caches(loaded.name, cache_dir) + (clear_old_scenes() if loaded.fetch == "street" else 0)
+        freed = clear_caches(loaded.name, cache_dir) + (clear_old_scenes() if loaded.drawn_scenes else 0)
         console.print(f"{freed / 2**20:.1f} MiB of decoded frames of {loaded.name} deleted")
         return
     from linknet_fastai.core.files import check_own

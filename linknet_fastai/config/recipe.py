@@ -31,7 +31,8 @@ class Recipe(Checked):
         name: short name, which run folders and messages use.
         title: the name for people.
         source: where the data comes from; shown if it is missing.
-        fetch: what is used if no data folder is given: "street" is drawn, any other name is one of fastai's `URLs`.
+        fetch: what is used if no data folder is given: "street-240" is 240 drawn scenes to train on, any other name
+            is one of fastai's `URLs`.
         classes: the classes, in the order of the network's channels.
         void: id and color of void, and the raw labels that belong to it.
         official_scores: the benchmark whose own scores `evaluate` reports in addition.
@@ -100,6 +101,12 @@ class Recipe(Checked):
     def class_names(self) -> list[str]:
         """The names of the classes, in the order of the network's channels."""
         return [entry.name for entry in self.classes]
+
+    @property
+    def drawn_scenes(self) -> int | None:
+        """The number of street scenes to train on that the program draws; None if it draws nothing."""
+        drawn = re.fullmatch(r"street-([1-9]\d{0,3})", self.fetch or "")
+        return int(drawn[1]) if drawn else None
 
     @property
     def channel_of_label(self) -> dict[str, int | None]:

@@ -259,6 +259,8 @@ def _explain(first: Mapping[str, Any]) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown key {where!r}"
     message = first["msg"].removeprefix("Value error, ")[:500]
+    if first["loc"][-1:] == ("[key]",):
+        message += "; a key of the whole file is written above the first [table]"
     return f"{where}: {message}" if where else message
 
 

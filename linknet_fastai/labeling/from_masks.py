@@ -138,7 +138,7 @@ def shipped_dataset(tree: Tree) -> Dataset | None:
     """The data set of a shipped recipe that a folder is; None for any other."""
     for name in recipe_names():
         recipe = load_recipe(name)
-        if recipe.fetch == "street":
+        if recipe.drawn_scenes:
             continue
         try:
             dataset = open_dataset(name, tree.root)

@@ -91,7 +91,7 @@ PUBLISHED += ["mapillary-2.0", "nighttime-driving", "rellis3d", "rugd", "wilddas
 
 
 def test_the_shipped_recipes() -> None:
-    ours = ["camvid", "camvid-elab", "camvid32", "cityscapes", "cityscapes34", "street"]
+    ours = ["camvid", "camvid-elab", "camvid32", "cityscapes", "cityscapes34", "street", "streets"]
     assert recipe_names() == sorted(ours + PUBLISHED)
 
 
@@ -136,7 +136,7 @@ def test_camvid_has_the_published_split(name: str) -> None:
     assert sequences == {"train": {"0001TP", "0006R0", "0016E5"}, "val": {"0016E5"}, "test": {"0001TP", "Seq05VD"}}
 
 
-@pytest.mark.parametrize("name", ["camvid", "camvid-elab", "street"])
+@pytest.mark.parametrize("name", ["camvid", "camvid-elab", "street", "streets"])
 def test_camvid_classes_stand_in_segnets_order(name: str) -> None:
     assert load_recipe(name).class_names == CAMVID_CLASSES
 
