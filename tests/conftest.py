@@ -243,8 +243,8 @@ images = "frames/{stem}.png"
 labels = "masks/{stem}.png"
 
 [splits]
-train = { fraction = 0.6 }
-val = { fraction = 0.4 }
+train = { fraction = 0.45 }
+val = { fraction = 0.55 }
 
 [training]
 size = "64x48"

@@ -41,6 +41,7 @@ def evaluate(
     ] = None,
     json: JsonOption = None,
     all: Annotated[bool, "Show precision and F1 of each class too."] = False,
+    boundary: Annotated[bool, "Also score the borders of classes: boundary IoU, within 2% of the diagonal."] = False,
     by: Annotated[Literal["group"] | None, "Score each of the recipe's groups too.", "group"] = None,
     picture: Annotated[Path | None, "Draw the confusion matrix as a PNG.", "FILE"] = None,
 ) -> None:
@@ -56,6 +57,7 @@ def evaluate(
     from linknet_fastai.runs.folder import RUN_FILE
     from linknet_fastai.runs.frame_counts import write_frame_counts
     from linknet_fastai.scoring import evaluate as evaluation
+    from linknet_fastai.scoring.boundary import BOUNDARY_SHARE
 
     renamed = {}
     for text in map or ():
@@ -77,7 +79,8 @@ def evaluate(
         dataset = open_dataset(recipe, data, progress)
         if by and not dataset.recipe.group:
             raise UsageError(f"--by group: {recipe} does not say what a group is; add group = ... to the recipe")
-        result = evaluation.evaluate(opened, dataset, split, progress, protocol == "course", renamed)
+        share = BOUNDARY_SHARE if boundary else None
+        result = evaluation.evaluate(opened, dataset, split, progress, protocol == "course", renamed, share)
     for note in [*dataset.notes(split, train_on), *result.data_notes, *filter(None, [result.note])]:
         show_note(note)
     scored, known = len(result.class_names), len(dataset.recipe.classes)

@@ -44,7 +44,10 @@ def show_evaluation(result: "Evaluation", title: str, all_scores: bool = False, 
     scores = result.scores
     console.print(styled(title, "bold"))
     shown = CLASS_SCORES + MORE_CLASS_SCORES * all_scores
-    iou, *others = scores.of_classes(shown).values()
+    columns = {score.label: values for score, values in zip(shown, scores.of_classes(shown).values(), strict=True)}
+    if result.boundary:
+        columns["boundary IoU"] = result.boundary.iou.tolist()
+    iou, *others = columns.values()
     ends = result.intervals.of_classes["iou"].tolist() if result.intervals else [(math.nan, math.nan)] * len(iou)
     rows = [
         (name, percent(value), interval(*pair), *map(percent, values), f"{pixels:,}")
@@ -55,7 +58,7 @@ def show_evaluation(result: "Evaluation", title: str, all_scores: bool = False, 
     overall = result.intervals.overall if result.intervals else {"miou": (math.nan, math.nan)}
     of_mean = interval(*overall["miou"])
     means = ("mean", percent(mean_score(iou)), of_mean, *(percent(mean_score(values)) for values in others), "")
-    headings = [score.label for score in shown]
+    headings = [*columns]
     show_table(("class", headings[0], "95% interval", *headings[1:], "pixels"), rows, bold=[means])
     if not result.intervals:
         console.print(f"no intervals: fewer than {MIN_UNITS} groups or blocks of frames")

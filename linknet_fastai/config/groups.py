@@ -1,5 +1,7 @@
 """What belongs together in a data set, such as the frames of one drive: as a recipe describes it."""
 
+import hashlib
+import os
 import re
 from collections.abc import Mapping
 from typing import Annotated
@@ -58,3 +60,17 @@ def group_of(group: Group | None, fields: Mapping[str, str]) -> str | None:
         return fields[group] if group else None
     match = re.search(group.stem, fields["stem"])
     return match[min(match.re.groups, 1)] if match else None
+
+
+def place_of(name: str) -> float:
+    """Where a group, or a frame on its own, is between 0 and 1: fractions of frames are cut there.
+
+    It depends on the name alone, so that groups and frames that are added move no other to another split. Places are
+    spread as at random: of n names the share in a fraction f differs from f by a standard deviation of
+    sqrt(f (1 - f) / n).
+
+    Example:
+        >>> round(place_of("0016E5"), 3)
+        0.693
+    """
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48

@@ -1,14 +1,14 @@
 """A recipe's data on disk: its folder, its layout and the frames of a split."""
 
-import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, combinations, pairwise
 from pathlib import Path, PurePath
 
+from linknet_fastai.config.groups import place_of
 from linknet_fastai.config.layouts import Layout, Split
 from linknet_fastai.config.recipe import Recipe, load_recipe, read_stems
 from linknet_fastai.config.selection import GROUP, selection_parts
@@ -217,13 +217,14 @@ class Dataset:
         splits = self.recipe.splits.values()
         listed = {frame for each in splits for frame in find_listed(frames, self._stems(each))[0]}
         named = {group for each in splits for group in each.group}
-        units = frames_by_unit(frame for frame in labeled if frame not in listed and frame.group not in named)
-        chosen = self._fraction(name, units)
+        rest = [frame for frame in labeled if frame not in listed and frame.group not in named]
+        begin, end = self._fraction(name)
+        chosen = [frame for frame in rest if begin <= place_of(_unit_name(frame)) < end]
         if labeled and not chosen:
-            what = "groups" if self.recipe.group else "frames"
+            kind, instead = ("groups", "name groups") if self.recipe.group else ("frames", "use a list")
             raise EmptySplitError(
-                f"{self.folder}: split {name!r} is empty: its fraction {split.fraction:g} of {len(units)} {what} "
-                "rounds to none; choose a larger one"
+                f"{self.folder}: split {name!r} is empty: by their names none of {len({*map(_unit_name, rest)})} "
+                f"{kind} falls into its fraction {split.fraction:g}; choose a larger one, or {instead}"
             )
         return chosen
 
@@ -235,16 +236,11 @@ class Dataset:
             raise EmptySplitError(f"{file}: this list of frames is missing")
         return read_stems(file)
 
-    def _fraction(self, name: str, units: Mapping[str | Frame, list[Frame]]) -> list[Frame]:
-        # Ordered by digest: the same split on every machine. A frame that is added to a group moves no other, a new
-        # group (or a frame without one) moves few to another split.
-        def digest(unit: str | Frame) -> bytes:
-            return hashlib.sha256(os.fsencode(unit if isinstance(unit, str) else unit.stem)).digest()
-
-        bounds = pairwise(accumulate((split.fraction or 0 for split in self.recipe.splits.values()), initial=0.0))
-        begin, end = dict(zip(self.recipe.splits, bounds, strict=True))[name]
-        chosen = sorted(units, key=digest)[round(begin * len(units)) : round(end * len(units))]
-        return sorted((frame for unit in chosen for frame in units[unit]), key=lambda frame: frame.stem)
+    def _fraction(self, name: str) -> tuple[float, float]:
+        """Between which places, see `place_of`, the frames of a split's fraction are."""
+        fractions = [split.fraction or 0 for split in self.recipe.splits.values()]
+        bounds = (round(bound, 9) for bound in accumulate(fractions, initial=0.0))  # .7 + .2 + .1 is less than 1
+        return dict(zip(self.recipe.splits, pairwise(bounds), strict=True))[name]
 
     def _listed_frames(self, file: Path) -> list[Frame]:
         found, absent = find_listed(self._all_frames(unlabeled=True), read_stems(file))
@@ -265,6 +261,10 @@ def frames_by_unit(frames: Iterable[Frame]) -> dict[str | Frame, list[Frame]]:
     for frame in frames:
         units[frame if frame.group is None else frame.group].append(frame)
     return units
+
+
+def _unit_name(frame: Frame) -> str:
+    return frame.stem if frame.group is None else frame.group
 
 
 def file_identity(file: Path) -> tuple[int, int]:

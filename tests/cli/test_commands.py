@@ -416,6 +416,7 @@ def test_evaluate_and_predict_agree_to_the_pixel(
     written = {name: scores[name] for name in ("recipe", "split", "size", "tta")}
     assert written == {"recipe": "street", "split": "val", "size": "64x48", "tta": False}
     assert scores["frames"] == 3
+    assert "boundary_miou" not in scores
     truth = np.stack([Image.open(file) for file in sorted((street_data / "val/labels").iterdir())])
     masks = np.stack([Image.open(file) for file in sorted(Path("out/masks").iterdir())])
     counts = truth != 11
@@ -479,18 +480,22 @@ def test_evaluate_scores_groups_and_more_of_each_class_on_demand(
     capsys: pytest.CaptureFixture,
 ) -> None:
     line = ("evaluate", model.parent, "street", "--data", street_data, "--split", "train", "--all", "--by", "group")
-    assert command(*line, "--json", "scores.json") == 0
+    assert command(*line, "--boundary", "--json", "scores.json") == 0
     out, scores = capsys.readouterr().out, json.loads(Path("scores.json").read_text())
     for word in (
         "95% interval",
         "precision",
         "F1",
+        "boundary IoU",
         "lowest class",
         "frequency-weighted IoU",
         "within these drives only",
     ):
         assert word in out
     assert not Path("scores.npz").exists()
+    boundary_ious = [row["boundary_iou"] for row in scores["classes"] if row["boundary_iou"] is not None]
+    assert scores["boundary_miou"] == pytest.approx(np.mean(boundary_ious))
+    assert row_of(out, "mean")[-1] == f"{scores['boundary_miou']:.4f}"
     assert sum(group["frames"] for group in scores["groups"]) == scores["frames"] == 8
     assert scores["intervals"]["miou"][0] <= scores["miou"] <= scores["intervals"]["miou"][1]
     assert command("evaluate", model, own_recipe(), "--data", own_tree, "--by", "group") == 2

@@ -200,13 +200,51 @@ def test_colors_without_a_list_are_counted(tmp_path: Path) -> None:
     assert {tuple(entry["color"]) for entry in proposal.table["classes"]} >= {(128, 64, 128), (70, 70, 70)}
 
 
-def test_frames_of_a_video_are_not_divided(tmp_path: Path) -> None:
-    for drive in "abcdef":
-        tree(tmp_path / "data", (f"images/{drive}_{{n}}.jpg", f"masks/{drive}_{{n}}.png"), frames=5)
+def split_read_back(proposal: Proposal, folder: Path) -> dict[str, list[str]]:
+    """The stems of each split by the recipe, which must be those that the proposal counted."""
+    write_proposal(proposal, file := folder.parent / f"{folder.name}.toml")
+    dataset = open_dataset(file, folder)
+    stems = {name: [frame.stem for frame in dataset.frames(name)] for name in ("train", "val")}
+    counts = f"train {len(stems['train'])}, val {len(stems['val'])}: "
+    assert dict(proposal.decisions)["split"].startswith(counts)
+    return stems
+
+
+@pytest.mark.parametrize(
+    ("drives", "splits"),
+    [
+        ("abcdef", {"train": {"fraction": 1.0}, "val": {"group": ["e_"]}}),  # two of six are far from a fifth
+        ("abcdefhjkl", {"train": {"fraction": 0.8}, "val": {"fraction": 0.2}}),
+    ],
+)
+def test_frames_of_a_video_are_a_group_of_the_recipe(drives: str, splits: dict, tmp_path: Path) -> None:
+    for drive in drives:
+        tree(tmp_path / "data", (f"images/{drive}_{{n}}.jpg", f"masks/{drive}_{{n}}.png"), frames=2)
     proposal = propose(tmp_path / "data", "own")
-    groups = {name: {Path(path).name[0] for path in paths} for name, paths in proposal.lists.items()}
-    assert not groups["own-train.txt"] & groups["own-val.txt"]
-    assert len(groups["own-val.txt"]) == 1
+    assert proposal.lists == {}
+    assert proposal.table["splits"] == splits
+    stems = split_read_back(proposal, tmp_path / "data")
+    groups = [{stem[0] for stem in of_split} for of_split in stems.values()]
+    assert not groups[0] & groups[1]
+    assert groups[0] | groups[1] == set(drives)
+
+
+def test_groups_that_stems_do_not_name_need_lists(tmp_path: Path) -> None:
+    for drive in "abcdef":
+        tree(tmp_path / "data", (f"images/{drive}/{{n}}.jpg", f"masks/{drive}/{{n}}.png"), frames=2)
+    proposal = propose(tmp_path / "data", "own")
+    assert set(proposal.lists) == {"own-train.txt", "own-val.txt"}
+    assert "group" not in proposal.table
+    split_read_back(proposal, tmp_path / "data")
+
+
+def test_frames_without_groups_are_a_fraction_of_the_recipe(tmp_path: Path) -> None:
+    for name in ("oak", "elm", "ash", "yew", "fir", "fig", "box", "bay", "may", "rue"):
+        tree(tmp_path / "data", (f"images/{name}.jpg", f"masks/{name}.png"), frames=1)
+    proposal = propose(tmp_path / "data", "own")
+    assert (proposal.lists, "group" in proposal.table) == ({}, False)
+    assert proposal.table["splits"] == {"train": {"fraction": 0.8}, "val": {"fraction": 0.2}}
+    assert len(split_read_back(proposal, tmp_path / "data")["val"]) == 2
 
 
 def test_roboflow(tmp_path: Path) -> None:
