@@ -5,10 +5,10 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate, combinations, pairwise
+from itertools import combinations
 from pathlib import Path, PurePath
 
-from linknet_fastai.config.groups import place_of
+from linknet_fastai.config.groups import divide
 from linknet_fastai.config.layouts import Layout, Split
 from linknet_fastai.config.recipe import Recipe, load_recipe, read_stems
 from linknet_fastai.config.selection import GROUP, selection_parts
@@ -218,15 +218,15 @@ class Dataset:
         listed = {frame for each in splits for frame in find_listed(frames, self._stems(each))[0]}
         named = {group for each in splits for group in each.group}
         rest = [frame for frame in labeled if frame not in listed and frame.group not in named]
-        begin, end = self._fraction(name)
-        chosen = [frame for frame in rest if begin <= place_of(_unit_name(frame)) < end]
+        fractions = {split: entry.fraction or 0 for split, entry in self.recipe.splits.items()}
+        units = {_unit_name(frame) for frame in rest}
+        chosen = divide(units, fractions)[name]
         if labeled and not chosen:
-            kind, instead = ("groups", "name groups") if self.recipe.group else ("frames", "use a list")
             raise EmptySplitError(
-                f"{self.folder}: split {name!r} is empty: by their names none of {len({*map(_unit_name, rest)})} "
-                f"{kind} falls into its fraction {split.fraction:g}; choose a larger one, or {instead}"
+                f"{self.folder}: split {name!r} is empty: there are {len(units)} "
+                f"{'groups' if self.recipe.group else 'frames'} for the fractions of {len(fractions)} splits"
             )
-        return chosen
+        return [frame for frame in rest if _unit_name(frame) in chosen]
 
     def _stems(self, split: Split) -> Sequence[str]:
         """The content of a split's list."""
@@ -235,12 +235,6 @@ class Dataset:
         if not os.path.isfile(file := self.folder / split.data_list):
             raise EmptySplitError(f"{file}: this list of frames is missing")
         return read_stems(file)
-
-    def _fraction(self, name: str) -> tuple[float, float]:
-        """Between which places, see `place_of`, the frames of a split's fraction are."""
-        fractions = [split.fraction or 0 for split in self.recipe.splits.values()]
-        bounds = (round(bound, 9) for bound in accumulate(fractions, initial=0.0))  # .7 + .2 + .1 is less than 1
-        return dict(zip(self.recipe.splits, pairwise(bounds), strict=True))[name]
 
     def _listed_frames(self, file: Path) -> list[Frame]:
         found, absent = find_listed(self._all_frames(unlabeled=True), read_stems(file))

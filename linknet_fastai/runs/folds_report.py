@@ -86,7 +86,7 @@ def fold_curves(mious: Mapping[str, Sequence[float]], worst: str | None = None) 
     others = [name for name in mious if name != worst]
     for number, name in enumerate(others):
         draw(mious[name], None if number else "folds", GRAY, 1)
-    if worst in mious:
+    if worst and worst in mious:
         draw(mious[worst], f"worst: {literal(worst)}", ORANGE, 1.5)
     draw(np.mean([*zip(*mious.values(), strict=False)], 1), "mean", BLUE, 2.5)  # while all folds have the epoch
     axes.set(xlabel="epoch", ylabel="mIoU on the frames left out", ylim=(0, None))

@@ -15,6 +15,7 @@ from linknet_fastai.data.dataset import Dataset, EmptySplitError, Frame, open_da
 from linknet_fastai.engines.engine import Engine
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.runs.folder import RUN_FILE, read_run
+from linknet_fastai.runs.folds import FOLDS_FILE, read_folds
 from linknet_fastai.runs.suspects_page import is_own_page, suspect_parts, write_suspects_page
 from linknet_fastai.scoring.suspects import (
     Evidence,
@@ -25,7 +26,7 @@ from linknet_fastai.scoring.suspects import (
     rank_suspects,
     table_of,
 )
-from linknet_fastai.training.folds import FOLDS_FILE, LISTS, read_folds
+from linknet_fastai.training.folds import LISTS
 
 MOST_SHOWN = 40  # on the page
 
