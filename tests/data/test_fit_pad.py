@@ -1,0 +1,128 @@
+"""`fit = "pad"`: frames of several shapes keep their aspect ratio, from the loaders to every engine's class map."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from linknet_fastai.config.recipe import load_recipe
+from linknet_fastai.core.images import VOID, resize_image, resize_labels
+from linknet_fastai.data.augmentation import PADDING
+from linknet_fastai.data.dataset import Dataset, open_dataset
+from linknet_fastai.data.loaders import segmentation_dls
+from linknet_fastai.engines.open_engine import open_engine
+from linknet_fastai.export.contracts import Interface, contract_files
+from linknet_fastai.export.export import export_run
+from linknet_fastai.model.card import ModelCard
+from linknet_fastai.model.save_load import load_model
+from linknet_fastai.runs.folder import read_run
+from linknet_fastai.scoring.evaluate import evaluate
+from linknet_fastai.training.fit import fit
+
+SHAPES = {(64, 48): (64, 48), (120, 60): (64, 32), (30, 60): (24, 48), (128, 30): (64, 15)}  # and inside of 64x48
+UNCHANGED = {"flip": False, "scale": (1, 1), "color": 0, "relight": 0}
+COLORS = {10: (200, 0, 0), 20: (0, 200, 0), 30: (0, 0, 200), 99: (90, 90, 90)}
+
+
+@pytest.fixture
+def mixed(own_recipe: Callable[..., Path], tmp_path: Path, save_array: Callable) -> tuple[Path, Path]:
+    """A recipe, and twelve frames of four shapes that show their classes in colors."""
+    folder = tmp_path / "mixed"
+    for number, (width, height) in enumerate([*SHAPES] * 3):
+        blocks = np.random.default_rng(number).choice([*COLORS], (3, 4)).astype(np.uint8)
+        ids = np.asarray(Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST))
+        save_array(
+            np.array([COLORS.get(value, (0, 0, 0)) for value in range(256)], np.uint8)[ids],
+            folder / f"frames/{number}.png",
+        )
+        save_array(ids, folder / f"masks/{number}.png")
+    return own_recipe(), folder
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_training_batch_has_whole_frames_beside_padding_and_void(
+    mixed: tuple[Path, Path], tmp_path: Path, cache: bool
+) -> None:
+    dls = segmentation_dls(
+        *mixed, fit="pad", cache=cache, cache_dir=tmp_path / "caches", workers=0, bs=5, **UNCHANGED
+    )
+    dataset, seen = open_dataset(*mixed), 0
+    mean, std = (
+        torch.tensor(part).view(3, 1, 1) for part in (ModelCard.of(dls.recipe, dls.size).mean, (0.229, 0.224, 0.225))
+    )
+    for images, labels in dls.train:
+        assert images.shape[2:] == labels.shape[1:] == (48, 64)
+        for image, truth in zip(images, labels, strict=True):
+            frame = dls.train_ds.items[dls.train.order[seen]]
+            original, labeled = Image.open(frame.image), dataset.read_label(frame.label)
+            width, height = SHAPES[original.size]
+            shown = ((image * std + mean) * 255).round().byte().permute(1, 2, 0).numpy()
+            padding = (shown == PADDING).all(-1)
+            rows, columns = np.nonzero(~padding.all(1))[0], np.nonzero(~padding.all(0))[0]
+            place = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            assert np.array_equal(shown[place], np.asarray(resize_image(original, (width, height))))
+            assert np.array_equal(truth[place], resize_labels(labeled, (width, height)))
+            outside = np.ones_like(padding)
+            outside[place] = False
+            assert padding[outside].all()
+            assert (truth.numpy()[outside] == VOID).all()
+            seen += 1
+    assert seen == 5  # of seven, as the last batch of two is incomplete
+
+
+def test_validation_sees_the_frame_alone(mixed: tuple[Path, Path], tmp_path: Path) -> None:
+    dls = segmentation_dls(*mixed, fit="pad", cache_dir=tmp_path / "caches", workers=0)
+    for (images, labels), frame in zip(dls.valid, dls.valid_ds.items, strict=True):
+        size = Image.open(frame.image).size
+        assert (labels.shape[:0:-1], images.shape[:1:-1]) == (size, SHAPES[size])
+
+
+@pytest.fixture
+def trained(mixed: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Dataset]:
+    options = {
+        "fit": "pad",
+        "encoder": "test_resnet",
+        "epochs": 2,
+        "device": "cpu",
+        "precision": "fp32",
+        "cache_dir": tmp_path / "caches",
+    }
+    return fit(*mixed, options, tmp_path / "run").folder, open_dataset(*mixed)
+
+
+def test_training_evaluation_prediction_and_every_engine_agree(trained: tuple[Path, Dataset]) -> None:
+    run, dataset = trained
+    saved, (model, card) = read_run(run), load_model(run)
+    assert (saved.settings["fit"], saved.origins["fit"], card.fit) == ("pad", "command line", "pad")
+    engine = open_engine(run, precision="fp32", device="cpu")
+    assert evaluate(engine, dataset).scores.miou == pytest.approx(saved.result["miou"], abs=1e-3)
+    exported = [open_engine(export_run(run, name).file, precision="fp32") for name in ("onnx", "openvino")]
+    for frame in dataset.frames("val"):
+        image = Image.open(frame.image)
+        size, seen = image.size, SHAPES[image.size]
+        pixels = torch.from_numpy(np.array(resize_image(image, seen))).permute(2, 0, 1)[None] / 255
+        mean, std = (torch.tensor(part).view(3, 1, 1) for part in (card.mean, card.std))
+        with torch.no_grad():
+            logits = model((pixels - mean) / std)
+        assert logits.shape[2:] == seen[::-1]
+        expected = torch.nn.functional.interpolate(logits, size[::-1], mode="bilinear").argmax(1)[0].numpy()
+        for each in (engine, *exported):
+            assert (each.predict_channels(image) == expected).mean() > 0.99
+        native = open_engine(run, precision="fp32", device="cpu", size="native").pixels(image)
+        assert native.shape[:2] == size[::-1]
+
+
+def test_files_for_fixed_size_graphs_say_how_to_pad_before_them() -> None:
+    card = ModelCard.of(load_recipe("street"), (480, 360))
+    interface = Interface((480, 360), output="probabilities")
+    squished, padded = (contract_files(each, interface) for each in (card, card.model_copy(update={"fit": "pad"})))
+    assert "the aspect ratio is not kept" in squished["preprocess.json"]
+    assert "with the color [124, 116, 104], and cut it off the outputs" in padded["preprocess.json"]
+    assert "maintain-aspect-ratio=0" in squished["nvinfer.txt"]
+    assert "maintain-aspect-ratio=1" in padded["nvinfer.txt"]
+    assert "-vf scale=480:360 -pix_fmt" in squished["example.cpp"]
+    assert "decrease,pad=480:360:0:0:0x7c7468 -pix_fmt" in padded["example.cpp"]
+    assert "pad them before it" in padded["isaac_ros.yaml"]
