@@ -98,7 +98,7 @@ def test_training_evaluation_prediction_and_every_engine_agree(trained: tuple[Pa
     saved, (model, card) = read_run(run), load_model(run)
     assert (saved.settings["fit"], saved.origins["fit"], card.fit) == ("pad", "command line", "pad")
     engine = open_engine(run, precision="fp32", device="cpu")
-    assert evaluate(engine, dataset).scores.miou == pytest.approx(saved.result["miou"], abs=1e-3)
+    assert evaluate(engine, dataset).scores.miou == pytest.approx(saved.result["best_miou"], abs=1e-3)
     exported = [open_engine(export_run(run, name).file, precision="fp32") for name in ("onnx", "openvino")]
     for frame in dataset.frames("val"):
         image = Image.open(frame.image)
