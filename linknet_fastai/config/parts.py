@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from linknet_fastai.config.recipe import Recipe
 
 OF_EACH_PART = ("layouts", "splits", "fetch", "group", "official_scores", "leave_out")
-VOID_ID = 255
+MOST_PARTS, VOID_ID = 32, 255
 # What the joined recipe has in place of its parts' layouts; no file is looked for by it.
 LAYOUT = {"name": "parts", "images": "{split}/{part}/{stem}", "labels": "{split}/{part}/{stem}/labels"}
 

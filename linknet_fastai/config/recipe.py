@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from linknet_fastai.config.classes import VOID_LABEL, Checked, Classes, VoidEntry, check_classes
 from linknet_fastai.config.groups import Group
 from linknet_fastai.config.layouts import FIELD, Layout, Split, check_below
-from linknet_fastai.config.parts import Part, joined_table
+from linknet_fastai.config.parts import MOST_PARTS, Part, joined_table
 from linknet_fastai.config.selection import GROUP, selection_parts
 from linknet_fastai.config.settings import check_training_table, explain
 from linknet_fastai.config.toml_files import find_shipped, read_source, read_toml, recipe_folder, toml_names
@@ -58,7 +58,7 @@ class Recipe(Checked):
     splits: dict[Name, Split] = Field(min_length=1, max_length=64)
     leave_out: tuple[str, ...] = ()
     map: dict[Name, Name] = Field(default_factory=dict, max_length=65536)
-    parts: tuple[Part, ...] = Field(default=(), max_length=32)
+    parts: tuple[Part, ...] = Field(default=(), max_length=MOST_PARTS)
     training: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -231,15 +231,16 @@ def read_stems(file: Path) -> list[str]:
 
 def _with_parts(table: dict[str, Any], file: Path) -> dict[str, Any]:
     """The table of a recipe that joins others, in which paths of recipes are absolute."""
-    if not isinstance(given := table["parts"], list) or len(given) < 2:
-        raise ValueError('parts: a list of two or more recipes, as in ["street", "camvid"]')
+    if not isinstance(given := table["parts"], list) or not 2 <= len(given) <= MOST_PARTS:
+        raise ValueError(f'parts: a list of 2 to {MOST_PARTS} recipes, as in ["street", "camvid"]')
     parts, recipes = [], []
     for number, entry in enumerate(given):
         try:
             part = Part.model_validate({"recipe": entry} if isinstance(entry, str) else entry)
         except ValidationError as error:
             raise ValueError(f"parts[{number}]: {explain(error)}") from None
-        where = part.recipe if part.recipe in recipe_names() else str((file.parent / part.recipe).resolve())
+        own = part.recipe.endswith(".toml") and part.recipe not in recipe_names()
+        where = str((file.parent / part.recipe).resolve()) if own else part.recipe
         found = find_shipped(where, recipe_folder(), "recipe")
         if "parts" in read_toml(found, recipe_folder(), "recipe")[0]:  # before it is loaded: it may be this file
             raise ValueError(f"parts[{number}]: {part.recipe} has parts itself; name these")

@@ -19,9 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from linknet_fastai.config.size import Size
+from linknet_fastai.config.size import Fit, Size
 from linknet_fastai.core.errors import UsageError
-from linknet_fastai.core.images import Fit
 
 # Settings that few people change: `--set`, presets and recipes set them, there is no option.
 WITHOUT_OPTION = frozenset(

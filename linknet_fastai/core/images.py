@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
@@ -17,7 +17,6 @@ from linknet_fastai.core.pillow_private import PNG
 VOID = 255  # the value of void in every label map and label tensor of this package
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm")
 SOFTWARE = ("Software", "linknet-fastai")  # a text chunk in every PNG written here
-Fit = Literal["squish", "pad"]  # how a frame of another shape fits a size, see `fitted_size`
 BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 # Pillow recognizes a format by the content of a file, not by its name. These formats contain only pixels; for an EPS,
 # whatever its name, Pillow would run Ghostscript.
@@ -139,25 +138,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
             raise ValueError(f"mode {image.mode}: its value of white is unknown; save the image with 8 or 16 bits")
         image = Image.fromarray((pixels >> 8).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def fitted_size(size: tuple[int, int], box: tuple[int, int], fit: Fit) -> tuple[int, int]:
-    """The size that an image is resized to for a network; sizes are (width, height).
-
-    Args:
-        size: of the image.
-        box: of the network.
-        fit: "squish" is the size of the box; "pad" the largest that has the aspect ratio of the image and fits into
-            the box. Where the network needs the whole box, the rest is padding.
-
-    Example:
-        >>> fitted_size((1920, 1080), (480, 360), "pad"), fitted_size((1920, 1080), (480, 360), "squish")
-        ((480, 270), (480, 360))
-    """
-    if fit == "squish":
-        return box
-    scale = min(box[0] / size[0], box[1] / size[1])
-    return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
 
 
 def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:

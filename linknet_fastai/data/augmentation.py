@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from linknet_fastai.config.settings import Settings
-from linknet_fastai.core.images import VOID, Fit, fitted_size, resize_image, resize_labels
+from linknet_fastai.config.size import Fit, fitted_size
+from linknet_fastai.core.images import VOID, resize_image, resize_labels
 
 PADDING = (124, 116, 104)  # ImageNet's mean color: 0 after normalization, as the network's own padding is
 OUTSIDE = 254  # in label maps, where a frame is padded to the size of a larger one: no channel and not void

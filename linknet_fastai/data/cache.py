@@ -21,10 +21,10 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from linknet_fastai.config.selection import pin_selection
-from linknet_fastai.config.size import Size, format_size
+from linknet_fastai.config.size import Fit, Size, fitted_size, format_size
 from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.files import MAX_LIST_BYTES, file_lock, read_text
-from linknet_fastai.core.images import MAX_PIXELS, Fit, fitted_size, opened_image, resize_image, resize_labels
+from linknet_fastai.core.images import MAX_PIXELS, opened_image, resize_image, resize_labels
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.data.dataset import Dataset, Frame
 from linknet_fastai.data.survey import Survey, check_frames, fingerprint, recipe_caches

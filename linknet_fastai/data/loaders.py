@@ -22,10 +22,10 @@ from PIL import Image
 from linknet_fastai.config.presets import settings_for
 from linknet_fastai.config.recipe import Recipe
 from linknet_fastai.config.settings import RENAMED, Settings
-from linknet_fastai.config.size import format_size
+from linknet_fastai.config.size import Fit, format_size
 from linknet_fastai.core.device import resolve_device
 from linknet_fastai.core.errors import Note, UsageError
-from linknet_fastai.core.images import Fit, open_image
+from linknet_fastai.core.images import open_image
 from linknet_fastai.core.parallel import Progress, process_count, usable_cores
 from linknet_fastai.core.text import did_you_mean
 from linknet_fastai.data.augmentation import FIRST, AugmentBatch, PadToLargest, ResizeFrame, ResizeImage
@@ -109,7 +109,7 @@ def segmentation_block(
         augment: the augmentation of training batches, by default `AugmentBatch(size)`.
         item_tfms: further item transforms, see `segmentation_dls`.
         batch_tfms: further batch transforms, see `segmentation_dls`.
-        fit: how frames of another shape fit `size`, see `linknet_fastai.core.images.fitted_size`.
+        fit: how frames of another shape fit `size`, see `linknet_fastai.config.size.fitted_size`.
 
     Raises:
         UsageError: `batch_tfms` contains a `Normalize`.

@@ -151,7 +151,7 @@ def open_parts(recipe: Recipe, root: Path, origin: str, progress: Progress | Non
     parts = []
     for part in recipe.parts:
         own = load_recipe(part.recipe)
-        folder = root / (part.data or own.name)
+        folder = (root / (part.data or own.name)).resolve()
         if not (part.data or own.fetch or os.path.isdir(folder)):
             raise UsageError(
                 f"parts: {own.name}: no folder {folder}; give its data as in "

@@ -10,9 +10,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from linknet_fastai.config.size import format_size
+from linknet_fastai.config.size import fitted_size, format_size
 from linknet_fastai.core.errors import UserError, reason
-from linknet_fastai.core.images import fitted_size, open_image, resize_image, to_rgb
+from linknet_fastai.core.images import open_image, resize_image, to_rgb
 from linknet_fastai.core.parallel import MAX_THREADS, usable_cores
 from linknet_fastai.model.card import ModelCard
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from linknet_fastai.config.size import fitted_size
 from linknet_fastai.core.errors import UserError, import_optional
 from linknet_fastai.core.files import atomic_write
-from linknet_fastai.core.images import fitted_size, open_image, resize_image
+from linknet_fastai.core.images import open_image, resize_image
 from linknet_fastai.data.street import draw_scene
 from linknet_fastai.engines.engine import IMAGE, SIZE
 from linknet_fastai.engines.formats import FORMATS

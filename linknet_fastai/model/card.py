@@ -8,10 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from linknet_fastai.config.classes import Classes, VoidEntry, check_classes
 from linknet_fastai.config.recipe import Recipe
 from linknet_fastai.config.settings import Decoder, explain
-from linknet_fastai.config.size import Size
+from linknet_fastai.config.size import Fit, Size
 from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.files import parse_json
-from linknet_fastai.core.images import Fit
 from linknet_fastai.core.text import Line, Name
 
 METADATA_KEY = "linknet_fastai"
@@ -33,7 +32,7 @@ class ModelCard(BaseModel):
         classes: the classes, in the order of the network's channels.
         void: id and color of void.
         size: (width, height) of the training.
-        fit: how frames of another shape fit this size, see `linknet_fastai.core.images.fitted_size`.
+        fit: how frames of another shape fit this size, see `linknet_fastai.config.size.fitted_size`.
         encoder: name of the timm model.
         decoder: name of the decoder, see `linknet_fastai.model.linknet.LinkNet`.
         mean: of the three input channels, whose values range from 0 to 1 before normalization.
