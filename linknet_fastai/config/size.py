@@ -48,7 +48,7 @@ def fitted_size(size: tuple[int, int], box: tuple[int, int], fit: Fit) -> tuple[
         size: of the image.
         box: of the network.
         fit: "squish" is the size of the box; "pad" the largest that has the aspect ratio of the image and fits into
-            the box. Where the network needs the whole box, the rest is padding.
+            the box, but no side below `SMALLEST_SIDE`. Where the network needs the whole box, the rest is padding.
 
     Example:
         >>> fitted_size((1920, 1080), (480, 360), "pad"), fitted_size((1920, 1080), (480, 360), "squish")
@@ -57,7 +57,7 @@ def fitted_size(size: tuple[int, int], box: tuple[int, int], fit: Fit) -> tuple[
     if fit == "squish":
         return box
     scale = min(box[0] / size[0], box[1] / size[1])
-    return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+    return max(round(size[0] * scale), SMALLEST_SIDE), max(round(size[1] * scale), SMALLEST_SIDE)
 
 
 Size = Annotated[tuple[int, int], BeforeValidator(parse_size), PlainSerializer(format_size)]

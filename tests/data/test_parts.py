@@ -185,6 +185,7 @@ def test_fit_evaluate_and_the_record_of_the_run(both: Path, tmp_path: Path, comm
         "size": "64x48",
         "device": "cpu",
         "precision": "fp32",
+        "fit": "pad",
     }
     run = fit(both, None, {**options, "cache_dir": tmp_path / "caches"}, tmp_path / "run").folder
     saved = read_run(run)
@@ -194,9 +195,9 @@ def test_fit_evaluate_and_the_record_of_the_run(both: Path, tmp_path: Path, comm
         "river": f"layout rgb in {tmp_path / 'recipes/river'}",
     }
     engine = open_engine(run, precision="fp32", device="cpu")
+    assert engine.card.fit == saved.settings["fit"] == "pad"
     scored = evaluate(engine, open_dataset(both))
     assert scored.scores.miou == pytest.approx(saved.result["best_miou"], abs=1e-3)
     assert [*scored.frame_mious][-1] == "river/val/c1.png"
     assert command("evaluate", run) == 0  # recipe and folders from run.toml
-    assert command("evaluate", run, tmp_path / "recipes/river.toml", "--data", tmp_path / "recipes/river") == 0
     assert command("data", both, "--out", tmp_path / "batch.png") == 0
