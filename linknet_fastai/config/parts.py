@@ -57,7 +57,7 @@ def joined_table(table: Mapping[str, Any], parts: "Sequence[Recipe]") -> dict[st
     }
     if any(part.group for part in parts):
         joined["group"] = {"stem": ".*"}  # there are groups; each part says itself which
-    return joined | table
+    return {**joined, **table}
 
 
 def _joined_classes(parts: "Sequence[Recipe]", renamed: Any) -> list[ClassEntry]:

@@ -113,7 +113,7 @@ class Engine(ABC):
     def _predict(self, image: ImageInput, run: Callable[[np.ndarray, tuple[int, int]], Result]) -> Result:
         frame = as_frame(image)
         try:
-            pixels = self.pixels(frame)
+            pixels = self.seen(frame)
             with self.free_slots:
                 return run(pixels, frame.size[::-1])
         except UserError:
@@ -121,7 +121,7 @@ class Engine(ABC):
         except Exception as error:  # engines raise errors of their own types, as does a lack of memory
             raise UserError(f"{self.name} fails at {format_size(frame.size)} ({reason(error)})") from error
 
-    def pixels(self, frame: Image.Image) -> np.ndarray:
+    def seen(self, frame: Image.Image) -> np.ndarray:
         """What the network sees of an RGB frame, HxWx3 uint8: a card that pads frames keeps their aspect ratio.
 
         Nothing is padded here: the network takes any size.

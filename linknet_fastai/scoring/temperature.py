@@ -69,6 +69,6 @@ def _sample(predictor: Predictor, dataset: Dataset, frame: Frame, seed: int) -> 
     scored = np.flatnonzero(labels != 255)
     pixels = np.random.default_rng(seed).choice(scored, min(PIXELS_PER_FRAME, len(scored)), replace=False)
     with predictor.free_slots:
-        logits = resample_logits(predictor.logits(predictor.pixels(image)).float(), labels.shape)
+        logits = resample_logits(predictor.logits(predictor.seen(image)).float(), labels.shape)
         chosen = logits[0].flatten(1)[:, torch.from_numpy(pixels).to(logits.device)].T.cpu()
     return chosen, torch.from_numpy(labels.ravel()[pixels]).long()
