@@ -98,7 +98,8 @@ def _show_cityscapes(scores: "CityscapesScores") -> None:
 def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
     """Print what `data` found on disk for a recipe."""
     recipe = dataset.recipe
-    console.print(styled(f"{recipe.title}: layout {dataset.layout.name} in {dataset.folder}", "bold"))
+    for name, place in dataset.places.items():
+        console.print(styled(f"{recipe.title if name == recipe.name else name}: {place}", "bold"))
     rows: list[tuple] = []
     for name, found in result.surveys.items():
         sizes = ", ".join(

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from linknet_fastai.config.size import Size
+from linknet_fastai.config.size import Fit, Size
 from linknet_fastai.core.errors import UsageError
 
 # Settings that few people change: `--set`, presets and recipes set them, there is no option.
@@ -35,6 +35,7 @@ PATHS = ("cache_dir", "encoder_weights", "init_from", "teacher")
 RENAMED = {"colour": "color"}  # old names of settings, which are still read
 # What versions that did not have a setting did, so that their runs can be compared with those of today.
 BEFORE = {
+    "fit": "squish",
     "accumulate": 1,
     "compile": False,
     "deterministic": False,
@@ -112,6 +113,8 @@ class Settings(BaseModel):
 
     size: Size = (480, 360)
     """Size that frames are resized to, in pixels, as in 480x360."""
+    fit: Fit = "squish"
+    """Frames of another shape than --size: squish them, or pad to keep their aspect ratio."""
     crop: Size | None = None
     """Size of random crops to train on, at most --size."""
     cache: bool = True

@@ -50,6 +50,11 @@ class Dataset:
         """The reader of this data set's label maps."""
         return LabelReader(self.recipe, self.layout)
 
+    @property
+    def places(self) -> dict[str, str]:
+        """The layout and the folder, by the name of the recipe."""
+        return {self.recipe.name: f"layout {self.layout.name} in {self.folder}"}
+
     def relative_path(self, frame: Frame) -> str:
         """The path of a frame's image relative to the data folder. It is unique, which stems need not be."""
         return frame.image.relative_to(self.folder).as_posix()
@@ -282,7 +287,8 @@ def open_dataset(
 
     Args:
         recipe: a recipe, or the name or path of one.
-        folder: the data folder or its parent; None downloads or draws the data if the recipe supports it.
+        folder: the data folder or its parent; None downloads or draws the data if the recipe supports it. Of a
+            recipe with `parts` the folder that those of its parts are relative to, by default the recipe's own.
         progress: called with what is being done, how many are done and of how many.
 
     Raises:
@@ -300,6 +306,12 @@ def open_dataset(
     else:
         origin = str(find_shipped(recipe, recipe_folder(), "recipe").resolve())
         recipe = load_recipe(recipe)
+    if recipe.parts:
+        from linknet_fastai.data.parts import open_parts  # which opens each part by this function
+
+        return open_parts(
+            recipe, Path(folder or (Path(origin).parent if os.path.isfile(origin) else ".")), origin, progress
+        )
     root = Path(folder) if folder is not None else fetch(recipe, progress)
     if not os.path.isdir(root):
         raise UserError(f"{root}: no such data folder; {recipe.name}: {recipe.source}")

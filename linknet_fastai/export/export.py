@@ -137,7 +137,7 @@ def _export_pickle(model: LinkNet, card: ModelCard, file: Path) -> None:
     width, height = card.size
     image: Any = np.zeros((height, width, 3), np.uint8)  # in the place of a path: fastai opens arrays too
     blank = Frame(image, image[..., 0], "blank")
-    block = segmentation_block(card.class_names, np.asarray, card.size, n_train=1)
+    block = segmentation_block(card.class_names, np.asarray, card.size, n_train=1, fit=card.fit)
     dls = block.dataloaders([blank, blank], bs=1, num_workers=0, device=torch.device("cpu"))
     settings = Settings(optimizer="adamw")
     learn = wrap_model(dls, deepcopy(model).cpu().eval(), card, settings, loss_func=SegmentationLoss())

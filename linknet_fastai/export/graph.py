@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from linknet_fastai.config.size import fitted_size
 from linknet_fastai.core.errors import UserError, import_optional
 from linknet_fastai.core.files import atomic_write
 from linknet_fastai.core.images import open_image, resize_image
@@ -83,8 +84,9 @@ def _quantized(nncf: Any, graph: Any, card: ModelCard, images: Sequence[Path]) -
     """Post-training quantization: the activations of each layer for these frames decide its scale."""
 
     def inputs(path: Path) -> dict[str, np.ndarray]:
-        pixels = np.asarray(resize_image(open_image(path), card.size))[None]
-        return {IMAGE: pixels, SIZE: np.array(card.size[::-1], np.int64)}
+        frame = open_image(path)
+        size = fitted_size(frame.size, card.size, card.fit)
+        return {IMAGE: np.asarray(resize_image(frame, size))[None], SIZE: np.array(size[::-1], np.int64)}
 
     frames = nncf.Dataset(images, inputs)
     with contextlib.redirect_stdout(sys.stderr):  # its progress bar

@@ -88,6 +88,21 @@ def test_logits_are_resampled_to_the_frames_size_in_the_graph(
 
 
 @pytest.mark.parametrize(("file_format", "name"), EXPORTED)
+def test_every_engine_keeps_the_aspect_ratio_for_a_model_that_pads_frames(
+    run: Path, files: dict[str, Path], file_format: str, name: str
+) -> None:
+    engines = open_engine(files[file_format], name, "fp32"), open_engine(run, "torch", "fp32", "cpu")
+    for size, seen in (((201, 60), (96, 33)), ((60, 80), (54, 72))):
+        frame, masks = draw_scene(1, size)[0], []
+        for engine in engines:
+            engine.card = engine.card.model_copy(update={"fit": "pad"})
+            assert engine.seen(frame).shape == (*seen[::-1], 3)
+            masks.append(engine(frame))
+        assert masks[0].shape == size[::-1]
+        assert (masks[0] == masks[1]).mean() >= 0.998
+
+
+@pytest.mark.parametrize(("file_format", "name"), EXPORTED)
 @pytest.mark.parametrize("size", [(96, 72), (131, 97)])
 def test_every_engine_gives_torchs_confidence_in_fp32(
     files: dict[str, Path], exact: Predictor, file_format: str, name: str, size: tuple[int, int]
