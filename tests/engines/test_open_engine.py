@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime
 import openvino
 import pytest
 import torch
@@ -181,7 +183,8 @@ def test_auto_takes_the_fastest_engine_that_is_installed(
         (None, {"engine": "onnxruntime"}, r"--engine: onnxruntime .*--format onnx"),
         ("openvino", {"engine": "onnxruntime"}, r"--engine: onnxruntime does not run \.xml"),
         ("onnx", {"engine": "torch"}, r"--engine: torch does not run \.onnx"),
-        ("onnx", {"device": "cuda"}, "--device: openvino runs on the CPU"),
+        ("onnx", {"engine": "openvino", "device": "cuda"}, "--device: openvino runs on the CPU"),
+        ("onnx", {"device": "mps"}, "--device: onnxruntime runs on cpu, cuda, .*, not on mps"),
         ("onnx", {"engine": "onnxruntime", "precision": "bf16"}, "--precision: onnxruntime computes in fp32 only"),
         ("openvino", {"precision": "fp16"}, "--precision: openvino computes in fp32 or bf16"),
         ("onnx", {"temperature": 1.0}, r"--temperature: export\.onnx contains its own"),
@@ -193,6 +196,41 @@ def test_what_an_engine_cannot_do_is_refused(
     with pytest.raises(UsageError, match=expected) as caught:
         open_engine(files[file_format] if file_format else run, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("cuda:1", [("CUDAExecutionProvider", {"device_id": "1"})]),
+        ("tensorrt", [("TensorrtExecutionProvider", {}), ("CUDAExecutionProvider", {})]),
+        ("directml", [("DmlExecutionProvider", {})]),
+        ("coreml", [("CoreMLExecutionProvider", {})]),
+    ],
+)
+def test_onnxruntime_runs_on_the_device_that_is_asked_for_or_not_at_all(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, device: str, expected: list
+) -> None:
+    with pytest.raises(UsageError, match=rf"--device: the onnxruntime .* has no {expected[0][0]}, only .*CPU"):
+        open_engine(files["onnx"], device=device)
+    # This machine has none of them: the providers' names alone are tested.
+    asked, real = [], onnxruntime.InferenceSession
+
+    def session(content: bytes, options: object, providers: list) -> SimpleNamespace:
+        asked.append(providers)
+        on_cpu = real(content, options, providers=["CPUExecutionProvider"])
+        return SimpleNamespace(
+            get_providers=lambda: started, **{name: getattr(on_cpu, name) for name in ("get_modelmeta", "get_inputs")}
+        )
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [name for name, _ in expected])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    started = [expected[0][0], "CPUExecutionProvider"]
+    engine = open_engine(files["onnx"], device=device)
+    assert asked == [[*expected, ("CPUExecutionProvider", {})]]
+    assert (str(engine), engine.frames_at_once) == (f"onnxruntime on {device} in fp32", 1)
+    started = ["CPUExecutionProvider"]  # as where a library of CUDA is missing
+    with pytest.raises(UserError, match=f"--device: {expected[0][0]} does not start on this machine"):
+        open_engine(files["onnx"], device=device)
 
 
 @pytest.mark.parametrize(("module", "extra"), [("onnxruntime", "onnx"), ("openvino", "openvino")])
