@@ -100,7 +100,9 @@ def predict(
     open_engine: Callable[..., Any],
     model: ModelArgument,
     inputs: Annotated[
-        list[Path], "Images, videos, folders of them, ROS bags, or the number of a camera.", "INPUT..."
+        list[str],
+        "Images, videos, folders of them, ROS bags, the number of a camera, or the address of a stream.",
+        "INPUT...",
     ],
     out: Annotated[
         Path,
@@ -136,6 +138,7 @@ def predict(
         "the video's own, 25 for --video",
         {"min": 0.01, "max": 1000},
     ] = None,
+    allow_network: Annotated[bool, "Open streams by their addresses: rtsp://, http:// and https://."] = False,
     palette: Annotated[bool, "Give masks a palette of the classes' colors, for viewing; the values stay."] = False,
     format: Annotated[
         Literal["recipe", "cityscapes", "coco", "labelme", "cvat", "label-studio"],
@@ -176,6 +179,7 @@ def predict(
     )
     from linknet_fastai.predict.order import check_order_file, write_order
     from linknet_fastai.predict.overlay import legend
+    from linknet_fastai.predict.streams import find_streams
     from linknet_fastai.scoring.cityscapes import label_ids_of_channels, official_file_name
 
     official = format == "cityscapes"
@@ -183,12 +187,13 @@ def predict(
     for option, given in (("--tolerance", tolerance), ("--min-pixels", min_pixels)):
         if given is not None and not shapes:
             raise UsageError(f"{option}: goes with --format coco, labelme, cvat or label-studio")
-    bags, others = collect_bags(inputs, out)
+    streams, paths = find_streams(inputs, allow_network)
+    bags, others = collect_bags(paths, out)
     if bags and format != "recipe":
         raise UsageError(f"--format {format}: is for images; predict a ROS bag without it")
     if topic and not bags:
         raise UsageError("--topic: no INPUT is a ROS bag")
-    clips, image_inputs = collect_clips(others, out, video)
+    clips, image_inputs = collect_clips([*streams, *others], out, video)
     if note := note_of_unread(others, out):
         show_note(note)
     only = masks_only or official or shapes is not None  # no overlays
@@ -281,8 +286,8 @@ def predict(
         console.print(f"{result} (by {opened})")
         if result.problem:
             failures.append(result.problem)
-        if result.stopped:  # Ctrl-C, the regular end of a camera's video
-            raise typer.Exit(0 if isinstance(clip.source, int) else 130)
+        if result.stopped:  # Ctrl-C, the regular end of what comes live
+            raise typer.Exit(0 if result.live else 130)
     show_lines(failures, show_error)
     if failures:
         raise typer.Exit(1)

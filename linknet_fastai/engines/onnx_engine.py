@@ -21,19 +21,29 @@ from linknet_fastai.engines.engine import (
 )
 from linknet_fastai.model.card import METADATA_KEY, parse_card
 
+# The execution providers of ONNX Runtime by the value of --device, and the package that has them.
+PROVIDERS = {
+    "cuda": ("CUDAExecutionProvider", "onnxruntime-gpu"),
+    "tensorrt": ("TensorrtExecutionProvider", "onnxruntime-gpu"),
+    "directml": ("DmlExecutionProvider", "onnxruntime-directml"),
+    "coreml": ("CoreMLExecutionProvider", "onnxruntime on macOS"),
+}
+
 
 class OnnxPredictor(Engine):
-    """Predicts with ONNX Runtime on the CPU, in fp32. Called, it returns class ids, see `Engine`.
+    """Predicts with ONNX Runtime, in fp32. Called, it returns class ids, see `Engine`.
 
     Args:
         file: an `.onnx` that `export` wrote.
         precision: "auto" or "fp32".
         size: (width, height) of what the network sees; None is the model's training size, "native" each frame's own.
         frames_at_once: how many frames are computed at the same time; the cores are divided among them.
+        device: "cpu", or a name in `PROVIDERS`; "cuda:1" and "tensorrt:1" are the second GPU.
 
     Raises:
-        UsageError: another precision.
-        UserError: ONNX Runtime is not installed, or the file is damaged or not ours.
+        UsageError: another precision, or a device that the installed ONNX Runtime does not have.
+        UserError: the device cannot be used on this machine, ONNX Runtime is not installed, or the file is damaged or
+            not ours.
 
     Example::
 
@@ -42,18 +52,30 @@ class OnnxPredictor(Engine):
 
     name = "onnxruntime"
 
-    def __init__(self, file: Path, precision: str = "auto", size: InputSize = None, frames_at_once: int = 1) -> None:
+    def __init__(
+        self,
+        file: Path,
+        precision: str = "auto",
+        size: InputSize = None,
+        frames_at_once: int = 1,
+        device: str = "cpu",
+    ) -> None:
         if precision not in ("auto", "fp32"):
             raise UsageError(f"--precision: onnxruntime computes in fp32 only; for {precision} use --engine openvino")
         self._runtime = import_optional("onnxruntime", "onnx")
         self._options = self._runtime.SessionOptions()
         self._options.intra_op_num_threads = max(1, usable_cores() // frames_at_once)
         self._options.log_severity_level = 4  # no log lines among those of the command
+        self._providers = self._providers_of(device)
+        if device != "cpu":
+            self.name = f"{self.name} on {device}"
         try:
             content, outputs = _without_confidence(file.read_bytes())
             self._session = self._open(content)
         except Exception as error:  # a dozen types, all its own
             raise UserError(f"{file}: damaged, or not an ONNX file ({reason(error)})") from None
+        if (used := self._session.get_providers()[0]) != (wanted := self._providers[0][0]):
+            raise UserError(f"--device: {wanted} does not start on this machine, {used} would be used instead")
         card = parse_card(self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), file)
         self.has_confidence = check_interface([node.name for node in self._session.get_inputs()], outputs, file)
         super().__init__(card, "fp32", size, frames_at_once)
@@ -73,8 +95,27 @@ class OnnxPredictor(Engine):
         mask, confidence = self._run([MASK, CONFIDENCE], pixels, size)
         return checked_mask(mask, size, self.card, self.file), checked_confidence(confidence, size, self.file)
 
+    def _providers_of(self, device: str) -> list[tuple[str, dict[str, str]]]:
+        """The execution provider of a device, and those that run what it has no kernel for."""
+        name, _, number = device.partition(":")
+        on_cpu: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
+        if name == "cpu":
+            return on_cpu
+        if name not in PROVIDERS:
+            raise UsageError(f"--device: onnxruntime runs on cpu, {', '.join(PROVIDERS)}, not on {device}")
+        provider, package = PROVIDERS[name]
+        if provider not in (installed := self._runtime.get_available_providers()):
+            raise UsageError(
+                f"--device: the onnxruntime that is installed has no {provider}, only {', '.join(installed)}; "
+                f"{package} has it"
+            )
+        if name == "directml":  # which its documentation asks for
+            self._options.enable_mem_pattern = False
+        names = [provider, PROVIDERS["cuda"][0]] if name == "tensorrt" else [provider]
+        return [(each, {"device_id": number} if number else {}) for each in names] + on_cpu
+
     def _open(self, content: bytes) -> Any:
-        return self._runtime.InferenceSession(content, self._options, providers=["CPUExecutionProvider"])
+        return self._runtime.InferenceSession(content, self._options, providers=self._providers)
 
     def _run(self, outputs: list[str], pixels: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
         try:

@@ -75,7 +75,15 @@ def address(engine: Quarters) -> Iterator[str]:
 def report(street_data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a run's report."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    small = {"size": "64x48", "bs": 4, "workers": 0, "epochs": 1, "seed": 1, "device": "cpu"}
+    small = {
+        "size": "64x48",
+        "bs": 4,
+        "workers": 0,
+        "epochs": 1,
+        "seed": 1,
+        "device": "cpu",
+        "encoder": "test_resnet",
+    }
     training.fit("street", street_data, small, folder)
     return (folder / "report.html").as_uri()
 

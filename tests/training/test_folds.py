@@ -72,6 +72,7 @@ def test_what_folds_cannot_be_cut_from_is_refused_before_anything_is_written(
     assert "leave out --folds" in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("short_end")
 def test_folds_are_plain_trainings_and_a_stopped_one_resumes_as_a_whole(
     recipe: Path, street_data: Path, command: Callable[..., int], capfd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
