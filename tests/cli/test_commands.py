@@ -126,7 +126,7 @@ WRONG_USE = [
     ("export {model} --format openvino --interface network", "--interface network: goes with --format onnx"),
     ("export {model} --format onnx --interface network --size 20x20", "--size"),
     ("export {model} --format safetensors --out .", "--out: . is a folder; name a file"),
-    ("export {model} --format onnx --int8 --calibrate {street}", "--int8: goes with --format openvino"),
+    ("export {model} --format pkl --int8 --calibrate {street}", "--int8: goes with --format onnx, openvino or web"),
     ("export {model} --format openvino --int8", "--calibrate DIR"),
     ("export {model} --format onnx --check {tmp}/empty", "{tmp}/empty: no images"),
     ("data nosuch", "no recipe 'nosuch'"),

@@ -1,0 +1,85 @@
+"""Post-training quantization of a frame graph to int8: what each layer computes for some frames decides its scale."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+
+from linknet_fastai.core.errors import import_optional
+from linknet_fastai.core.images import open_image, resize_image
+from linknet_fastai.engines.engine import IMAGE, SIZE
+
+# The layers with weights and what is computed in int8 between them; the rest of the graph stays in floats.
+QUANTIZED = ["Conv", "ConvTranspose", "MaxPool", "Relu"]
+
+
+def graph_inputs(path: Path, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """What a frame graph takes for an image file, resized to (width, height)."""
+    pixels = np.asarray(resize_image(open_image(path), size))[None]
+    return {IMAGE: pixels, SIZE: np.array(size[::-1], np.int64)}
+
+
+def quantize_openvino(graph: Any, images: Sequence[Path], size: tuple[int, int]) -> Any:
+    """Quantize an openvino.Model.
+
+    Args:
+        graph: the model.
+        images: the frames that decide the scales.
+        size: (width, height) of what the network sees.
+
+    Raises:
+        UserError: NNCF is not installed, or a frame cannot be read.
+    """
+    nncf = import_optional("nncf", "int8")
+    frames = nncf.Dataset(images, lambda path: graph_inputs(path, size))
+    with contextlib.redirect_stdout(sys.stderr):  # its progress bar
+        return nncf.quantize(graph, frames, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images))
+
+
+def quantize_onnx(graph: onnx.ModelProto, images: Sequence[Path], size: tuple[int, int]) -> onnx.ModelProto:
+    """Quantize an ONNX graph: pairs of QuantizeLinear and DequantizeLinear, weights in int8 with a scale per channel.
+
+    Args:
+        graph: the graph; it is not changed.
+        images: the frames that decide the scales.
+        size: (width, height) of what the network sees.
+
+    Raises:
+        UserError: ONNX Runtime is not installed, or a frame cannot be read.
+
+    Example::
+
+        quantized = quantize_onnx(onnx_graph(model, card), find_images(Path("CamVid/val")), card.size)
+    """
+    quantization = import_optional("onnxruntime.quantization", "onnx")
+
+    class Frames(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]  # the package is optional
+        def __init__(self) -> None:
+            self.frames: Iterator[Path] = iter(images)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            path = next(self.frames, None)
+            return graph_inputs(path, size) if path else None
+
+    logging.disable(logging.WARNING)  # of steps before that the exporter already did
+    try:
+        with TemporaryDirectory() as folder:
+            quantization.quantize_static(
+                graph,
+                file := Path(folder) / "int8.onnx",
+                Frames(),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=QUANTIZED,
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+            )
+            return onnx.load(file)
+    finally:
+        logging.disable(logging.NOTSET)
