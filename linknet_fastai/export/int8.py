@@ -70,9 +70,11 @@ def quantize_onnx(graph: onnx.ModelProto, images: Sequence[Path], size: tuple[in
     logging.disable(logging.WARNING)  # of steps before that the exporter already did
     try:
         with TemporaryDirectory() as folder:
+            given, file = Path(folder) / "given.onnx", Path(folder) / "int8.onnx"
+            onnx.save(graph, given)  # a graph in memory would be changed
             quantization.quantize_static(
-                graph,
-                file := Path(folder) / "int8.onnx",
+                given,
+                file,
                 Frames(),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=QUANTIZED,

@@ -128,6 +128,8 @@ WRONG_USE = [
     ("export {model} --format safetensors --out .", "--out: . is a folder; name a file"),
     ("export {model} --format pkl --int8 --calibrate {street}", "--int8: goes with --format onnx, openvino or web"),
     ("export {model} --format openvino --int8", "--calibrate DIR"),
+    ("export {model} --format web --int8", "--calibrate DIR"),
+    ("export {model} --format onnx --runtime x.tgz", "--runtime: goes with --format web"),
     ("export {model} --format onnx --check {tmp}/empty", "{tmp}/empty: no images"),
     ("data nosuch", "no recipe 'nosuch'"),
     ("serve {model} --port 70000", "--port"),
