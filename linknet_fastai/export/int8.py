@@ -59,7 +59,7 @@ def quantize_onnx(graph: onnx.ModelProto, images: Sequence[Path], size: tuple[in
     """
     quantization = import_optional("onnxruntime.quantization", "onnx")
 
-    class Frames(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]  # the package is optional
+    class Frames(quantization.CalibrationDataReader):  # type: ignore[name-defined]  # the package is optional
         def __init__(self) -> None:
             self.frames: Iterator[Path] = iter(images)
 

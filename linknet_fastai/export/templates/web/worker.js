@@ -47,7 +47,7 @@ async function open({ model, runtimes, bytes, size }) {
     wasmPaths: { mjs: new URL(glue, import.meta.url).href },
     numThreads: threads(),
   });
-  session = await ort.InferenceSession.create(network, { executionProviders: [name] });
+  session = await ort.InferenceSession.create(network, { executionProviders: [name], logSeverityLevel: 3 });
   await predict({ pixels: new Uint8ClampedArray(4 * size[0] * size[1]), from: size, seen: size, wanted: size });
   const used = ort.env.wasm.numThreads;
   return name === "webgpu" ? "WebGPU" : `WebAssembly, ${used} thread${used > 1 ? "s" : ""}`;
