@@ -12,16 +12,19 @@ let wishes = 0; // how many were asked for
 let last; // the last frame that was predicted: {frame, mask, width, height}
 let times = []; // when the latest frames were predicted
 
-const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+let worker;
 let waiting; // for the worker's answer: {resolve, reject}
 let turn = Promise.resolve(); // the worker takes one question at a time
 
-worker.onmessage = ({ data }) => {
-  if (data.kind === "loading") find("progress").value = data.share;
-  else if (data.kind === "error") waiting.reject(new Error(data.message));
-  else waiting.resolve(data);
-};
-worker.onerror = (event) => waiting?.reject(new Error(event.message || "this browser is too old for the page"));
+function startWorker() {
+  worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+  worker.onmessage = ({ data }) => {
+    if (data.kind === "loading") find("progress").value = data.share;
+    else if (data.kind === "error") waiting.reject(new Error(data.message));
+    else waiting.resolve(data);
+  };
+  worker.onerror = (event) => waiting.reject(new Error(event.message || "this browser is too old for the page"));
+}
 
 function ask(question, transferred = []) {
   const answer = turn.then(
@@ -139,6 +142,7 @@ async function show(start) {
   const wish = ++wishes;
   source?.stop();
   source = undefined;
+  showControls();
   try {
     const next = await start();
     if (wish !== wishes) {
@@ -270,7 +274,9 @@ function addControls() {
   find("size").onchange = () => source && (!source.video || source.video.paused) && predict(source).catch(complain);
   opacity.oninput = draw;
   find("file").onchange = ({ target }) => {
-    if (target.files.length) show(() => opened(target.files[0]));
+    const [file] = target.files;
+    target.value = ""; // so that the same file can be opened again
+    if (file) show(() => opened(file));
   };
   find("camera").onclick = () => {
     if (!source?.isCamera) return show(camera);
@@ -306,14 +312,15 @@ async function begin() {
   addClasses();
   addControls();
   say("Loading the network");
+  startWorker();
   const { engine } = await ask({ kind: "open", info });
   find("progress").hidden = true;
-  const size = `${info.classes.length} classes, in ${info.precision} on ${engine}`;
-  find("about").textContent = `${size}. Pictures stay on this device.`;
+  const hasCamera = Boolean(navigator.mediaDevices);
+  const about = [`${info.classes.length} classes, in ${info.precision} on ${engine}.`, "Pictures stay on this device."];
+  find("about").textContent = [...about, hasCamera ? "" : "The camera needs https or localhost."].join(" ");
   say("Ready");
   find("file").disabled = false;
-  find("camera").disabled = !navigator.mediaDevices;
-  if (!navigator.mediaDevices) find("camera").title = "needs a page from https or localhost";
+  find("camera").disabled = !hasCamera;
 }
 
 begin().catch(complain);

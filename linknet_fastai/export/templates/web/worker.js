@@ -33,24 +33,33 @@ function threads() {
 }
 
 async function open({ model, runtimes, bytes, size }) {
-  const name = runtimes.webgpu && (await hasGraphicsCard()) ? "webgpu" : "wasm";
-  const { api, glue, binary } = runtimes[name];
-  const total = bytes[model] + bytes[binary];
+  const usable = runtimes.webgpu && (await hasGraphicsCard()) ? ["webgpu", "wasm"] : ["wasm"];
+  const total = bytes[model] + bytes[runtimes[usable[0]].binary];
   let loaded = 0;
   const onBytes = (count) => postMessage({ kind: "loading", share: Math.min((loaded += count) / total, 1) });
-  const files = [load(binary, onBytes), load(model, onBytes), import(new URL(api, import.meta.url))];
-  const [wasmBinary, network, module] = await Promise.all(files);
-  ort = module;
-  ort.env.logLevel = "error";
+  const network = load(model, onBytes);
+  for (const name of usable) {
+    try {
+      await start(name, runtimes[name], network, onBytes);
+      // The first prediction takes longer, and shows whether the graphics card can do it.
+      await predict({ pixels: new Uint8ClampedArray(4 * size[0] * size[1]), from: size, seen: size, wanted: size });
+      const used = ort.env.wasm.numThreads;
+      return name === "webgpu" ? "WebGPU" : `WebAssembly, ${used} thread${used > 1 ? "s" : ""}`;
+    } catch (error) {
+      if (name === "wasm") throw error;
+    }
+  }
+}
+
+async function start(name, { api, glue, binary }, network, onBytes) {
+  const [bytes, wasmBinary] = await Promise.all([network, load(binary, onBytes)]);
+  ort = await import(new URL(api, import.meta.url));
   Object.assign(ort.env.wasm, {
     wasmBinary,
     wasmPaths: { mjs: new URL(glue, import.meta.url).href },
     numThreads: threads(),
   });
-  session = await ort.InferenceSession.create(network, { executionProviders: [name], logSeverityLevel: 3 });
-  await predict({ pixels: new Uint8ClampedArray(4 * size[0] * size[1]), from: size, seen: size, wanted: size });
-  const used = ort.env.wasm.numThreads;
-  return name === "webgpu" ? "WebGPU" : `WebAssembly, ${used} thread${used > 1 ? "s" : ""}`;
+  session = await ort.InferenceSession.create(bytes, { executionProviders: [name], logSeverityLevel: 3 });
 }
 
 /**
