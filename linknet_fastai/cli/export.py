@@ -63,7 +63,7 @@ def export(
     confidence: Annotated[bool, "Second output: the probability of the class.", None, None, NETWORK] = False,
     half: Annotated[bool, "Compute in fp16.", None, None, NETWORK] = False,
 ) -> None:
-    """Export a run's best weights as one file. Without --format: list the formats, and write nothing."""
+    """Export a run's best weights as a file, or a folder. Without --format: list the formats, and write nothing."""
     from linknet_fastai.cli.terminal import console, working
 
     given = {"size": size, "input": input, "output": output, "confidence": confidence, "half": half}

@@ -18,7 +18,7 @@ from linknet_fastai.model.save_load import load_model
 from linknet_fastai.predict.inputs import find_images
 
 FOLDER, INFO, NETWORK = "export-web", "model.json", "model.onnx.gz"
-PAGE = ("index.html", "style.css", "page.js", "worker.js", "resize.js", "runtime/LICENSE.txt")
+PAGE = ("index.html", "style.css", "page.js", "overlay.js", "worker.js", "resize.js", "runtime/LICENSE.txt")
 # Of onnxruntime-web, by what it runs on: its interface, and the script and WebAssembly that the interface loads.
 RUNTIMES = {
     "wasm": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),

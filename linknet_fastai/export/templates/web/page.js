@@ -1,5 +1,7 @@
 // The page: pictures, clips and the camera to worker.js, and what comes back on the canvas. It sends nothing away.
 
+import { drawOverlay } from "./overlay.js";
+
 const MOST = 1600; // pixels of the longer side on the page; larger frames are reduced first
 const SIZES = [1, 0.75, 0.5]; // of the sides that the network was trained at
 const find = (id) => document.getElementById(id);
@@ -59,40 +61,8 @@ function grab(from, [width, height]) {
   return canvas;
 }
 
-/** Draw the last frame under the colors of its classes, which are twice as opaque along borders. */
 function draw() {
-  if (!last) return;
-  const { frame, mask, width, height } = last;
-  const strength = Math.round((255 * opacity.value) / 100);
-  const inside = new Uint32Array(256), border = new Uint32Array(256); // ABGR in memory: RGBA
-  for (const [channel, { color, input }] of legend.entries()) {
-    if (!input.checked) continue;
-    const [red, green, blue] = color;
-    const bytes = (alpha) => ((alpha << 24) | (blue << 16) | (green << 8) | red) >>> 0;
-    inside[channel] = bytes(strength);
-    border[channel] = bytes(Math.min(2 * strength, 255));
-  }
-  const colors = new ImageData(width, height);
-  const pixels = new Uint32Array(colors.data.buffer);
-  for (let y = 0, at = 0; y < height; y++) {
-    for (let x = 0; x < width; x++, at++) {
-      const channel = mask[at];
-      const isBorder =
-        (x > 0 && mask[at - 1] !== channel) ||
-        (x + 1 < width && mask[at + 1] !== channel) ||
-        (y > 0 && mask[at - width] !== channel) ||
-        (y + 1 < height && mask[at + width] !== channel);
-      pixels[at] = (isBorder ? border : inside)[channel];
-    }
-  }
-  const overlay = Object.assign(document.createElement("canvas"), { width, height });
-  overlay.getContext("2d").putImageData(colors, 0, 0);
-  if (picture.width !== frame.width || picture.height !== frame.height) {
-    Object.assign(picture, { width: frame.width, height: frame.height });
-  }
-  const pen = picture.getContext("2d", { alpha: false });
-  pen.drawImage(frame, 0, 0);
-  pen.drawImage(overlay, 0, 0, frame.width, frame.height);
+  if (last) drawOverlay(picture, last, legend, opacity.value / 100);
 }
 
 function showShares(mask) {
