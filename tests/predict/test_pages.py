@@ -87,7 +87,7 @@ def report(street_data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return (folder / "report.html").as_uri()
 
 
-def drop(page: Page, file: Path) -> None:
+def drop(page: Page, file: Path, on: str = "Drop File Here") -> None:
     """Drop a file as a mouse would."""
     content = base64.b64encode(file.read_bytes()).decode()
     dragged = page.evaluate_handle(
@@ -99,7 +99,7 @@ def drop(page: Page, file: Path) -> None:
         }""",
         [file.name, content],
     )
-    page.get_by_text("Drop File Here").dispatch_event("drop", {"dataTransfer": dragged})
+    page.get_by_text(on).dispatch_event("drop", {"dataTransfer": dragged})
 
 
 def shown(page: Page, name: str) -> np.ndarray:
@@ -280,7 +280,7 @@ def test_an_exported_page_predicts_in_the_browser(
     frame = Image.fromarray(np.random.default_rng(0).integers(0, 256, (97, 131, 3), np.uint8))
     frame.save(tmp_path / "frame.png")
     page.get_by_label("opacity").fill("100")
-    page.locator("#file").set_input_files(tmp_path / "frame.png")
+    drop(page, tmp_path / "frame.png", "Open or drop a picture or a clip")
     expect(state).to_contain_text(re.compile(r"frame\.png, 131x97: \d+\.\d ms in the network"))
 
     def drawn() -> np.ndarray:
