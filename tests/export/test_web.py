@@ -1,4 +1,4 @@
-"""The folder with a page for the browser: its network, its runtime, and what happens without a network connection."""
+"""The folder with a page for the browser: its network, its runtime, without a connection; and the network in int8."""
 
 import gzip
 import json
@@ -17,8 +17,10 @@ from fake_onnxruntime_web import fake_archive
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.data.street import draw_scene
+from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.export import web_runtime
+from linknet_fastai.export.export import export_run
 from linknet_fastai.export.web import RUNTIMES, export_web
 from linknet_fastai.export.web_runtime import runtime_files
 from linknet_fastai.model.card import ModelCard
@@ -47,6 +49,16 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def folder(run: Path, archive: Path) -> Path:
     """The page of a network in floats."""
     return export_web(run, runtime=archive).folder
+
+
+@pytest.fixture(scope="module")
+def small(run: Path, street_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The network in int8, with its scales from drawn scenes."""
+    file = tmp_path_factory.mktemp("small") / "small.onnx"
+    written = export_run(run, "onnx", file, int8=True, calibrate=street_data / "train")
+    assert (written.file, written.check.engine, written.check.frames) == (file, "openvino in int8", 10)
+    assert written.check.agreement > 0.9
+    return file
 
 
 def info_of(folder: Path) -> dict:
@@ -102,6 +114,19 @@ def test_an_int8_page_takes_the_place_of_one_in_floats_and_has_no_webgpu(
     assert (
         written.mebibytes == written.loaded == pytest.approx(sum(p.stat().st_size for p in out.rglob("*.*")) / 2**20)
     )
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_an_onnx_in_int8_predicts_in_every_engine_and_has_the_card(run: Path, small: Path, name: str) -> None:
+    engine, frame = open_engine(small, name), draw_scene(0, SIZE)[0]
+    assert (engine.precision, engine.card) == ("int8", load_model(run)[1])
+    expected, certain = Predictor(*load_model(run), "cpu", "fp32").predict_with_confidence(frame)
+    channels, confidence = engine.predict_with_confidence(frame)
+    assert (channels == expected).mean() > 0.9
+    assert np.abs(confidence.astype(int) - certain).mean() < 12
+    with pytest.raises(UsageError, match=r"--precision: .*is int8; export it without --int8"):
+        open_engine(small, name, precision="fp32")
+    assert b"secret-place" not in small.read_bytes()
 
 
 def test_a_folder_with_files_of_the_user_is_left_alone(run: Path, archive: Path, tmp_path: Path) -> None:
