@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx.helper import make_graph, make_model
 from PIL import Image
 
-from linknet_fastai.export import web_runtime
+from linknet_fastai.export import web, web_runtime
+from linknet_fastai.export.graph import Check
 from linknet_fastai.export.web import RUNTIMES
 
 CLASSES = 11
@@ -47,6 +49,13 @@ def classes_of(frame: Image.Image, seen: tuple[int, int]) -> np.ndarray:
         np.arange(side) * small // side for side, small in zip(frame.size[::-1], seen[::-1], strict=True)
     )
     return red[rows][:, columns] * CLASSES >> 8
+
+
+def fake_network(patch: pytest.MonkeyPatch) -> None:
+    """Have `export_web` write a network that does nothing: this runtime does not read it."""
+    content = make_model(make_graph([], "none", [], [], doc_string=1000 * "-")).SerializeToString()
+    patch.setattr(web, "export_graph", lambda model, card, file, frames: file.write_bytes(content))
+    patch.setattr(web, "check_graph", lambda *arguments, **options: Check(1, 0, "nothing", "nothing"))
 
 
 def fake_archive(file: Path, patch: pytest.MonkeyPatch) -> Path:

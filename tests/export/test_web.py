@@ -19,7 +19,7 @@ from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.data.street import draw_scene
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.engines.torch_engine import Predictor
-from linknet_fastai.export import web_runtime
+from linknet_fastai.export import onnx_graph, web, web_runtime
 from linknet_fastai.export.export import export_run
 from linknet_fastai.export.web import RUNTIMES, export_web
 from linknet_fastai.export.web_runtime import runtime_files
@@ -37,6 +37,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     card = ModelCard.of(load_recipe("street"), SIZE, encoder="test_resnet")
     save_model(LinkNet(11, "test_resnet", pretrained=False), card, folder / "model.safetensors")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traced_once(run: Path) -> Iterator[None]:
+    """Has torch trace the network once for the whole file, which takes longer than all else here."""
+    graph = onnx_graph.onnx_graph(*load_model(run))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_graph, "onnx_graph", lambda *_: graph)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +111,16 @@ def test_the_page_names_files_beside_it_only_and_nothing_of_this_machine(folder:
 
 
 def test_an_int8_page_takes_the_place_of_one_in_floats_and_has_no_webgpu(
-    run: Path, folder: Path, archive: Path, street_data: Path, tmp_path: Path
+    run: Path,
+    folder: Path,
+    small: Path,
+    archive: Path,
+    street_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = Path(shutil.copytree(folder, tmp_path / "page"))
+    monkeypatch.setattr(web, "export_graph", lambda model, card, file, frames: shutil.copy(small, file))
     written = export_web(run, out, True, street_data / "train", runtime=archive)
     assert (written.check.engine, written.check.source) == ("onnxruntime in int8", str(street_data / "train"))
     info = info_of(out)
