@@ -204,7 +204,7 @@ def show_formats() -> None:
     console.print("\nexport with: linknet-fastai export RUN --format NAME")
     missing = {str(entry.name): extra for entry in FORMATS.values() if (extra := entry.missing_extra)}
     if not find_spec("nncf"):
-        missing["--int8"] = "int8"
+        missing["openvino --int8"] = "int8"
     for name, extra in missing.items():
         show_note(f"{name} needs: pip install 'linknet-fastai[{extra}]'")
 
