@@ -202,12 +202,13 @@ def show_speeds(speeds: Sequence["Speed"]) -> None:
 
 def show_formats() -> None:
     """Print a line for each format of `export`, and how to install what is missing for it."""
-    rows = [(entry.name, entry.suffix, entry.purpose) for entry in FORMATS.values()]
+    rows = [(str(entry.name), entry.suffix, entry.purpose) for entry in FORMATS.values()]
+    rows.append(("web", "folder", "a page that predicts in the browser"))
     show_table(("format", "suffix", "what it is"), rows, words=3)
     console.print("\nexport with: linknet-fastai export RUN --format NAME")
     missing = {str(entry.name): extra for entry in FORMATS.values() if (extra := entry.missing_extra)}
     if not find_spec("nncf"):
-        missing["--int8"] = "int8"
+        missing["openvino --int8"] = "int8"
     for name, extra in missing.items():
         show_note(f"{name} needs: pip install 'linknet-fastai[{extra}]'")
 

@@ -31,7 +31,7 @@ PROVIDERS = {
 
 
 class OnnxPredictor(Engine):
-    """Predicts with ONNX Runtime, in fp32. Called, it returns class ids, see `Engine`.
+    """Predicts with ONNX Runtime, in fp32 or int8. Called, it returns class ids, see `Engine`.
 
     Args:
         file: an `.onnx` that `export` wrote.
@@ -41,7 +41,7 @@ class OnnxPredictor(Engine):
         device: "cpu", or a name in `PROVIDERS`; "cuda:1" and "tensorrt:1" are the second GPU.
 
     Raises:
-        UsageError: another precision, or a device that the installed ONNX Runtime does not have.
+        UsageError: another precision, fp32 with an int8 file, or a device that the installed ONNX Runtime does not have.
         UserError: the device cannot be used on this machine, ONNX Runtime is not installed, or the file is damaged or
             not ours.
 
@@ -70,7 +70,7 @@ class OnnxPredictor(Engine):
         if device != "cpu":
             self.name = f"{self.name} on {device}"
         try:
-            content, outputs = _without_confidence(file.read_bytes())
+            content, outputs, int8 = without_confidence(file.read_bytes())
             self._session = self._open(content)
         except Exception as error:  # a dozen types, all its own
             raise UserError(f"{file}: damaged, or not an ONNX file ({reason(error)})") from None
@@ -78,7 +78,9 @@ class OnnxPredictor(Engine):
             raise UserError(f"--device: {wanted} does not start on this machine, {used} would be used instead")
         card = parse_card(self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), file)
         self.has_confidence = check_interface([node.name for node in self._session.get_inputs()], outputs, file)
-        super().__init__(card, "fp32", size, frames_at_once)
+        if int8 and precision == "fp32":
+            raise UsageError(f"--precision: {file} is int8; export it without --int8 to compute in fp32")
+        super().__init__(card, "int8" if int8 else "fp32", size, frames_at_once)
         self.file = file
         self._opening = Lock()
 
@@ -124,8 +126,8 @@ class OnnxPredictor(Engine):
             raise UserError(f"{self.file}: fails ({reason(error)})") from None
 
 
-def _without_confidence(content: bytes) -> tuple[bytes, list[str]]:
-    """A model file without the output `confidence`, and the names of all its outputs.
+def without_confidence(content: bytes) -> tuple[bytes, list[str], bool]:
+    """A model file without the output `confidence`, the names of all its outputs, and whether it is int8.
 
     ONNX Runtime computes every node of a graph, also those of an output that is not fetched. Removed with protobuf,
     which ONNX Runtime brings along, because the package onnx is not needed to predict. The messages name only the
@@ -138,7 +140,7 @@ def _without_confidence(content: bytes) -> tuple[bytes, list[str]]:
     text, message = FieldDescriptorProto.TYPE_STRING, FieldDescriptorProto.TYPE_MESSAGE
     one, many = FieldDescriptorProto.LABEL_OPTIONAL, FieldDescriptorProto.LABEL_REPEATED
     fields: dict[str, list[tuple[Any, ...]]] = {
-        "Node": [("name", 3, one, text, None)],
+        "Node": [("name", 3, one, text, None), ("op_type", 4, one, text, None)],
         "Value": [("name", 1, one, text, None)],
         "Graph": [("node", 1, many, message, "Node"), ("output", 12, many, message, "Value")],
         "Model": [("graph", 7, one, message, "Graph")],
@@ -152,10 +154,11 @@ def _without_confidence(content: bytes) -> tuple[bytes, list[str]]:
     pool.Add(schema)
     model: Any = GetMessageClass(pool.FindMessageTypeByName("Model")).FromString(content)
     outputs = [value.name for value in model.graph.output]
+    int8 = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     if CONFIDENCE not in outputs:
-        return content, outputs
+        return content, outputs, int8
     for values in (model.graph.node, model.graph.output):
         for index in reversed(range(len(values))):
             if values[index].name.split("/")[0] == CONFIDENCE:
                 del values[index]
-    return model.SerializeToString(), outputs
+    return model.SerializeToString(), outputs, int8

@@ -62,8 +62,8 @@ def find_streams(inputs: Sequence[str], allow_network: bool) -> tuple[list[Strea
         UsageError: there is an address, and it may not be opened, or is none of a video stream.
 
     Example:
-        >>> find_streams(["https://example.com/drive.mp4", "0", "drive.mp4"], allow_network=True)[1]
-        [PosixPath('0'), PosixPath('drive.mp4')]
+        >>> list(map(str, find_streams(["https://example.com/drive.mp4", "drive.mp4"], allow_network=True)[1]))
+        ['drive.mp4']
     """
     addresses = [text for text in inputs if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text)]
     streams = [Stream(address) for address in addresses]

@@ -22,7 +22,7 @@ from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.data.street import draw_scene
 from linknet_fastai.engines import formats
 from linknet_fastai.engines.engine import NATIVE, Engine
-from linknet_fastai.engines.onnx_engine import _without_confidence
+from linknet_fastai.engines.onnx_engine import without_confidence
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.export import graph as graph_export
@@ -128,7 +128,7 @@ def test_a_confidence_that_nobody_asks_for_is_not_computed(files: dict[str, Path
     engine = open_engine(files["onnx"], "onnxruntime")
     engine(frame)
     assert [node.name for node in engine._session.get_outputs()] == ["mask"]
-    whole, *_ = _without_confidence(files["onnx"].read_bytes())
+    whole, *_ = without_confidence(files["onnx"].read_bytes())
     assert not {"Exp", "ReduceMax"} & {node.op_type for node in onnx.load_from_string(whole).graph.node}
     engine = open_engine(files["openvino"])
     engine(frame)
@@ -141,7 +141,7 @@ def test_a_confidence_that_nobody_asks_for_is_not_computed(files: dict[str, Path
 def test_a_file_of_an_earlier_version_predicts_and_its_confidence_needs_a_new_export(
     files: dict[str, Path], tmp_path: Path, street_data: Path, name: str
 ) -> None:
-    (file := tmp_path / "old.onnx").write_bytes(_without_confidence(files["onnx"].read_bytes())[0])
+    (file := tmp_path / "old.onnx").write_bytes(without_confidence(files["onnx"].read_bytes())[0])
     engine, frame = open_engine(file, name, "fp32"), draw_scene(0, SIZE)[0]
     assert np.array_equal(engine(frame), open_engine(files["onnx"], name, "fp32")(frame))
     with pytest.raises(UserError, match="export it again with linknet-fastai export"):
@@ -361,7 +361,8 @@ def test_int8_is_written_checked_and_said(run: Path, street_data: Path, tmp_path
 @pytest.mark.parametrize(
     ("file_format", "options", "expected"),
     [
-        ("onnx", {"int8": True, "calibrate": Path()}, "--int8: goes with --format openvino"),
+        ("safetensors", {"int8": True, "calibrate": Path()}, "--int8: goes with --format onnx, openvino or web"),
+        ("onnx", {"int8": True}, "--int8 and --calibrate DIR need each other"),
         ("openvino", {"int8": True}, "--int8 and --calibrate DIR need each other"),
         ("openvino", {"calibrate": Path()}, "--int8 and --calibrate DIR need each other"),
         ("pkl", {"check": Path()}, "--check: compares"),
