@@ -41,7 +41,8 @@ class OnnxPredictor(Engine):
         device: "cpu", or a name in `PROVIDERS`; "cuda:1" and "tensorrt:1" are the second GPU.
 
     Raises:
-        UsageError: another precision, fp32 with an int8 file, or a device that the installed ONNX Runtime does not have.
+        UsageError: another precision, fp32 with an int8 file, or a device that the installed ONNX Runtime does not
+            have.
         UserError: the device cannot be used on this machine, ONNX Runtime is not installed, or the file is damaged or
             not ours.
 
