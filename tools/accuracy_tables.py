@@ -20,6 +20,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 DRIVES = ("0001TP", "0006R0", "0016E5")
 PRESETS = ("best", "course-modified", "course", "paper")
 FOLDERS = {"--data", "--cache-dir", "--out"}  # they belong to the machine that a run was made on
+RUN_OPTIONS = {"--init-from"}  # they name another run of results/runs
 # What `best` sets, with the experiments that differ in this setting alone: with it, without it.
 ABLATIONS = (
     ("Muon instead of AdamW", "S05", "S02"),
@@ -45,6 +46,11 @@ def kept_runs() -> list[RunSummary]:
     return [summarize(file.parent) for file in sorted((RESULTS / "runs").glob("*/run.toml"))]
 
 
+def from_nothing(runs: Iterable[RunSummary]) -> list[RunSummary]:
+    """Those of CamVid that started from no weights."""
+    return [run for run in runs if run.run["recipe"] == "camvid" and not run.settings.get("init_from")]
+
+
 def left_out(run: RunSummary) -> str | None:
     """The drive that a run was trained without and validated on; None for one on the published split."""
     name = Path(run.settings["train_on"]).stem
@@ -53,6 +59,7 @@ def left_out(run: RunSummary) -> str | None:
 
 def readme_table(runs: Sequence[RunSummary]) -> str:
     """The table of README.md: the preset `best` on val, and on drives that the training did not see."""
+    runs = from_nothing(runs)
     (full,) = _full_size(runs)
     drives = [run for run in runs if left_out(run) and _variant(run) == "best"]
     return _table(
@@ -82,6 +89,8 @@ def _full_size(runs: Iterable[RunSummary]) -> list[RunSummary]:
 
 def results_tables(runs: Sequence[RunSummary]) -> list[str]:
     """The tables of docs/results.md as Markdown."""
+    started = [run for run in runs if run.settings.get("init_from")]
+    runs = from_nothing(runs)
     on_split = [run for run in runs if left_out(run) is None]
     small = [run for run in on_split if run.settings["size"] == "240x180"]
     return [
@@ -97,6 +106,24 @@ def results_tables(runs: Sequence[RunSummary]) -> list[str]:
                 )
                 for run in sorted(_full_size(runs), key=lambda run: run.last["epoch"])
             ],
+        ),
+        *(
+            [
+                _table(
+                    ("480x360, from `streets`", "class IoU, last epoch", "best epoch", "class accuracy, last"),
+                    [
+                        (
+                            f"`--epochs {run.last['epoch']}`",
+                            _score(run.last["miou"]),
+                            f"{_score(run.best['miou'])} ({run.best['epoch']})",
+                            _score(run.last["mean_accuracy"]),
+                        )
+                        for run in started
+                    ],
+                )
+            ]
+            if started
+            else []
         ),
         _table(
             ("240x180, 100 epochs", "seeds", "class IoU, last epoch", "mean", "best epochs", "class accuracy"),
@@ -138,7 +165,8 @@ def _variant(run: RunSummary) -> str:
 
 
 def _options(run: RunSummary, names: Iterable[str]) -> list[str]:
-    """The options for those of a run's settings whose value differs from today's preset."""
+    """The options for those of a run's settings whose value differs from today's preset, and had an effect."""
+    names = set(names) - (set() if run.settings.get("init_from") else {"encoder_lr"})
     now = Settings(**load_preset(run.settings["preset"]).settings).model_dump(mode="json")
     changed = {name: run.settings[name] for name in sorted(names) if run.settings.get(name) != now[name]}
     return [word for name, value in changed.items() for word in _option(name, value)]
@@ -189,6 +217,8 @@ def _command(run: RunSummary) -> str:
     for word in words:
         if word in FOLDERS:
             next(words)
+        elif word in RUN_OPTIONS:
+            kept += [word, f"runs/{Path(next(words)).name}"]
         else:
             name, equals, value = word.partition("=")
             kept.append(f"{RENAMED.get(name, name)}{equals}{value}")
