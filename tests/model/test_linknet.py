@@ -236,7 +236,7 @@ def test_missing_pretrained_weights_are_reported_with_the_alternatives(monkeypat
         raise OSError("no route to the hub")
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
-    with pytest.raises(UserError, match=r"resnet18.*--encoder-weights FILE.*--no-pretrained"):
+    with pytest.raises(UserError, match=r"resnet18.*--no-pretrained.*--encoder-weights FILE"):
         LinkNet(3)
 
 

@@ -229,12 +229,6 @@ def test_names_in_another_unicode_form(
     assert dataset.frames(str(names)) == dataset.frames("train")
 
 
-def test_a_fraction_that_no_frame_falls_into_is_reported_as_that(own_recipe: OwnRecipe, own_tree: Path) -> None:
-    dataset = open_dataset(own_recipe(("fraction = 0.55", "fraction = 0.04")), own_tree)
-    with pytest.raises(UserError, match=r"'val' is empty: .* none of 10 frames falls into its fraction 0\.04"):
-        dataset.frames("val")
-
-
 # Lists and texts
 
 

@@ -6,16 +6,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.model.card import ModelCard
+from linknet_fastai.model.linknet import LinkNet
+from linknet_fastai.model.save_load import save_model
 from linknet_fastai.runs.suspects_page import is_own_page
 from linknet_fastai.training.suspects import MOST_SHOWN, Judge, find_judges
 
 
 @pytest.fixture
-def folds(tmp_path: Path, street_data: Path, model: Path) -> Path:
-    """What `fit --folds 2` leaves behind, with one untrained model in both folds."""
+def folds(tmp_path: Path, street_data: Path) -> Path:
+    """What `fit --folds 2` leaves behind, with one untrained model in both folds, which gives many classes."""
+    torch.manual_seed(0)
+    model = tmp_path / "model.safetensors"
+    save_model(LinkNet(11, pretrained=False), ModelCard.of(load_recipe("street"), (64, 48)), model)
     (folder := tmp_path / "folds" / "lists").mkdir(parents=True)
     folds = []
     for name, left_out, others in (("fold-1", range(5), range(5, 8)), ("fold-2", range(5, 8), range(5))):
