@@ -77,7 +77,8 @@ def export_run(
     Args:
         run: a run folder or a `.safetensors`.
         file_format: a name in `linknet_fastai.engines.formats.FORMATS`.
-        out: the file to write, by default `export.SUFFIX` in the folder of the model, `export-int8.xml` for int8.
+        out: the file to write, by default `export.SUFFIX` in the folder of the model, `export-int8.xml` for int8; for
+            a model by name in the current folder.
         int8: whether to quantize, "openvino" only.
         calibrate: the folder of frames to quantize with.
         check: the folder of frames to compare on; by default those of `calibrate`, otherwise drawn street scenes.
@@ -102,7 +103,8 @@ def export_run(
     for folder in filter(None, (calibrate, check)):
         find_images(folder)  # raises before the work starts
     model, card = load_model(run)
-    file = out or (run if run.is_dir() else run.parent) / f"export{'-int8' if int8 else ''}{suffix}"
+    folder = run if run.is_dir() else run.parent if run.exists() else Path()  # a model by name: the current folder
+    file = out or folder / f"export{'-int8' if int8 else ''}{suffix}"
     file = file if file.suffix == suffix else file.with_name(f"{file.name}{suffix}")
     if file != out:
         check_own(file, _is_own)
