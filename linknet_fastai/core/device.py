@@ -133,7 +133,7 @@ def runs_ahead(device: torch.device) -> bool:
 
 
 class Reading:
-    """A value on its way from a device to the host, which goes on meanwhile.
+    """A value on its way from a GPU to the host, which goes on meanwhile; that of another device is there at once.
 
     Args:
         value: a tensor with a single value, on any device.
@@ -144,7 +144,7 @@ class Reading:
     """
 
     def __init__(self, value: Tensor) -> None:
-        self._value = value.detach().as_subclass(Tensor).to("cpu", non_blocking=True)
+        self._value = value.detach().as_subclass(Tensor).to("cpu", non_blocking=value.is_cuda)
         self._arrival = torch.cuda.Event() if value.is_cuda else None
         if self._arrival:
             self._arrival.record(torch.cuda.current_stream(value.device))

@@ -71,9 +71,10 @@ class SegmentationDL(TfmdDL):
 
 def _to_device_at_once(batch: tuple, device: torch.device) -> tuple:
     """Copy a batch to a device; to a GPU from memory that it reads by itself, so that the host need not wait."""
-    if device.type == "cuda":
-        batch = apply(lambda part: part.pin_memory() if isinstance(part, Tensor) else part, batch)
-    return to_device(batch, device, non_blocking=True)
+    if device.type != "cuda":
+        return to_device(batch, device)
+    pinned = apply(lambda part: part.pin_memory() if isinstance(part, Tensor) else part, batch)
+    return to_device(pinned, device, non_blocking=True)
 
 
 def number_of_workers(dl: DataLoader) -> int:

@@ -178,7 +178,7 @@ class AugmentBatch(ItemTransform):
             pixels = images[frame][:, *places[frame]].flatten(1)
             spread[frame], mean[frame] = torch.std_mean(pixels, 1, keepdim=True)
         spread = spread + 1  # a frame of one color has 0
-        other = torch.tensor(others).to(images.device, non_blocking=True)
+        other = on_device_of(images, others, torch.int64)
         gain = spread.lerp(spread[other], share) / spread
         return gain, mean.lerp(mean[other], share) - gain * mean
 
@@ -186,9 +186,9 @@ class AugmentBatch(ItemTransform):
         return {**self.__dict__, "generators": None}  # a generator expression cannot be pickled
 
 
-def on_device_of(images: Tensor, values: Sequence) -> Tensor:
-    """As `images.new_tensor(values)`, for which the host would wait until a GPU has done all that is queued."""
-    return torch.tensor(values, dtype=images.dtype).to(images.device, non_blocking=True)
+def on_device_of(images: Tensor, values: Sequence, dtype: torch.dtype | None = None) -> Tensor:
+    """As `images.new_tensor(values, dtype)`, for which the host would wait until a GPU has done all its work."""
+    return torch.tensor(values, dtype=dtype or images.dtype).to(images.device, non_blocking=images.is_cuda)
 
 
 def _place_side(source: int, canvas: int, zoom: float, generator: random.Random) -> tuple[slice, slice]:

@@ -58,7 +58,7 @@ class SoftTargets(Callback):
         device = next(self.learn.model.parameters()).device
         self.factor, self.offset = self.factor.to(device), self.offset.to(device)
         if self.teacher:
-            self.teacher.to(device, memory_format=torch.channels_last)
+            self.teacher.to(device).to(memory_format=torch.channels_last)
 
     def after_loss(self) -> None:
         """Add the divergence to the loss."""

@@ -121,6 +121,8 @@ class SmoothLoss(AvgSmoothLoss):
     `learn.smooth_loss` and `recorder.losses` are on the device then; fastai's plots want them on the host.
     """
 
+    val: Tensor
+
     def accumulate(self, learn: Learner) -> None:
         """Count the loss of the current batch."""
         self.count += 1
