@@ -84,7 +84,7 @@ def test_every_package_that_is_imported_is_a_declared_dependency():
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(node.module.split(".")[0])
-    distributions = {"PIL": "pillow", "tomli_w": "tomli-w"}
+    distributions = {"PIL": "pillow", "tomli_w": "tomli-w", "yaml": "pyyaml", "google": "protobuf"}
     needed = {distributions.get(name, name) for name in imported - sys.stdlib_module_names - {"linknet_fastai"}}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]

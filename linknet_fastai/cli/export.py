@@ -2,12 +2,17 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from linknet_fastai.cli.options import DeviceOption, JsonOption, parse_size_option, typer_command
 from linknet_fastai.config.settings import parse_device
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.engines.formats import FORMATS, FormatName
+
+if TYPE_CHECKING:
+    from linknet_fastai.export.export import Export
+
+NETWORK = {"rich_help_panel": "For --interface network"}
 
 
 @typer_command
@@ -23,22 +28,66 @@ def export(
         "DIR",
         "that of --calibrate, or drawn scenes",
     ] = None,
+    interface: Annotated[
+        Literal["frame", "network"],
+        "frame: any frame to its class map, for this program and ONNX Runtime; network: a folder with a static graph "
+        "and files for Triton, TensorRT, DeepStream and Isaac ROS.",
+        "NAME",
+    ] = "frame",
+    size: Annotated[str | None, "Size of the graph's input and outputs.", "WxH", "the training size", NETWORK] = None,
+    input: Annotated[
+        Literal["float32", "uint8", "normalized"] | None,
+        "float32 or uint8 pixels from 0 to 255, or normalized by the caller.",
+        "NAME",
+        "float32",
+        NETWORK,
+    ] = None,
+    output: Annotated[
+        Literal["int32", "int64", "probabilities", "logits"] | None,
+        "Classes as int32 or int64, or scores; DeepStream needs probabilities.",
+        "NAME",
+        "int32",
+        NETWORK,
+    ] = None,
+    confidence: Annotated[bool, "Second output: the probability of the class.", None, None, NETWORK] = False,
+    half: Annotated[bool, "Compute in fp16.", None, None, NETWORK] = False,
 ) -> None:
     """Export a run's best weights as one file. Without --format: list the formats, and write nothing."""
     from linknet_fastai.cli.terminal import console, working
 
+    given = {"size": size, "input": input, "output": output, "confidence": confidence, "half": half}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value}
     if format is None:
-        if out or int8 or calibrate or check:
+        if out or int8 or calibrate or check or chosen or interface != "frame":
             raise UsageError("--format: is missing; `export RUN` alone lists the formats")
         from linknet_fastai.cli.tables import show_formats
 
         show_formats()
         return
+    if interface == "network":
+        if format != "onnx" or int8 or calibrate:
+            raise UsageError("--interface network: goes with --format onnx, without --int8 and --calibrate")
+        chosen["size"] = parse_size_option(size) if size else None
+        with working("exporting"):
+            from linknet_fastai.export.network import export_network
+
+            written, files = export_network(run, out, check=check, **chosen)
+        console.print(f"{written.file} ({written.mebibytes:.1f} MiB), with {', '.join(file.name for file in files)}")
+        _show_check(written)
+        return
+    if chosen:
+        raise UsageError(f"--{min(chosen)}: goes with --interface network")
     with working("exporting"):
         from linknet_fastai.export.export import export_run
 
         written = export_run(run, format, out, int8, calibrate, check)
     console.print(f"{written.file} ({written.mebibytes:.1f} MiB)")
+    _show_check(written)
+
+
+def _show_check(written: "Export") -> None:
+    from linknet_fastai.cli.terminal import console
+
     if result := written.check:
         console.print(
             f"{result.engine} agrees with torch in fp32 on {result.agreement:.3%} of the pixels\n"

@@ -1,41 +1,79 @@
 """The results of commands as tables in the terminal."""
 
+import math
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from linknet_fastai.cli.interval_tables import interval, show_differences, show_groups
 from linknet_fastai.cli.terminal import console, percent, show_error, show_lines, show_note, show_table, styled
 from linknet_fastai.engines.formats import FORMATS
-from linknet_fastai.scoring.scores import CLASS_SCORES, OVERALL_SCORES, mean_score
+from linknet_fastai.scoring.confidence import MOST_CERTAIN
+from linknet_fastai.scoring.intervals import MIN_UNITS
+from linknet_fastai.scoring.scores import (
+    CLASS_SCORES,
+    MORE_CLASS_SCORES,
+    MORE_OVERALL_SCORES,
+    OVERALL_SCORES,
+    mean_score,
+)
 
 if TYPE_CHECKING:  # these import torch, which exported models do not need
     from linknet_fastai.data.dataset import Dataset
     from linknet_fastai.export.benchmark import Speed
+    from linknet_fastai.labeling.proposal import Proposal
     from linknet_fastai.runs.compare import RunSummary
     from linknet_fastai.scoring.cityscapes_scores import CityscapesScores
     from linknet_fastai.scoring.evaluate import Evaluation
     from linknet_fastai.training.data_check import Inspection
+    from linknet_fastai.training.folds import Folds
 
 
-def show_evaluation(result: "Evaluation", title: str) -> None:
-    """Print the scores of each class with their means, the other overall scores, and speed."""
+MOST_FOLDERS = 30  # that `data` lists
+
+
+def show_evaluation(result: "Evaluation", title: str, all_scores: bool = False, by_group: bool = False) -> None:
+    """Print the scores of each class with their means and intervals, the other overall scores, and speed.
+
+    Args:
+        result: the scores.
+        title: what is printed above them.
+        all_scores: whether to print `MORE_CLASS_SCORES` too.
+        by_group: whether to print the scores of each group too.
+    """
     scores = result.scores
     console.print(styled(title, "bold"))
-    columns = scores.of_classes().values()
+    shown = CLASS_SCORES + MORE_CLASS_SCORES * all_scores
+    iou, *others = scores.of_classes(shown).values()
+    ends = result.intervals.of_classes["iou"].tolist() if result.intervals else [(math.nan, math.nan)] * len(iou)
     rows = [
-        (name, *map(percent, values), f"{pixels:,}")
-        for name, pixels, *values in zip(result.class_names, scores.pixels.tolist(), *columns, strict=True)
+        (name, percent(value), interval(*pair), *map(percent, values), f"{pixels:,}")
+        for name, pixels, value, pair, *values in zip(
+            result.class_names, scores.pixels.tolist(), iou, ends, *others, strict=True
+        )
     ]
-    means = ("mean", *(percent(mean_score(values)) for values in columns), "")
-    show_table(("class", *(score.label for score in CLASS_SCORES), "pixels"), rows, bold=[means])
+    overall = result.intervals.overall if result.intervals else {"miou": (math.nan, math.nan)}
+    of_mean = interval(*overall["miou"])
+    means = ("mean", percent(mean_score(iou)), of_mean, *(percent(mean_score(values)) for values in others), "")
+    headings = [score.label for score in shown]
+    show_table(("class", headings[0], "95% interval", *headings[1:], "pixels"), rows, bold=[means])
+    if not result.intervals:
+        console.print(f"no intervals: fewer than {MIN_UNITS} groups or blocks of frames")
+    else:
+        console.print(f"intervals: {result.intervals.words}")
+        console.print(f"mean accuracy {percent(scores.mean_accuracy)}, {interval(*overall['mean_accuracy'])}")
+    if by_group:
+        show_groups(result)
     if result.official:
         _show_cityscapes(result.official)
     if result.course_dice is not None:
         console.print(f"per-image Dice with void scored, as in the course project: {percent(result.course_dice)}")
-    overall = [
-        f"{score.label} {percent(scores.overall()[score.name])}" for score in OVERALL_SCORES if not score.mean_of
-    ]
-    console.print(", ".join(overall))
+    single = [score for score in OVERALL_SCORES + MORE_OVERALL_SCORES if not score.mean_of]
+    console.print(", ".join(f"{score.label} {percent(scores.overall(single)[score.name])}" for score in single))
+    if certain := result.confidence:
+        console.print(f"expected calibration error {percent(certain.ece)}, temperature {certain.temperature:g}")
+        miou = percent(certain.most_certain(MOST_CERTAIN)[1])
+        console.print(f"mIoU of the most certain {MOST_CERTAIN:.0%} of the pixels {miou}")
     console.print(
         f"{result.frames} frames in {result.seconds:.1f} s, "
         f"{result.frames / result.seconds:.1f} images a second with reading, by {result.engine}"
@@ -68,8 +106,20 @@ def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
     rows += [(name, "-", "missing", "-", "-") for name in result.absent]
     show_table(("split", "frames", "sizes", "void", "damaged"), rows)
     for name, folders in result.folders.items():
-        console.print(f"{name}: " + ", ".join(f"{folder} {count}" for folder, count in folders.items()))
+        counts = [f"{folder} {count}" for folder, count in folders.items()]
+        more = f" and {len(counts) - MOST_FOLDERS} more" * (len(counts) > MOST_FOLDERS)
+        console.print(f"{name}: {', '.join(counts[:MOST_FOLDERS])}{more}")
     console.print()
+    if result.leaks:
+        rows = [
+            (leak.kind, f"{leak.second} with {leak.first}", leak.example, f"{leak.frames} of {leak.of}")
+            for leak in result.leaks
+        ]
+        show_table(("what splits share", "frames of", "closest example", "frames"), rows, words=3)
+        for leak in result.leaks:
+            if leak.detail:
+                console.print(f"{leak.kind}, {leak.second} with {leak.first}: {leak.detail}")
+        console.print()
     totals = [(found.class_pixels, max(sum(found.class_pixels), 1)) for found in result.surveys.values()]
     rows = [
         (
@@ -85,6 +135,44 @@ def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
         console.print(f"\na batch as the network receives it: {result.picture}")
     show_lines(list(result.absent.values()) + result.notes, show_note)
     show_lines(result.problems, show_error)
+
+
+def show_proposal(proposal: "Proposal") -> None:
+    """Print what `recipes --from` found in an export and decided about it."""
+    show_table(("what", "found"), proposal.decisions, words=2)
+    splits = list(dict.fromkeys(split for row in proposal.classes for split in row.of_split if split))
+    totals = {split: max(sum(row.of_split.get(split, 0) for row in proposal.classes), 1) for split in splits}
+    rows = [
+        (
+            row.name,
+            row.id,
+            f"{row.pixels:,}",
+            f"{row.share:.4f}",
+            row.frames,
+            *(f"{row.of_split.get(split, 0) / totals[split]:.4f}" for split in splits),
+        )
+        for row in proposal.classes
+    ]
+    console.print()
+    show_table(("class", "id", "pixels", "share", "frames", *(f"{split} share" for split in splits)), rows)
+    show_lines(proposal.notes, show_note)
+
+
+def show_folds(folds: "Folds") -> None:
+    """Print the scores of each fold with their mean, spread and the worst."""
+
+    def score(value: float | None) -> str:
+        return "-" if value is None else percent(value)
+
+    rows = [
+        (fold.name, fold.train_frames, fold.frames, score(fold.last_miou), score(fold.best_miou))
+        for fold in folds.folds
+    ]
+    means = [("mean", "", "", score(folds.mean), ""), ("spread", "", "", score(folds.spread), "")]
+    show_table(("left out", "train frames", "frames", "last mIoU", "best mIoU"), rows, bold=means)
+    console.print(
+        f"worst: {folds.worst}. The best epoch was chosen on the frames that it is scored on, the last was not."
+    )
 
 
 def show_speeds(speeds: Sequence["Speed"]) -> None:
@@ -160,12 +248,16 @@ def show_comparison(runs: Sequence["RunSummary"]) -> None:
             for group in groups
         ]
         show_table(("same but for the seed", "seeds", "mean of last mIoU", "smallest", "largest"), rows)
+    show_differences(runs)
     for recipe in dict.fromkeys(run.recipe for run in runs):
         figures = published_figures(recipe)
         for split in dict.fromkeys(figure.split for figure in figures):
             console.print(styled(f"\n{recipe} {split}: published, and measured here", "bold"))
             published: list[tuple] = [
-                (f.network, f.source, f.size or "-", f.pretrained, *map(_three_digits, (f.mean_accuracy, f.miou)))
+                (
+                    *(f.network, f.source, f.size or "-", f.pretrained, f.trained_on or "-"),
+                    *map(_three_digits, (f.mean_accuracy, f.miou)),
+                )
                 for f in figures
                 if f.split == split
             ]
@@ -175,8 +267,9 @@ def show_comparison(runs: Sequence["RunSummary"]) -> None:
                 if scores:
                     pretrained = {True: "ImageNet", False: "none", None: "-"}[run.settings.get("pretrained")]
                     figures_here = map(_three_digits, (scores["mean_accuracy"], scores["miou"]))
-                    ours.append(("LinkNet", run.name, scores["size"], pretrained, *figures_here))
-            headings = ("network", "source", "size", "pretrained", "mean acc", "mIoU")
+                    trained_on = run.settings.get("train_on", "-")
+                    ours.append(("LinkNet", run.name, scores["size"], pretrained, trained_on, *figures_here))
+            headings = ("network", "source", "size", "pretrained", "trained on", "mean acc", "mIoU")
             show_table(headings, published, words=2, bold=ours)
             if not all(scores for _, scores in evaluations):
                 show_note(

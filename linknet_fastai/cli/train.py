@@ -10,6 +10,8 @@ from linknet_fastai.cli.options import RECIPE, DataOption, RecipeArgument, setti
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.parallel import is_first
 
+MOST_FOLDS = 1000
+
 
 @setting_options()
 def fit(
@@ -17,7 +19,10 @@ def fit(
     recipe: Annotated[str | None, RECIPE] = None,
     data: DataOption = None,
     out: Annotated[Path | None, "Run folder.", "DIR", "runs/RECIPE-DATE-TIME"] = None,
-    resume: Annotated[Path | None, "Continue an interrupted run.", "RUN"] = None,
+    resume: Annotated[Path | None, "Continue an interrupted run, or the folds in a folder.", "RUN"] = None,
+    folds: Annotated[
+        str | None, "Train once without each group, or without each of N sets of groups, and score on it.", "group|N"
+    ] = None,
     tensorboard: Annotated[bool, "Log to RUN/tensorboard as well."] = False,
     wandb: Annotated[bool, "Log to Weights & Biases as well."] = False,
 ) -> None:
@@ -29,12 +34,19 @@ def fit(
         raise UsageError("RECIPE is missing: fit RECIPE, or fit --resume RUN")
     if resume is not None and out is not None:
         raise UsageError("--out: --resume continues in the run's own folder; leave out --out")
+    if resume is not None and folds is not None:
+        raise UsageError("--folds: --resume continues with the folds that were cut; leave out --folds")
+    if folds not in (None, "group") and not (folds.isdecimal() and 2 <= int(folds) <= MOST_FOLDS):
+        raise UsageError(f"--folds: {folds!r} is neither group nor a number from 2 to {MOST_FOLDS}")
 
-    from linknet_fastai.cli.terminal import console
+    from linknet_fastai.cli.terminal import console, percent
     from linknet_fastai.cli.training_display import TrainingDisplay
     from linknet_fastai.training import fit as training
 
     log_to = ["tensorboard"] * tensorboard + ["wandb"] * wandb
+    if folds is not None or (resume is not None and (resume / "folds.json").is_file()):
+        _fit_folds(options, recipe, data, out, resume, folds, log_to)
+        return
     try:
         with TrainingDisplay() as display:
             if resume is not None:
@@ -52,7 +64,7 @@ def fit(
         console.print(f"\nstopped before the first epoch ended; continue with: {resume_command}")
         raise typer.Exit(130)
     best, last = result.best, result.rows[-1]
-    console.print(f"\nbest mIoU {best['miou']:.4f} at epoch {best['epoch']}, last {last['miou']:.4f}")
+    console.print(f"\nbest mIoU {percent(best['miou'])} at epoch {best['epoch']}, last {percent(last['miou'])}")
     if not result.finished:
         console.print(f"stopped after epoch {last['epoch']}; continue with: {resume_command}")
         raise typer.Exit(130)
@@ -60,6 +72,35 @@ def fit(
         console.print(f"predictions {predictions}")
     console.print(f"report      {result.folder / 'report.html'}")
     console.print(f"run         {result.folder}")
+
+
+def _fit_folds(
+    options: dict[str, Any],
+    recipe: str | None,
+    data: Path | None,
+    out: Path | None,
+    resume: Path | None,
+    folds: str | None,
+    log_to: list[str],
+) -> None:
+    """Train the folds, or continue with them, and print their table."""
+    from linknet_fastai.cli.tables import show_folds
+    from linknet_fastai.cli.terminal import console
+    from linknet_fastai.cli.training_display import TrainingDisplay
+    from linknet_fastai.training.folds import fit_folds, resume_folds
+
+    with TrainingDisplay() as display:
+        if resume is not None:
+            result = resume_folds(resume, data, options, display, log_to)
+        else:
+            number = int(folds) if folds and folds != "group" else None
+            result = fit_folds(str(recipe), data, options, number, out, display, log_to)
+    if not result.finished:
+        console.print(f"stopped; continue with: {_resume_command(result.folder)}")
+        raise typer.Exit(130)
+    console.print()
+    show_folds(result.folds)
+    console.print(f"folds       {result.folder / 'folds.json'}")
 
 
 def _resume_command(folder: Path) -> str:

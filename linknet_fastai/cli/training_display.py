@@ -77,6 +77,13 @@ class TrainingDisplay(Observer):
         self._per_epoch = math.ceil(len(dls.train) / processes) + math.ceil(len(dls.valid) / processes)
         self._task = self._bar.add_task("", total=settings.epochs * self._per_epoch, state="")
 
+    def fold_started(self, number: int, folds: int, name: str) -> None:
+        """Print a heading."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)  # of the fold before
+            self._task = None
+        console.print(styled(f"\nfold {number} of {folds}: {name} is left out", "bold"))
+
     def stepped(self, epoch: int, done: int, total: int, loss: float, lr: float, training: bool) -> None:
         """Advance the bar by a batch."""
         if not console.is_terminal or self._task is None:

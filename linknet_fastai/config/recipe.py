@@ -1,15 +1,17 @@
 """Recipes: a data set described by one TOML file, read and checked into a frozen `Recipe`. No data is read here."""
 
 import re
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 from unicodedata import normalize
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from linknet_fastai.config.classes import VOID_LABEL, Checked, Classes, Color, VoidEntry, check_classes
+from linknet_fastai.config.classes import VOID_LABEL, Checked, Classes, VoidEntry, check_classes
+from linknet_fastai.config.groups import Group
+from linknet_fastai.config.layouts import FIELD, Layout, Split, check_below
+from linknet_fastai.config.selection import GROUP, selection_parts
 from linknet_fastai.config.settings import check_training_table, explain
-from linknet_fastai.config.size import Size
 from linknet_fastai.config.toml_files import find_shipped, read_source, read_toml, recipe_folder, toml_names
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.files import MAX_LIST_BYTES, write_text
@@ -18,103 +20,8 @@ from linknet_fastai.core.text import Line, Name
 
 # In a line of a list: the first column, if it is the path of an image.
 LISTED_IMAGE = re.compile(rf"(.+?)(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})(?=[\s,;]|$)", re.IGNORECASE)
-FIELD = re.compile(r"\{([a-z_]\w*)\}", re.ASCII | re.IGNORECASE)
-# Without `./` and in one Unicode form: paths of files are compared with it.
-Pattern = Annotated[Line, AfterValidator(lambda path: normalize("NFC", str(PurePosixPath(path))))]
-MAX_WILDCARDS = 4  # in one part of a path: each more can make a name take 255 times as long to match
 
-
-class Split(Checked):
-    """The frames of a split: a folder, a list of stems, or a fraction of all frames.
-
-    A layout with `{split}` in its image pattern uses the folder, any other layout the list or the fraction.
-
-    Args:
-        folder: by default the split's own name.
-        list: path of a list of frames, below the recipe's folder.
-        fraction: of all frames, from 0 to 1.
-        frames: the number of frames of the published split, if there is no list.
-        stems: the content of the list, see `read_stems`; filled in when the recipe is loaded.
-    """
-
-    folder: Pattern | None = None
-    list: Line | None = None
-    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    frames: int | None = Field(default=None, ge=1)
-    stems: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _check_folder(self) -> Self:
-        if self.folder is not None:
-            _check_below(self.folder, "folder", "the data folder")
-        return self
-
-
-def _check_below(path: str, key: str, folder: str) -> None:
-    """Raise ValueError for a path that may be outside of the folder, on any operating system."""
-    if "\\" in path:
-        raise ValueError(f"{key}: write {path[:200]!r} with / in place of \\")
-    if PureWindowsPath(path).anchor or ".." in PurePosixPath(path).parts:
-        raise ValueError(f"{key}: {path[:200]!r} must be inside {folder}")
-
-
-class Layout(Checked):
-    """How a data set is stored on disk, and what the values or colors in its label maps mean.
-
-    `images` and `labels` are paths below the data folder with fields in braces. A field matches any text without a
-    slash, as `*` does; `{stem}` is the frame's name, `{split}` the split's folder.
-
-    Args:
-        name: as messages and other recipes name the layout.
-        images: pattern of the images.
-        labels: pattern of the label maps, with fields of `images`.
-        size: (width, height) to train at, unless another is given.
-        values: the raw label of each value in the label maps. Without `values` and `colors` the values are class ids.
-        colors: the color of each raw label in the label maps.
-    """
-
-    name: Name
-    images: Pattern
-    labels: Pattern
-    size: Size | None = None
-    values: dict[Annotated[int, Field(ge=0, le=65535)], Name] | None = None
-    colors: dict[Name, Color] | None = Field(default=None, max_length=65536)
-
-    @model_validator(mode="after")
-    def _check_patterns(self) -> Self:
-        for key, pattern in (("images", self.images), ("labels", self.labels)):
-            _check_below(pattern, key, "the data folder")
-            if "{stem}" not in pattern:
-                raise ValueError(f"{key}: {pattern!r} has no {{stem}}")
-            _check_wildcards(pattern, key)
-        if self.images == self.labels:
-            raise ValueError(f"images and labels are both {self.images!r}; they must be different files")
-        if "*" in self.labels:
-            raise ValueError(f"labels: {self.labels!r} must name one file for each frame, without '*'")
-        if unknown := set(FIELD.findall(self.labels)) - set(FIELD.findall(self.images)):
-            raise ValueError(f"labels: {{{unknown.pop()}}} is not a field of images {self.images!r}")
-        if self.values and self.colors:
-            raise ValueError("values and colors exclude each other")
-        if self.colors and len(set(self.colors.values())) < len(self.colors):
-            raise ValueError("colors: two raw labels share a color")
-        return self
-
-    @property
-    def by_folder(self) -> bool:
-        """Whether the folder of a frame determines its split."""
-        return "split" in FIELD.findall(self.images)
-
-
-def _check_wildcards(pattern: str, key: str) -> None:
-    """Raise ValueError for a pattern that is invalid, or could take forever to match."""
-    where = f"{key}: {pattern!r}"
-    if re.search(r"[{}]", FIELD.sub("", pattern)):
-        raise ValueError(f"{where}: a field is a name in braces, as in {{stem}}")
-    plain = FIELD.sub("*", pattern)
-    if "**" in plain:
-        raise ValueError(f"{where}: fields and '*' need something between them; each is one folder or name")
-    if max(part.count("*") for part in plain.split("/")) > MAX_WILDCARDS:
-        raise ValueError(f"{where}: more than {MAX_WILDCARDS} fields and '*' in one folder's or file's name")
+OF_THE_FILES = ("fetch", "group", "official_scores", "leave_out")  # keys that other files need not fit
 
 
 class Recipe(Checked):
@@ -124,12 +31,17 @@ class Recipe(Checked):
         name: short name, which run folders and messages use.
         title: the name for people.
         source: where the data comes from; shown if it is missing.
-        fetch: what is used if no data folder is given: "street" is drawn, any other name is one of fastai's `URLs`.
+        fetch: what is used if no data folder is given: "street-240" is 240 drawn scenes to train on, any other name
+            is one of fastai's `URLs`.
         classes: the classes, in the order of the network's channels.
         void: id and color of void, and the raw labels that belong to it.
         official_scores: the benchmark whose own scores `evaluate` reports in addition.
+        group: what belongs together, as the frames of a drive: a field of the images' pattern, or a part of the stem.
         layouts: the layouts in which the data set is recognized.
         splits: by name, as in train, val and test.
+        leave_out: frames that no split has, named as in a list of frames; in a file also the path of such a list,
+            below the recipe's folder.
+        map: the class for a class of models that were trained on other data, where the names differ.
         training: settings of a training by name.
     """
 
@@ -140,8 +52,11 @@ class Recipe(Checked):
     classes: Classes
     void: VoidEntry = VoidEntry()
     official_scores: Literal["cityscapes"] | None = None
+    group: Group | None = None
     layouts: tuple[Layout, ...] = Field(min_length=1, max_length=32)
     splits: dict[Name, Split] = Field(min_length=1, max_length=64)
+    leave_out: tuple[str, ...] = ()
+    map: dict[Name, Name] = Field(default_factory=dict, max_length=65536)
     training: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -157,16 +72,27 @@ class Recipe(Checked):
             for label in layout.values.values() if layout.values else layout.colors or ():
                 if label not in known:
                     raise ValueError(f"layouts[{number}]: {label!r} is neither a class nor in the labels of a class")
+            if isinstance(self.group, str) and self.group not in set(FIELD.findall(layout.images)) - {"split"}:
+                raise ValueError(
+                    f"group: {{{self.group}}} is not a field of layouts[{number}].images, {layout.images!r}"
+                )
             for name, split in self.splits.items():
-                if not (layout.by_folder or split.list or split.fraction):
-                    raise ValueError(f"splits.{name}: layout {layout.name!r} needs a list or a fraction")
+                if not (layout.by_folder or split.list or split.data_list or split.fraction or split.group):
+                    raise ValueError(f"splits.{name}: layout {layout.name!r} needs a list, a fraction or a group")
+                if split.group and not self.group:
+                    raise ValueError(f"splits.{name}.group: the recipe does not say what a group is (group = ...)")
+        if strange := set(self.map.values()) - set(self.class_names):
+            raise ValueError(f"map: {min(strange)!r} is no class")
         if sum(split.fraction or 0 for split in self.splits.values()) > 1 + 1e-9:
             raise ValueError("splits: the fractions add up to more than 1")
         try:
             check_training_table(self.training)
             for setting in ("train_on", "validate_on"):
-                if (given := self.training.get(setting)) is not None and given not in self.splits:
-                    raise ValueError(f"{setting}: {given!r} is not a split of this recipe")
+                if (given := self.training.get(setting)) is None:
+                    continue
+                parts = [part for part in selection_parts(given, self.splits) if part not in self.splits]
+                if unknown := [part for part in parts if not (self.group and part.startswith(GROUP))]:
+                    raise ValueError(f"{setting}: {unknown[0]!r} is not a split of this recipe")
         except ValueError as error:
             raise ValueError(f"training: {error}") from None
         return self
@@ -175,6 +101,12 @@ class Recipe(Checked):
     def class_names(self) -> list[str]:
         """The names of the classes, in the order of the network's channels."""
         return [entry.name for entry in self.classes]
+
+    @property
+    def drawn_scenes(self) -> int | None:
+        """The number of street scenes to train on that the program draws; None if it draws nothing."""
+        drawn = re.fullmatch(r"street-([1-9]\d{0,3})", self.fetch or "")
+        return int(drawn[1]) if drawn else None
 
     @property
     def channel_of_label(self) -> dict[str, int | None]:
@@ -232,7 +164,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 
     Args:
         name_or_path: the name of a shipped recipe, or the path of a TOML file. A recipe with `base = "NAME"` inherits
-            all keys that it does not set itself; its `layouts` may name layouts of its base.
+            all keys that it does not set itself; its `layouts` may name layouts of its base. With layouts of its own
+            it does not inherit what the files of its base need: `fetch`, `group`, `official_scores`, `leave_out`.
 
     Raises:
         UsageError: the file is missing, not TOML, or does not fit the schema; the message names file and key.
@@ -248,13 +181,18 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         splits = table.get("splits")
         for split in splits.values() if isinstance(splits, dict) else ():
             if isinstance(split, dict) and "stems" not in split and isinstance(split.get("list"), str):
-                _check_below(split["list"], "list", "the recipe's folder")
+                check_below(split["list"], "list", "the recipe's folder")
                 split["stems"] = read_stems(file.parent / split["list"])
-        return Recipe(**table)
+        if isinstance(listed := table.get("leave_out"), str):
+            check_below(listed, "leave_out", "the recipe's folder")
+            table["leave_out"] = read_stems(file.parent / listed)
+        recipe = Recipe(**table)
+        located = tuple(layout.with_recipe_in(file.parent) for layout in recipe.layouts)
+        return recipe.model_copy(update={"layouts": located})
     except ValidationError as error:
         raise UsageError(f"{file}: {explain(error)}") from None
     except ValueError as error:
-        raise UsageError(f"{file}: splits: {error}") from None
+        raise UsageError(f"{file}: {error}") from None
 
 
 def read_stems(file: Path) -> list[str]:
@@ -285,15 +223,24 @@ def read_stems(file: Path) -> list[str]:
 
 def _read_with_base(file: Path) -> dict[str, Any]:
     table, base_name = read_toml(file, recipe_folder(), "recipe")
-    if base_name is None:
-        return table
-    base = load_recipe(base_name).model_dump(exclude_unset=True)
-    layouts = {layout["name"]: layout for layout in base["layouts"]}
+    base = {} if base_name is None else load_recipe(base_name).model_dump(exclude_unset=True)
+    layouts = {layout["name"]: layout for layout in base.get("layouts", ())}
     if isinstance(named := table.get("layouts"), list):
         for number, layout in enumerate(named):
-            if isinstance(layout, str) and layout not in layouts:
+            if isinstance(layout, str) and base_name and layout not in layouts:
                 raise UsageError(f"{file}: layouts[{number}]: {base_name!r} has no layout {layout!r}")
-        table["layouts"] = [layouts[layout] if isinstance(layout, str) else layout for layout in named]
+        if own := {number: layout for number, layout in enumerate(named) if isinstance(layout, dict)}:
+            base = {key: value for key, value in base.items() if key not in OF_THE_FILES}
+        table["layouts"] = [layouts.get(layout, layout) if isinstance(layout, str) else layout for layout in named]
+        layouts |= {layout["name"]: layout for layout in own.values() if isinstance(layout.get("name"), str)}
+        for number, layout in own.items():
+            for key in ("values", "colors"):
+                if isinstance(name := layout.get(key), str):
+                    layout[key] = layouts.get(name, {}).get(key)
+                    if not isinstance(layout[key], dict):
+                        raise UsageError(f"{file}: layouts[{number}].{key}: no layout {name!r} that has {key}")
+    if "classes" in table:
+        base.pop("map", None)
     if isinstance(training := table.get("training"), dict):
         table["training"] = base.get("training", {}) | training
     return base | table

@@ -23,19 +23,26 @@ from linknet_fastai.config.size import Size
 from linknet_fastai.core.errors import UsageError
 
 # Settings that few people change: `--set`, presets and recipes set them, there is no option.
-WITHOUT_OPTION = frozenset({"weight_decay", "encoder_lr", "flip", "scale", "color", "relight", "checkpoint_minutes"})
-WITHOUT_OPTION |= {"teacher_share", "teacher_temperature"}
+WITHOUT_OPTION = frozenset(
+    {
+        *("weight_decay", "encoder_lr", "teacher_share", "teacher_temperature"),
+        *("flip", "scale", "color", "relight", "checkpoint_minutes"),
+    }
+)
 MOST_EPOCHS = 100_000
-PATHS = (
-    "cache_dir",
-    "encoder_weights",
-    "init_from",
-    "teacher",
-)  # files of one machine, given on the command line alone
+# Files of one machine, given on the command line alone.
+PATHS = ("cache_dir", "encoder_weights", "init_from", "teacher")
 RENAMED = {"colour": "color"}  # old names of settings, which are still read
-# What versions that did not have a setting did, where that is not the default of today.
-BEFORE = {"accumulate": 1, "compile": False, "deterministic": False, "encoder_lr": 1.0, "relight": 0.0}
-BEFORE |= {"teacher_share": 1.0, "teacher_temperature": 2.0}
+# What versions that did not have a setting did, so that their runs can be compared with those of today.
+BEFORE = {
+    "accumulate": 1,
+    "compile": False,
+    "deterministic": False,
+    "encoder_lr": 1.0,
+    "teacher_share": 1.0,
+    "teacher_temperature": 2.0,
+    "relight": 0.0,
+}
 
 
 Decoder = Literal["deconv", "pixelshuffle"]
@@ -112,9 +119,9 @@ class Settings(BaseModel):
     cache_dir: Path | None = None
     """Folder for decoded frames."""
     train_on: Text = "train"
-    """Split to train on, or a file with the stem of a frame per line."""
+    """Split, group:NAME, or a file with a frame per line; several joined by +; trainval is train+val."""
     validate_on: Text = "val"
-    """Split to validate on, or such a file."""
+    """What to validate on, in the same form."""
 
     decoder: Decoder = "deconv"
     """Upsampling: deconv (transposed) or pixelshuffle (sub-pixel convolutions)."""

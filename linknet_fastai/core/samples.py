@@ -69,6 +69,39 @@ def read_samples(file: Path, image: Image.Image, expected: Collection[int] = (1,
     return values.astype(np.uint16)
 
 
+def read_channel(file: Path, image: Image.Image, channel: int) -> np.ndarray:
+    """One channel of a label map in color, turned upright by its EXIF orientation.
+
+    Args:
+        file: the file.
+        image: the file, opened but not loaded.
+        channel: 0 for red, 1 for green, 2 for blue.
+
+    Returns:
+        HxW uint8 or, of a PNG of 16 bits, uint16.
+
+    Raises:
+        ValueError: the format is lossy, or it has a single channel.
+
+    Example:
+        ::
+
+            with opened_image(file, "this label map") as image:
+                values = read_channel(file, image, 0)
+    """
+    check_lossless(file, image)
+    if image.mode not in ("RGB", "RGBA"):
+        raise ValueError(f"mode {image.mode}, but its recipe expects a channel of red, green and blue")
+    _, _, _, args = image.tile[0] if image.tile else ("", None, 0, "")  # type: ignore[attr-defined]
+    rawmode = args if isinstance(args, str) else args[0]
+    values = np.asarray(upright(image))[..., channel]
+    if not str(rawmode).endswith(";16B"):
+        return values
+    with Image.open(file) as again:  # Pillow keeps the upper byte, of the other order of bytes it is the lower
+        again.tile = [(*tile[:3], rawmode.replace("16B", "16L")) for tile in again.tile]  # type: ignore[misc]
+        return values.astype(np.uint16) << 8 | np.asarray(upright(again))[..., channel]
+
+
 def palette_colors(image: Image.Image) -> list[tuple[int, int, int]]:
     """The colors of the palette of a loaded image of mode P, (red, green, blue) by index."""
     palette = image.getpalette() or []

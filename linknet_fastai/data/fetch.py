@@ -17,7 +17,8 @@ def fetch(recipe: Recipe, progress: Progress | None = None) -> Path:
     """Download or draw a recipe's data.
 
     Args:
-        recipe: the recipe, whose `fetch` is "street" or the name of a data set of fastai's, as in "CAMVID".
+        recipe: the recipe, whose `fetch` is "street-240" for 240 drawn scenes to train on, or the name of a data set
+            of fastai's, as in "CAMVID".
         progress: called with what is being done, how many are done and of how many.
 
     Returns:
@@ -34,8 +35,8 @@ def fetch(recipe: Recipe, progress: Progress | None = None) -> Path:
     """
     if recipe.fetch is None:
         raise UsageError(f"--data: {recipe.name} cannot be downloaded; {recipe.source}")
-    if recipe.fetch == "street":
-        return draw_street(progress)
+    if recipe.drawn_scenes:
+        return draw_street(recipe.drawn_scenes, progress)
     from fastai.data.external import URLs, untar_data  # imports most of fastai, and is needed here only
 
     if not isinstance(getattr(URLs, recipe.fetch, None), str):
@@ -49,14 +50,14 @@ def fetch(recipe: Recipe, progress: Progress | None = None) -> Path:
         ) from error
 
 
-def draw_street(progress: Progress | None = None) -> Path:
-    """Draw the street scenes into the cache folder if they are not there; returns their folder."""
-    folder = _street_folder()
+def draw_street(scenes: int, progress: Progress | None = None) -> Path:
+    """Draw street scenes, so many to train on, into the cache folder if they are not there; returns their folder."""
+    folder = cache_folder() / f"{_drawn_by_this_version()}-{scenes}"
     if not os.path.isdir(folder):
         on_progress = partial(progress, "drawing street scenes") if progress else None
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            street.write_scenes(folder, on_progress=on_progress)
+            street.write_scenes(folder, street.SPLITS | {"train": scenes}, on_progress=on_progress)
         except OSError as error:
             raise UserError(
                 f"{folder}: the street scenes cannot be drawn there ({reason(error)}); set XDG_CACHE_HOME to another "
@@ -67,15 +68,15 @@ def draw_street(progress: Progress | None = None) -> Path:
 
 def clear_old_scenes() -> int:
     """Delete the street scenes that other versions of this package have drawn; returns how many bytes were freed."""
-    current, freed = _street_folder(), 0
-    for folder in set(current.parent.glob("street-*")) - {current}:
+    freed = 0
+    for folder in set(cache_folder().glob("street-*")) - set(cache_folder().glob(f"{_drawn_by_this_version()}-*")):
         freed += sum(file.stat().st_size for file in folder.rglob("*.png"))
         shutil.rmtree(folder, ignore_errors=True)
     return freed
 
 
-def _street_folder() -> Path:
-    # Its name depends on the source of the drawing, so that scenes of another version are not used.
+def _drawn_by_this_version() -> str:
+    # The name depends on the source of the drawing, so that scenes of another version are not used.
     sources = sorted(Path(street.__file__).parent.glob("*.py"))
     version = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
-    return cache_folder() / f"street-{version}"
+    return f"street-{version}"

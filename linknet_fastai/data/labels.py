@@ -8,12 +8,14 @@ import numpy as np
 from PIL import Image
 
 from linknet_fastai.config.classes import Color
-from linknet_fastai.config.recipe import Layout, Recipe
+from linknet_fastai.config.layouts import Layout
+from linknet_fastai.config.recipe import Recipe
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.images import TURNS, VOID, opened_image, upright, upright_size
-from linknet_fastai.core.samples import check_lossless, palette_colors, read_samples
+from linknet_fastai.core.samples import check_lossless, palette_colors, read_channel, read_samples
 from linknet_fastai.data.match import Frame
 
+CHANNELS = ("red", "green", "blue")
 UNMAPPED = 254  # of a raw value that is neither a class nor void; recipes have fewer classes
 
 
@@ -25,7 +27,8 @@ class LabelReader:
         layout: defines what raw values or colors mean; by default values are the ids of classes.
 
     Attributes:
-        in_color: whether the label maps are in color.
+        in_color: whether colors are what the recipe maps.
+        channel: which channel of the label maps has the values, 0 for red; None if they have one alone.
         raw: the channel, 255 for void, of each raw value; a color is packed into 24 bits.
         colors: the channels that the recipe gives a color to, as a class or as a raw label.
 
@@ -39,6 +42,7 @@ class LabelReader:
     def __init__(self, recipe: Recipe, layout: Layout) -> None:
         channels = {name: VOID if c is None else c for name, c in recipe.channel_of_label.items()}
         self.in_color = layout.colors is not None
+        self.channel = None if layout.channel is None else CHANNELS.index(layout.channel)
         if layout.colors is not None:
             self.raw = {r << 16 | g << 8 | b: channels[name] for name, (r, g, b) in layout.colors.items()}
         elif layout.values is not None:
@@ -61,7 +65,8 @@ class LabelReader:
         return table
 
     def __getstate__(self) -> dict:
-        return {key: vars(self)[key] for key in ("in_color", "raw", "colors")}  # not the table: 16 MB, quickly built
+        kept = ("in_color", "channel", "raw", "colors")  # not the table: 16 MB, quickly built
+        return {key: vars(self)[key] for key in kept}
 
     def __call__(self, path: Path) -> np.ndarray:
         """Read a label map.
@@ -111,6 +116,8 @@ class LabelReader:
         return labels
 
     def _values(self, path: Path, image: Image.Image) -> np.ndarray:
+        if self.channel is not None:
+            return read_channel(path, image, self.channel)
         values = read_samples(path, image, [raw for raw, channel in self.raw.items() if channel != VOID])
         if image.mode == "P":
             self._check_palette(palette_colors(image), image.histogram())
@@ -129,7 +136,8 @@ class LabelReader:
         ):
             return  # read by its gray levels, or of another program: optimizers remove colors without a pixel
         for index, (color, count) in enumerate(zip(palette, pixels, strict=False)):
-            if count and self.raw.get(index) not in self.colors.get(color, [self.raw.get(index)]):
+            # A label that is void may have the color of a class, as groups of cars do in Mapillary Vistas.
+            if count and self.raw.get(index) not in {VOID, *self.colors.get(color, [self.raw.get(index)])}:
                 raise ValueError(
                     f"value {index} has the color {color} of another class, as if an optimizer sorted the palette; "
                     "if the colors are right, [layouts.colors] reads them"

@@ -32,6 +32,7 @@ from linknet_fastai.data.augmentation import FIRST, AugmentBatch, ResizeFrame, R
 from linknet_fastai.data.cache import CachedFrame, cached_frames
 from linknet_fastai.data.dataset import Dataset, Frame, open_dataset
 from linknet_fastai.data.labels import LabelReader
+from linknet_fastai.data.leaks import Selected, find_leaks, leak_notes
 from linknet_fastai.data.reproducible_dl import ReproducibleDL
 from linknet_fastai.data.survey import Survey, survey, survey_notes
 
@@ -163,7 +164,7 @@ def segmentation_dls(
 
     - `size`: (width, height) or "480x360" that the network sees, and `crop`: what training cuts out of it.
     - `bs`: frames in a batch, of each process where several train; `workers`: loader processes.
-    - `train_on`, `validate_on`: a split, or a text file with one stem in each line.
+    - `train_on`, `validate_on`: a split, a text file with one frame in each line, or several joined by +.
     - `flip`, `scale`, `color`, `relight`: the augmentation, see `AugmentBatch`; `seed`: of order and augmentation.
     - `cache`, `cache_dir`: whether frames are decoded once, into files that are mapped into memory, and where.
     - `preset`: the name or TOML file of training settings.
@@ -243,6 +244,10 @@ def dls_from_settings(
     notes = dataset.notes(settings.train_on, settings.validate_on)
     for selection, found in {settings.train_on: train_survey, settings.validate_on: valid_survey}.items():
         notes += survey_notes(dataset, selection, found)
+    selected = Selected(settings.train_on, train_frames, train_survey.looks)
+    notes += leak_notes(
+        find_leaks(dataset, selected, Selected(settings.validate_on, valid_frames, valid_survey.looks))
+    )
     names, augment = dataset.recipe.class_names, AugmentBatch(settings.crop or settings.size, settings)
     block = segmentation_block(names, dataset.read_label, settings.size, len(train), augment, item_tfms, batch_tfms)
     dls = block.dataloaders(

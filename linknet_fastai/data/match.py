@@ -6,11 +6,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path, PurePath, PurePosixPath
 from unicodedata import normalize
 
-from linknet_fastai.config.recipe import FIELD, Layout
+from linknet_fastai.config.groups import Group, group_of
+from linknet_fastai.config.layouts import FIELD, Layout
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.files import is_system_file
 from linknet_fastai.core.images import IMAGE_SUFFIXES
@@ -26,11 +26,13 @@ class Frame:
         image: the image.
         label: its label map.
         stem: what `{stem}` matches in the recipe's patterns, in Unicode's form NFC; lists name frames by it.
+        group: what the recipe says that the frame belongs to, as a drive; None for a frame on its own.
     """
 
     image: Path
     label: Path
     stem: str
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Match:
         return [f"{what}, left out: {len(files)}, first {files[0]}" for what, files in kinds.items() if files]
 
 
-def match_frames(folder: Path, layout: Layout, split: str = "") -> Match:
+def match_frames(folder: Path, layout: Layout, split: str = "", group: Group | None = None) -> Match:
     """Find the images and label maps of a layout.
 
     The ending of a name matches in capitals and small letters, `.jpg` also as `.jpeg` and `.tif` as `.tiff`. All
@@ -73,12 +75,14 @@ def match_frames(folder: Path, layout: Layout, split: str = "") -> Match:
         folder: the data folder.
         layout: the patterns.
         split: what replaces `{split}` in them.
+        group: the recipe's.
 
     Raises:
         UserError: there are two images of one name, with other endings.
     """
     known: dict[str, Path] = {}
-    for path, text, _ in matching_files(folder, layout.labels, split):
+    label_folder = layout.label_folder(folder)
+    for path, text, _ in matching_files(label_folder, layout.labels, split):
         known.setdefault(_same_ending(text), path)
         known[text] = path  # of x.png and x.PNG the one that the recipe names
     candidates: list[tuple[str, Frame]] = []
@@ -89,8 +93,9 @@ def match_frames(folder: Path, layout: Layout, split: str = "") -> Match:
             others[_without_ending(text)] = path
         elif not os.path.isdir(path):  # other files that are no images are reported when they are read
             label = normalize("NFC", layout.labels.format(split=split, **fields))
-            found = known.get(label) or known.get(_same_ending(label)) or folder / label
-            candidates.append((_without_ending(text), Frame(path, found, fields["stem"])))
+            found = known.get(label) or known.get(_same_ending(label)) or label_folder / label
+            frame = Frame(path, found, fields["stem"], group_of(group, fields))
+            candidates.append((_without_ending(text), frame))
     label_maps = {frame.label for _, frame in candidates}
     images: dict[str, Frame] = {}
     for name, frame in candidates:
@@ -178,8 +183,9 @@ def _without_ending(name: str) -> str:
 def find_listed(frames: Iterable[Frame], listed: Sequence[str]) -> tuple[list[Frame], list[str]]:
     """The frames that a list names.
 
-    A frame is named by its stem or by its image. Folders before the name are compared only where a name occurs twice,
-    in the data or in the list: then the last one must be the image's own, and the frame is taken of which most agree.
+    A frame is named by its stem or by its image. Folders before the name are compared only if a name occurs twice, in
+    the data or in the list: with a folder of the data, it is the frame in this folder or none, however many others
+    have its name.
 
     Args:
         frames: all frames.
@@ -192,19 +198,27 @@ def find_listed(frames: Iterable[Frame], listed: Sequence[str]) -> tuple[list[Fr
         UserError: an entry names two frames.
     """
     by_name: dict[str, list[Frame]] = defaultdict(list)
+    ends: dict[tuple[str, ...], set[Path]] = defaultdict(set)  # the folders of images, by the end of their path
     for frame in frames:
         for name in {frame.stem, normalize("NFC", frame.image.stem)}:
             by_name[name].append(frame)
+        if frame.image.parent not in ends[()]:
+            folder = PurePath(normalize("NFC", str(frame.image.parent))).parts
+            for begin in range(len(folder) + 1):
+                ends[folder[begin:]].add(frame.image.parent)
     paths = [PurePosixPath(entry).parts for entry in listed]
     uses = Counter(path[-1] for path in paths)
+    numbered_alike = any(len(named) > 1 for named in by_name.values())
     found: dict[Frame, None] = {}
     absent = []
     for entry, (*folders, name) in zip(listed, paths, strict=True):
         named = by_name.get(name, [])
-        if folders and max(uses[name], len(named)) > 1:
-            agreeing = {frame: _common_end(frame.image.parent, folders) for frame in named}
-            most = max(agreeing.values(), default=0)
-            named = [frame for frame, count in agreeing.items() if count == most > 0]
+        if folders and (numbered_alike or uses[name] > 1):
+            agreeing = next(
+                end for begin in range(len(folders) + 1) if (end := tuple(folders[begin:])) in ends or not end
+            )
+            if agreeing or max(uses[name], len(named)) > 1:
+                named = [frame for frame in named if agreeing and frame.image.parent in ends[agreeing]]
         if len(named) > 1:
             raise UserError(f"{named[0].image} and {named[1].image}: {entry!r} names both; list more of their paths")
         if named:
@@ -212,9 +226,3 @@ def find_listed(frames: Iterable[Frame], listed: Sequence[str]) -> tuple[list[Fr
         else:
             absent.append(entry)
     return list(found), absent
-
-
-def _common_end(folder: Path, listed: Sequence[str]) -> int:
-    """How many folders at the end of two paths are the same."""
-    pairs = zip(reversed(PurePath(normalize("NFC", str(folder))).parts), reversed(listed), strict=False)
-    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))

@@ -8,22 +8,23 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import PIL
 from PIL import Image
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, model_validator
 
 from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UserError, reason
-from linknet_fastai.core.files import cache_folder, read_text, write_text
+from linknet_fastai.core.files import MAX_LIST_BYTES, cache_folder, read_text, write_text
 from linknet_fastai.core.images import VOID, open_image, upright_size
 from linknet_fastai.core.parallel import Progress, map_in_threads, usable_cores
 from linknet_fastai.data.dataset import Dataset, Frame, size_mismatch
 from linknet_fastai.data.labels import LabelReader
+from linknet_fastai.data.looks import LENGTH, look_of
 
-FORMAT = 3  # increase it when the code decodes or counts pixels in another way: stored results become invalid
+FORMAT = 4  # increase it when the code decodes or counts pixels in another way: stored results become invalid
 
 MOST_SURVEYS = 64  # that are stored for a recipe
 FREQUENT = 0.01  # share of pixels; borders between objects, which are void on purpose, often have a few percent
@@ -42,6 +43,8 @@ class Survey(BaseModel, frozen=True):
         problems: a line for each damaged frame, naming the file.
         turned: frames whose image is turned by its EXIF orientation, while their label map has none and would fit
             the image without the turn as well.
+        looks: what `look_of` returned for the image of each frame, empty for a damaged one; no entry at all if images
+            were not looked at.
     """
 
     frames: int
@@ -50,6 +53,13 @@ class Survey(BaseModel, frozen=True):
     void_pixels: int
     problems: list[str]
     turned: int = 0
+    looks: list[Annotated[str, Field(pattern=rf"^([A-Za-z0-9+/]{{{LENGTH}}})?$")]] = []
+
+    @model_validator(mode="after")
+    def _check_number(self) -> Self:
+        if len(self.looks) not in (0, self.frames):
+            raise ValueError("looks: needs one for each frame")
+        return self
 
     def turned_note(self, split: str) -> str | None:
         """A note for a split with `turned` frames, None for any other."""
@@ -92,7 +102,7 @@ def survey(
     name = f"{fingerprint(dataset, frames)}.json"
     with suppress(OSError, ValueError, UserError):  # it does not exist, or is damaged; there is no cache folder
         return Survey.model_validate_json(
-            read_text(recipe_caches(dataset.recipe.name, folder, "surveys") / name), strict=True
+            read_text(recipe_caches(dataset.recipe.name, folder, "surveys") / name, MAX_LIST_BYTES), strict=True
         )
     found = check_frames(dataset, frames, "checking frames", progress)
     if not found.problems:
@@ -160,13 +170,15 @@ def check_frames(
     """
     read_label, n_classes = dataset.read_label, len(dataset.recipe.classes)
     sizes: Counter[str] = Counter()
-    pixels, problems, turned = np.zeros(256, np.int64), [], 0
+    pixels, problems, turned, looks = np.zeros(256, np.int64), [], 0, []
     results = map_in_threads(lambda frame: _check_frame(frame, read_label, convert), frames, usable_cores())
     for done, result in enumerate(results, 1):
         if isinstance(result, str):
             problems.append(result)
+            looks.append("")
         else:
-            size, counts, converted, doubtful = result
+            size, counts, converted, doubtful, look = result
+            looks.append(look)
             sizes[size] += 1
             turned += doubtful
             pixels += counts
@@ -181,16 +193,18 @@ def check_frames(
         void_pixels=int(pixels[VOID]),
         problems=problems,
         turned=turned,
+        looks=looks,
     )
 
 
 def _check_frame(
     frame: Frame, read_label: LabelReader, convert: Convert | None
-) -> tuple[str, np.ndarray, Any, bool] | str:
+) -> tuple[str, np.ndarray, Any, bool, str] | str:
     """What a frame adds to a survey, or its problem.
 
     Returns:
-        Its size, how often each of 256 channels occurs, what `convert` returned, and if `Survey.turned` counts it.
+        Its size, how often each of 256 channels occurs, what `convert` returned, if `Survey.turned` counts it, and
+        its look.
     """
     try:
         image = open_image(frame.image)
@@ -203,7 +217,7 @@ def _check_frame(
     if labels.shape[::-1] != image.size:
         return size_mismatch(frame, labels.shape[::-1], image.size)
     counts = np.bincount(labels.ravel(), minlength=256)
-    return format_size(image.size), counts, convert and convert(image, labels), turned
+    return format_size(image.size), counts, convert and convert(image, labels), turned, look_of(image)
 
 
 def fingerprint(dataset: Dataset, frames: Sequence[Frame]) -> str:
@@ -216,7 +230,7 @@ def fingerprint(dataset: Dataset, frames: Sequence[Frame]) -> str:
         UserError: a file is missing.
     """
     reader = dataset.read_label
-    mapping = [len(dataset.recipe.classes), reader.in_color, sorted(reader.raw.items())]
+    mapping = [len(dataset.recipe.classes), reader.in_color, reader.channel, sorted(reader.raw.items())]
     digest = hashlib.sha256(json.dumps([FORMAT, PIL.__version__, *mapping]).encode())
     for frame in frames:
         for path in (frame.image, frame.label):

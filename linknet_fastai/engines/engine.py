@@ -2,9 +2,10 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import BoundedSemaphore
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -18,8 +19,12 @@ from linknet_fastai.model.card import ModelCard
 NATIVE = "native"  # as a size: each frame's own
 # The inputs of an exported graph, its output, and the node that resizes the logits to the size of the frame.
 IMAGE, SIZE, MASK, RESAMPLED = "image", "size", "mask", "linknet/resampled"
+# Its second output. The nodes that only it needs have names that begin with this and a slash: an engine removes them
+# where no confidence is asked for.
+CONFIDENCE = "confidence"
 
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray
+Result = TypeVar("Result")
 InputSize = (
     tuple[int, int] | str | None
 )  # what the network sees: (width, height), NATIVE, or None for the card's size
@@ -39,10 +44,12 @@ class Engine(ABC):
         frames_at_once: how many frames are computed at the same time; more calls wait.
         class_ids: the recipe's class id of each channel, C uint8.
         tta: whether it averages over flips and scales.
+        has_confidence: whether it gives a confidence; a file that an earlier version exported does not.
     """
 
     name: str
     tta = False
+    has_confidence = False
 
     def __init__(self, card: ModelCard, precision: str, size: InputSize = None, frames_at_once: int = 1) -> None:
         self.card, self.precision, self.frames_at_once = card, precision, frames_at_once
@@ -72,12 +79,44 @@ class Engine(ABC):
         Returns:
             HxW uint8 at the image's own size: the network's channel of each pixel, an index into `card.classes`.
         """
+        return self._predict(image, self.channels)
+
+    def predict_with_confidence(self, image: ImageInput) -> tuple[np.ndarray, np.ndarray]:
+        """Predict an image as the network's channels, and how certain the network is; arguments as in `__call__`.
+
+        Returns:
+            HxW uint8 as from `predict_channels`, and HxW uint8: the probability of that channel times 255, from a
+            softmax of the logits divided by the temperature of the card. 255 is certain.
+
+        Raises:
+            UserError: as in `__call__`; this engine gives no confidence.
+
+        Example::
+
+            channels, confidence = engine.predict_with_confidence("frame.png")
+            channels[confidence < 0.6 * 255] = 255  # void
+        """
+        self.require_confidence()
+        return self._predict(image, self.channels_and_confidence)
+
+    def require_confidence(self) -> None:
+        """Raise UserError unless this engine gives a confidence."""
+        if not self.has_confidence:
+            raise self._no_confidence()
+
+    def _no_confidence(self) -> UserError:
+        return UserError(
+            f"this model gives {self.name} no confidence: an earlier version exported it; export it again with "
+            "linknet-fastai export"
+        )
+
+    def _predict(self, image: ImageInput, run: Callable[[np.ndarray, tuple[int, int]], Result]) -> Result:
         frame = as_frame(image)
         try:
             seen = frame if isinstance(self.size, str) else resize_image(frame, self.size)
             pixels = np.asarray(seen)
             with self.free_slots:
-                return self.channels(pixels, frame.size[::-1])
+                return run(pixels, frame.size[::-1])
         except UserError:
             raise
         except Exception as error:  # engines raise errors of their own types, as does a lack of memory
@@ -97,6 +136,18 @@ class Engine(ABC):
         Returns:
             height x width uint8: the network's channel of each pixel.
         """
+
+    def channels_and_confidence(self, pixels: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Run the network; arguments as in `channels`. A subclass with `has_confidence` overrides it.
+
+        Returns:
+            height x width uint8: the network's channel of each pixel, as from `channels`; the same shape and type:
+            its probability times 255.
+
+        Raises:
+            UserError: this engine gives no confidence.
+        """
+        raise self._no_confidence()
 
 
 def as_frame(image: ImageInput) -> Image.Image:
@@ -132,12 +183,18 @@ def as_frame(image: ImageInput) -> Image.Image:
     )
 
 
-def check_interface(inputs: Iterable[str], outputs: int, file: Path) -> None:
-    """Raise UserError unless a graph has the inputs `image` and `size` and one output."""
-    if (sorted(inputs), outputs) != (sorted((IMAGE, SIZE)), 1):
+def check_interface(inputs: Sequence[str], outputs: Sequence[str], file: Path) -> bool:
+    """Whether a graph has the output `confidence`.
+
+    Raises:
+        UserError: its inputs are not `image` and `size`, or its outputs neither `mask` nor `mask` and `confidence`.
+    """
+    if sorted(inputs) != [IMAGE, SIZE] or list(outputs) not in ([MASK], [MASK, CONFIDENCE]):
         raise UserError(
-            f"{file}: the inputs and outputs of its graph are not those of linknet-fastai export; export it again"
+            f"{file}: the inputs and outputs of its graph are not those of linknet-fastai export --interface frame; "
+            "export it again"
         )
+    return CONFIDENCE in outputs
 
 
 def checked_mask(mask: np.ndarray, size: tuple[int, int], card: ModelCard, file: Path) -> np.ndarray:
@@ -162,6 +219,25 @@ def checked_mask(mask: np.ndarray, size: tuple[int, int], card: ModelCard, file:
     return mask[0]
 
 
+def checked_confidence(confidence: np.ndarray, size: tuple[int, int], file: Path) -> np.ndarray:
+    """Check the confidence that a graph returned for a frame, as `checked_mask` checks the mask.
+
+    Args:
+        confidence: 1xHxW uint8.
+        size: the requested (height, width).
+        file: for the message.
+
+    Returns:
+        HxW uint8.
+
+    Raises:
+        UserError: another shape or type.
+    """
+    if confidence.shape != (1, *size) or confidence.dtype != np.uint8:
+        raise UserError(f"{file}: its graph returns {confidence.dtype} {confidence.shape}, not a confidence map")
+    return confidence[0]
+
+
 def frame_threads(engine: Engine) -> int:
     """How many threads keep an engine busy while some of them read and write."""
     return min(max(usable_cores(), engine.frames_at_once + 1), MAX_THREADS)
@@ -176,8 +252,24 @@ def predict_file(engine: Engine, file: Path) -> tuple[Image.Image, np.ndarray]:
     Raises:
         UserError: it cannot be read or predicted; the message names the file.
     """
+    return _predicted(engine.predict_channels, file)
+
+
+def predict_file_with_confidence(engine: Engine, file: Path) -> tuple[Image.Image, tuple[np.ndarray, np.ndarray]]:
+    """Read an image and predict it, as `predict_file`.
+
+    Returns:
+        The RGB frame, and what `Engine.predict_with_confidence` returns.
+
+    Raises:
+        UserError: it cannot be read or predicted; the message names the file.
+    """
+    return _predicted(engine.predict_with_confidence, file)
+
+
+def _predicted(predict: Callable[[Image.Image], Result], file: Path) -> tuple[Image.Image, Result]:
     frame = open_image(file)
     try:
-        return frame, engine.predict_channels(frame)
+        return frame, predict(frame)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error.__cause__

@@ -22,6 +22,7 @@ def open_engine(
     trust_pickle: bool = False,
     frames: int | None = None,
     tta: bool = False,
+    temperature: float | None = None,
 ) -> Engine:
     """Open a model to predict with.
 
@@ -38,6 +39,7 @@ def open_engine(
         trust_pickle: whether a `.pkl` may be loaded.
         frames: how many frames will be predicted, if known: no more are computed at the same time.
         tta: average over flips and scales; torch only, because exported graphs return classes and not scores.
+        temperature: of the confidence, in place of the model's own; torch only: exported graphs contain theirs.
 
     Raises:
         UsageError: an engine, device or precision that this file does not support.
@@ -62,9 +64,13 @@ def open_engine(
         else:
             torch.set_num_threads(max(1, usable_cores() // at_once))
         network, card = load_model(model, trust_pickle)
+        if temperature is not None:
+            card = card.model_copy(update={"temperature": temperature})
         return ENGINES[name].load()(network, card, device or "auto", precision, size, at_once, tta)
     if tta:
         raise UsageError(f"--tta: {model.name} returns classes only; give the run folder or .safetensors")
+    if temperature is not None:
+        raise UsageError(f"--temperature: {model.name} contains its own; give the run folder or .safetensors")
     if device not in (None, "auto", "cpu"):
         raise UsageError(f"--device: {name} runs on the CPU here; for {device} give the run folder or .safetensors")
     if not os.path.isfile(model):

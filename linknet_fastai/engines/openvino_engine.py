@@ -7,7 +7,18 @@ from typing import Any
 import numpy as np
 
 from linknet_fastai.core.errors import UsageError, UserError, import_optional, reason
-from linknet_fastai.engines.engine import IMAGE, RESAMPLED, SIZE, Engine, InputSize, check_interface, checked_mask
+from linknet_fastai.engines.engine import (
+    CONFIDENCE,
+    IMAGE,
+    MASK,
+    RESAMPLED,
+    SIZE,
+    Engine,
+    InputSize,
+    check_interface,
+    checked_confidence,
+    checked_mask,
+)
 from linknet_fastai.model.card import METADATA_KEY, parse_card
 
 MOST_COMPILED = 4  # further sizes share one graph that takes any size
@@ -45,10 +56,11 @@ class OpenVinoPredictor(Engine):
             self._graph = self._core.read_model(file)
             text = _metadata(self._graph, METADATA_KEY)
             inputs = [name for node in self._graph.inputs for name in node.names]
+            outputs = [name for node in self._graph.outputs for name in node.names]
         except Exception as error:  # mostly RuntimeError
             raise UserError(f"{file}: damaged, or not an OpenVINO file ({reason(error)})") from None
         card = parse_card(text, file)
-        check_interface(inputs, len(self._graph.outputs), file)
+        self.has_confidence = check_interface(inputs, outputs, file)
         int8 = any(node.get_type_name() == "FakeQuantize" for node in self._graph.get_ops())
         if int8 and precision == "fp32":
             raise UsageError(f"--precision: {file} is int8; export it without --int8 to compute in fp32")
@@ -60,40 +72,60 @@ class OpenVinoPredictor(Engine):
         }
         super().__init__(card, "int8" if int8 else precision, size, frames_at_once)
         self.file = file
-        self._compiled: dict[tuple | None, tuple[Any, list[Any]]] = {}  # with the requests that are idle
+        self._compiled: dict[tuple, tuple[Any, list[Any]]] = {}  # with the requests that are idle
         self._lock = Lock()
 
     def channels(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Run the network; see `Engine.channels`."""
+        return self._run([MASK], pixels, size)[0]
+
+    def channels_and_confidence(self, pixels: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Run the network; see `Engine.channels_and_confidence`."""
+        mask, confidence = self._run([MASK, CONFIDENCE], pixels, size)
+        return mask, checked_confidence(confidence, size, self.file)
+
+    def _run(self, outputs: list[str], pixels: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
+        """The wanted outputs of the graph; the mask is checked."""
         try:
             with self._lock:
-                key = self._key(pixels.shape[:2], size)
-                compiled, idle = self._compiled[key]
+                any_size, compiled, idle = self._compiled_for(outputs, pixels.shape[:2], size)
                 request = idle.pop() if idle else compiled.create_infer_request()
-            inputs = {IMAGE: pixels[None]} | ({} if key else {SIZE: np.array(size, np.int64)})
-            (mask,) = request.infer(inputs, share_inputs=True).values()
+            inputs = {IMAGE: pixels[None]} | ({SIZE: np.array(size, np.int64)} if any_size else {})
+            results = request.infer(inputs, share_inputs=True)
+            mask, *others = [results[name] for name in outputs]
             with self._lock:
                 idle.append(request)
         except Exception as error:  # a graph that was not exported here can fail in any way
             raise UserError(f"{self.file}: fails ({reason(error)})") from None
-        return checked_mask(mask, size, self.card, self.file)
+        return [checked_mask(mask, size, self.card, self.file), *others]
 
-    def _key(self, seen: tuple[int, int], size: tuple[int, int]) -> tuple | None:
-        """The key of the graph for these sizes, each (height, width), compiled if needed; None takes any size."""
-        key: tuple | None = (*seen, *size)
-        if key not in self._compiled and len(self._compiled) >= MOST_COMPILED:
-            key = None
+    def _compiled_for(
+        self, outputs: list[str], seen: tuple[int, int], size: tuple[int, int]
+    ) -> tuple[bool, Any, list[Any]]:
+        """Whether the graph for these sizes, each (height, width), takes any size; the graph, compiled if needed."""
+        key: tuple = (*outputs, *seen, *size)
+        if any_size := key not in self._compiled and len(self._compiled) >= MOST_COMPILED:
+            key = (*outputs,)
         if key not in self._compiled:
-            graph = self._graph if key is None else _for_sizes(self._graph, seen, size)
+            graph = _with_outputs(self._graph, outputs)
+            graph = graph if any_size else _for_sizes(graph, seen, size)
             self._compiled[key] = self._core.compile_model(graph, "CPU", self._options), []
-        return key
+        return any_size, *self._compiled[key]
+
+
+def _with_outputs(graph: Any, outputs: list[str]) -> Any:
+    """A copy of a graph that computes no other outputs."""
+    graph = graph.clone()
+    for result in graph.results:
+        if not result.output(0).names & {*outputs}:
+            graph.remove_result(result)
+    return graph
 
 
 def _for_sizes(graph: Any, seen: tuple[int, int], size: tuple[int, int]) -> Any:
-    """A copy of a graph for frames of one size, without the input `size`."""
+    """A graph for frames of one size, without the input `size`; the graph itself is changed."""
     from openvino import opset13 as operations
 
-    graph = graph.clone()
     parameter = graph.input(SIZE).get_node()
     constant = operations.constant(np.array(size, np.int64)).output(0)
     for target in parameter.output(0).get_target_inputs():

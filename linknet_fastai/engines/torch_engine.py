@@ -46,6 +46,7 @@ class Predictor(Engine):
     """
 
     name = "torch"
+    has_confidence = True
 
     def __init__(
         self,
@@ -72,12 +73,42 @@ class Predictor(Engine):
     @torch.inference_mode()
     def channels(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Run the network; see `Engine.channels`."""
+        return _as_bytes(best_classes(self._scores(pixels, size), size))
+
+    @torch.inference_mode()
+    def channels_and_confidence(self, pixels: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Run the network; see `Engine.channels_and_confidence`.
+
+        With `tta` the probabilities are those of the mean softmax, raised to the power 1/temperature.
+        """
+        scores = self._scores(pixels, size)
+        if self.tta:  # the classes from the sum itself: two sums may have the same logarithm
+            _, confidence = classes_and_confidence(scores.log(), size, self.card.temperature)
+            return _as_bytes(best_classes(scores, size)), _as_bytes(confidence)
+        classes, confidence = classes_and_confidence(scores, size, self.card.temperature)
+        return _as_bytes(classes), _as_bytes(confidence)
+
+    @torch.inference_mode()
+    def logits(self, pixels: np.ndarray) -> Tensor:
+        """Run the network alone.
+
+        Args:
+            pixels: HxWx3 uint8, RGB, at the size that the network sees.
+
+        Returns:
+            1xCxHxW floats, in the dtype that the network computes in.
+        """
+        return self.model(self._normalized(pixels).to(self._dtype))
+
+    def _scores(self, pixels: np.ndarray, size: tuple[int, int]) -> Tensor:
+        """Logits at the size that the network sees; with `tta` the sum of the softmaxes at the result's size."""
+        return self._averaged(self._normalized(pixels), size) if self.tta else self.logits(pixels)
+
+    def _normalized(self, pixels: np.ndarray) -> Tensor:
         # HxWx3 is channels_last in memory already. Copied, because PIL's own memory is read-only.
         batch = torch.from_numpy(pixels.copy()).to(self.device).permute(2, 0, 1)[None]
         # The same operations as fastai's IntToFloatTensor and Normalize, so that both give the same bits.
-        batch = (batch.float().div_(255.0) - self._mean) / self._std
-        logits = self._averaged(batch, size) if self.tta else self.model(batch.to(self._dtype))
-        return best_classes(logits, size)[0].to(torch.uint8).cpu().numpy()
+        return (batch.float().div_(255.0) - self._mean) / self._std
 
     def __str__(self) -> str:
         return f"{super().__str__()}, flips and scales averaged" if self.tta else super().__str__()
@@ -116,7 +147,7 @@ def best_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
     # `max` returns the same indices as `argmax`, on a CPU two to twenty times as fast.
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits.max(1).indices
-    at_once = max(1, min(12, LOGITS_AT_ONCE // math.prod(size)))
+    at_once = _classes_at_once(size)
     best, classes = resample_logits(logits[:, :at_once].float(), size).max(1)
     for first in range(at_once, logits.shape[1], at_once):
         part = resample_logits(logits[:, first : first + at_once].float(), size).max(1)
@@ -124,3 +155,44 @@ def best_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
         best = torch.where(larger, part.values, best)
         classes = torch.where(larger, part.indices + first, classes)
     return classes
+
+
+def classes_and_confidence(logits: Tensor, size: tuple[int, int], temperature: float) -> tuple[Tensor, Tensor]:
+    """The class of each pixel at another size, as `best_classes`, and its probability.
+
+    The softmax is computed as its sum grows, a few classes at a time, for the same reason.
+
+    Args:
+        logits: BxCxHxW floats.
+        size: (height, width) of the class map.
+        temperature: what logits are divided by before the softmax.
+
+    Returns:
+        Bxheightxwidth int64, and Bxheightxwidth float: the probability times 255, rounded.
+
+    Example:
+        >>> classes, confidence = classes_and_confidence(torch.tensor([[[[0.0]], [[1.0]]]]), (1, 2), 0.5)
+        >>> classes.tolist(), confidence.tolist()  # 255 / (1 + exp(-1 / 0.5))
+        ([[[1, 1]]], [[[225.0, 225.0]]])
+    """
+    at_once = _classes_at_once(size)
+    best, classes, total = torch.tensor(-math.inf), torch.tensor(0), torch.tensor(0.0)
+    for first in range(0, logits.shape[1], at_once):
+        part = resample_logits(logits[:, first : first + at_once].float(), size)
+        highest, indices = part.max(1)
+        classes = torch.where(highest > best, indices + first, classes) if first else indices
+        new_best = torch.maximum(best, highest) if first else highest
+        exponents = part.sub(new_best.unsqueeze(1)).div_(temperature)
+        sums = exponents.exp_().sum(1)
+        total = total * ((best - new_best) / temperature).exp() + sums if first else sums
+        best = new_best
+    return classes, (255 / total).round()
+
+
+def _classes_at_once(size: tuple[int, int]) -> int:
+    return max(1, min(12, LOGITS_AT_ONCE // math.prod(size)))
+
+
+def _as_bytes(values: Tensor) -> np.ndarray:
+    """1xHxW values from 0 to 255 as HxW uint8 in main memory."""
+    return values[0].to(torch.uint8).cpu().numpy()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from linknet_fastai.core.errors import UserError, import_optional
 from linknet_fastai.core.files import atomic_write
@@ -103,22 +104,45 @@ def check_graph(
         precision: what the file's engine computes in; "auto" for an int8 file.
 
     Raises:
-        UserError: the class maps of a file in fp32 are not those of torch.
+        UserError: the class maps or the confidence of a file in fp32 are not those of torch.
     """
-    if folder:
-        frames, source = [open_image(path) for path in sample(find_images(folder), CHECK_FRAMES)], str(folder)
-    else:
-        frames, source = [draw_scene(seed, card.size)[0] for seed in range(CHECK_FRAMES)], "drawn street scenes"
+    frames, source = check_frames(folder, card.size)
     engine = open_engine(file, precision=precision, frames=1)
     torch_engine = Predictor(model, card, "cpu", "fp32")
-    same = [engine.predict_channels(frame) == torch_engine.predict_channels(frame) for frame in frames]
+    same, certain = [], []
+    for frame in frames:
+        expected, confidence = torch_engine.predict_with_confidence(frame)
+        if engine.has_confidence:
+            channels, given = engine.predict_with_confidence(frame)
+            certain.append(np.abs(given.astype(int) - confidence) <= 1)
+        else:
+            channels = engine.predict_channels(frame)
+        same.append(channels == expected)
     agreement = float(np.concatenate(same, axis=None).mean())
-    if engine.precision == "fp32" and agreement < MIN_AGREEMENT:
+    worst = min(agreement, float(np.concatenate(certain, axis=None).mean()) if certain else 1.0)
+    if engine.precision == "fp32" and worst < MIN_AGREEMENT:
         raise UserError(
-            f"{file.name}: not written; the graph agrees with torch on only {agreement:.2%} of the pixels of "
+            f"{file.name}: not written; the graph agrees with torch on only {worst:.2%} of the pixels of "
             f"{source}. Please report this with the encoder's name"
         )
     return Check(agreement, len(frames), source, str(engine))
+
+
+def check_frames(folder: Path | None, size: tuple[int, int]) -> tuple[list[Image.Image], str]:
+    """The frames that an exported file is compared with torch on, and where they come from.
+
+    Args:
+        folder: a folder of frames; None draws street scenes.
+        size: (width, height) of drawn scenes.
+
+    Example:
+        >>> frames, source = check_frames(None, (96, 72))
+        >>> len(frames), source
+        (10, 'drawn street scenes')
+    """
+    if folder:
+        return [open_image(path) for path in sample(find_images(folder), CHECK_FRAMES)], str(folder)
+    return [draw_scene(seed, size)[0] for seed in range(CHECK_FRAMES)], "drawn street scenes"
 
 
 def sample(paths: Sequence[Path], most: int) -> list[Path]:

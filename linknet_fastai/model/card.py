@@ -9,7 +9,7 @@ from linknet_fastai.config.classes import Classes, VoidEntry, check_classes
 from linknet_fastai.config.recipe import Recipe
 from linknet_fastai.config.settings import Decoder, explain
 from linknet_fastai.config.size import Size
-from linknet_fastai.core.errors import UsageError, UserError, reason
+from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.files import parse_json
 from linknet_fastai.core.text import Line, Name
 
@@ -20,6 +20,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Mean = Annotated[float, Field(ge=-1, le=2)]  # of a channel whose values range from 0 to 1
 Std = Annotated[float, Field(ge=1e-3, le=10)]
+TEMPERATURES = (0.05, 20.0)  # beyond them every confidence is 0 or 1, or all classes are as likely
+Temperature = Annotated[float, Field(ge=TEMPERATURES[0], le=TEMPERATURES[1])]
 
 
 class ModelCard(BaseModel):
@@ -34,6 +36,8 @@ class ModelCard(BaseModel):
         decoder: name of the decoder, see `linknet_fastai.model.linknet.LinkNet`.
         mean: of the three input channels, whose values range from 0 to 1 before normalization.
         std: their standard deviation.
+        temperature: what logits are divided by before a softmax gives the confidence, fitted on the validation frames
+            at the end of a training; 1 in the files of earlier versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -46,6 +50,7 @@ class ModelCard(BaseModel):
     decoder: Decoder = "deconv"
     mean: tuple[Mean, Mean, Mean] = IMAGENET_MEAN
     std: tuple[Std, Std, Std] = IMAGENET_STD
+    temperature: Temperature = 1.0
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
@@ -72,18 +77,6 @@ class ModelCard(BaseModel):
     def class_names(self) -> list[str]:
         """The names of the classes, in the order of the network's channels."""
         return [entry.name for entry in self.classes]
-
-    def check_recipe(self, recipe: Recipe) -> None:
-        """Raise UsageError unless the recipe has the classes of this model.
-
-        Args:
-            recipe: the recipe to score the model with.
-        """
-        if self.class_names != recipe.class_names:
-            raise UsageError(
-                f"the model has the {len(self.classes)} classes of {self.recipe}, recipe {recipe.name} has "
-                f"{len(recipe.classes)} of its own: measure it with the recipe it was trained on"
-            )
 
 
 def parse_card(text: str | None, file: Path) -> ModelCard:

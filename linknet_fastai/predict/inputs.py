@@ -1,4 +1,4 @@
-"""Which images and videos to predict, and where their masks and overlays are written. Decodes none of them."""
+"""Which images, videos and ROS bags to predict, and where masks and overlays are written. Decodes none of them."""
 
 import os
 import re
@@ -10,10 +10,10 @@ from typing import NoReturn
 from linknet_fastai.core.errors import UsageError, UserError, reason
 from linknet_fastai.core.files import check_own, is_system_file
 from linknet_fastai.core.images import IMAGE_SUFFIXES, is_own_png
-from linknet_fastai.predict.kinds import VIDEO_SUFFIXES, is_video, unread
+from linknet_fastai.predict.kinds import VIDEO_SUFFIXES, is_bag, is_video, unread
 
 LEGEND = "legend.png"
-WRITTEN = ("masks", "overlays")  # the folders that a prediction writes into
+WRITTEN = ("masks", "overlays", "confidence")  # the folders that a prediction writes into
 
 Source = Path | int | Sequence[Path]  # a video file, the number of a camera, or images that are frames, in order
 
@@ -27,6 +27,17 @@ class Job:
 
     def __str__(self) -> str:
         return str(self.image)
+
+
+@dataclass(frozen=True)
+class Bag:
+    """A ROS bag to predict, and where the bag of its predictions goes, relative to `bags/`."""
+
+    source: Path
+    target: Path
+
+    def __str__(self) -> str:
+        return str(self.source)
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,37 @@ def mask_name(image: Path) -> str:
         '0001.png'
     """
     return f"{image.stem}.png"
+
+
+def collect_bags(inputs: Sequence[Path], out: Path) -> tuple[list[Bag], list[Path]]:
+    """Separate ROS bags from other inputs.
+
+    Args:
+        inputs: files, folders, and numbers of cameras.
+        out: the folder to predict into.
+
+    Returns:
+        The bags, and the other inputs, for `collect_clips`.
+
+    Raises:
+        UsageError: two bags have the same target, or what would be overwritten is one of the bags, or was not written
+            by a prediction.
+
+    Example:
+        >>> collect_bags([Path("frame.png")], Path("out"))[0]
+        []
+    """
+    paths = [path for path in inputs if is_bag(path)]
+    bags = [Bag(path, Path(path.resolve().name if path.is_dir() else path.stem)) for path in paths]
+    _check_targets(bags)
+    for bag in bags:
+        from linknet_fastai.predict.bags import is_own_bag  # needs an optional package
+
+        target = out / "bags" / bag.target
+        if target.resolve() in (bag.source.resolve(), bag.source.resolve().parent):
+            raise UsageError(f"{bag}: would be overwritten; choose another --out")
+        check_own(target, is_own_bag)
+    return bags, [path for path in inputs if path not in paths]
 
 
 def collect_clips(inputs: Sequence[Path], out: Path, as_video: bool = False) -> tuple[list[Clip], list[Path]]:
@@ -113,7 +155,12 @@ def collect_clips(inputs: Sequence[Path], out: Path, as_video: bool = False) -> 
     return clips, images
 
 
-def collect_jobs(inputs: Sequence[Path], out: Path, name_of: Callable[[Path], str] = mask_name) -> list[Job]:
+def collect_jobs(
+    inputs: Sequence[Path],
+    out: Path,
+    name_of: Callable[[Path], str] = mask_name,
+    written: Sequence[str] = WRITTEN,
+) -> list[Job]:
     """Find the images in files and folders. The subfolders of a folder are mirrored.
 
     Args:
@@ -121,6 +168,7 @@ def collect_jobs(inputs: Sequence[Path], out: Path, name_of: Callable[[Path], st
         out: the folder to predict into. What an earlier prediction wrote there is not used as input, also if `out` is
             inside a folder of images.
         name_of: gives the file name of an image's mask.
+        written: the folders below `out` for which the targets are checked.
 
     Raises:
         UsageError: there are no images, two of them have the same target, or a file that no prediction wrote would be
@@ -144,7 +192,7 @@ def collect_jobs(inputs: Sequence[Path], out: Path, name_of: Callable[[Path], st
     if not jobs:
         raise _no_images(*inputs)
     _check_targets(jobs)
-    for file in (out / folder / job.target for job in jobs for folder in WRITTEN):
+    for file in (out / folder / job.target for job in jobs for folder in written):
         check_own(file, is_own_png)
     return jobs
 
@@ -160,9 +208,9 @@ def note_of_unread(inputs: Iterable[Path], out: Path) -> str | None:
     return unread(file for path in inputs if os.path.isdir(path) for file in files_in(path, out, None))
 
 
-def _check_targets(outputs: Iterable[Job | Clip]) -> None:
+def _check_targets(outputs: Iterable[Job | Clip | Bag]) -> None:
     """Raise UsageError if two inputs would be written to the same file."""
-    known: dict[Path, Job | Clip] = {}
+    known: dict[Path, Job | Clip | Bag] = {}
     for output in outputs:
         if (other := known.setdefault(output.target, output)) is not output:
             raise UsageError(f"{other} and {output} would both write {output.target}; predict them separately")

@@ -53,7 +53,20 @@ def _suffixes(names: str) -> frozenset[str]:
 
 VIDEO_SUFFIXES, _SOUND_SUFFIXES = _suffixes(_VIDEO), _suffixes(_SOUND)
 _OTHER_SUFFIXES = _suffixes(_OTHER) | RAW_SUFFIXES
+BAG_SUFFIXES = (".mcap", ".db3", ".bag")
 _ALSO_CODE = (".mts", ".ts")  # TypeScript
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a path is a ROS bag: a file by its ending, or a folder of rosbag2.
+
+    Example:
+        >>> is_bag(Path("no/such/drive.mcap"))
+        False
+    """
+    if path.is_dir():
+        return _start_of(path / "metadata.yaml").startswith(b"rosbag2_bagfile_information")
+    return path.suffix in BAG_SUFFIXES and path.is_file()
 
 
 def is_video(file: Path) -> bool:

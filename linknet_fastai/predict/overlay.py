@@ -22,6 +22,21 @@ def color_mask(channels: np.ndarray, card: ModelCard) -> np.ndarray:
     return colors[channels]
 
 
+def id_palette(card: ModelCard) -> list[int]:
+    """The palette of a mask of class ids: 256 times red, green and blue, black for what is no id.
+
+    Example:
+        >>> classes = [{"id": 0, "name": "road", "color": (9, 0, 9)}, {"id": 2, "name": "sky", "color": (0, 0, 250)}]
+        >>> id_palette(ModelCard(recipe="two", classes=classes, void={"id": 255}, size=(64, 48)))[:9]
+        [9, 0, 9, 0, 0, 0, 0, 0, 250]
+    """
+    colors = np.zeros((256, 3), np.uint8)
+    colors[card.void.id] = card.void.color
+    for entry in card.classes:
+        colors[entry.id] = entry.color
+    return colors.ravel().tolist()
+
+
 def overlay(
     image: Image.Image,
     channels: np.ndarray,

@@ -15,6 +15,7 @@ from linknet_fastai.core.images import SOFTWARE
 from linknet_fastai.core.parallel import Progress, map_in_threads
 from linknet_fastai.engines.engine import Engine, frame_threads
 from linknet_fastai.predict.frames import FRAME_RATE, Frame, open_frames
+from linknet_fastai.predict.images import without_uncertain
 from linknet_fastai.predict.inputs import Source, source_name
 from linknet_fastai.predict.overlay import overlay
 
@@ -67,6 +68,7 @@ def predict_video(
     fps: float | None = None,
     progress: Progress | None = None,
     shown: Collection[int] | None = None,
+    below: float | None = None,
 ) -> VideoResult:
     """Write an MP4 of a video with the predicted classes drawn over it, complete or not at all.
 
@@ -84,6 +86,7 @@ def predict_video(
         progress: called with what is done, the number of the source's frames done and the number expected, 0 if that
             is unknown.
         shown: the channels that are drawn; all by default.
+        below: pixels with a lower confidence than this, 0 to 1, are not colored; None colors all.
 
     Raises:
         UserError: the source cannot be opened or has no frame, or the file cannot be written.
@@ -96,6 +99,8 @@ def predict_video(
             print(result.frames, result.dropped)
     """
     started = time.perf_counter()
+    if below is not None:
+        engine.require_confidence()
     wanted = Fraction(fps).limit_denominator(1001) if fps else None  # FFmpeg's rates are fractions of 32-bit integers
     with open_frames(source, wanted or Fraction(FRAME_RATE)) as reading:
         if wanted:
@@ -113,7 +118,11 @@ def predict_video(
         def predict(frame: Frame) -> Any:
             if (image := frame.image()) is None:
                 return None
-            drawn = overlay(image, engine.predict_channels(image), engine.card, opacity, shown)
+            if below is None:
+                channels = engine.predict_channels(image)
+            else:
+                channels = without_uncertain(*engine.predict_with_confidence(image), below)
+            drawn = overlay(image, channels, engine.card, opacity, shown)
             resized = drawn.resize((width, height))
             converted = av.VideoFrame.from_image(resized).reformat(format="yuv420p", dst_colorspace="itu709")
             converted.time_base, converted.pts = TIME_BASE, round((frame.time - zero) / TIME_BASE)

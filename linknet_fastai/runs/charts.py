@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # The palette of Okabe and Ito, which color-blind readers can distinguish
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 BLUE, ORANGE, GREEN, PURPLE = SERIES[:4]
+GRAY = "#9aa4b0"  # readable on both
 INK = {False: "#1b1f24", True: "#e6e9ed"}  # color of text and lines, on a dark page or not
 
 
@@ -152,7 +153,8 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     """Draw a confusion matrix, each row in percent of the pixels of its class in the ground truth.
 
     Args:
-        counts: CxC integers, pixels by ground truth (rows) and prediction (columns).
+        counts: CxC integers, pixels by ground truth (rows) and prediction (columns); a further column is of other
+            classes.
         class_names: the names of the C classes.
 
     Example:
@@ -164,7 +166,8 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     figure, axes = subplots(side, side)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     names = [literal(name) for name in class_names]
-    axes.set_xticks(range(len(names)), names, rotation=90)
+    columns = [*names, "other"][: counts.shape[1]]
+    axes.set_xticks(range(len(columns)), columns, rotation=90)
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="prediction", ylabel="ground truth", title="confusion matrix, % of the class's pixels")
     axes.tick_params(length=0)
@@ -173,6 +176,48 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
         share = shares[row, column]
         color = "white" if share > 0.6 else "black"
         axes.text(column, row, f"{share:.0%}"[:-1], ha="center", va="center", fontsize=8, color=color)
+    return figure
+
+
+def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> Figure:
+    """Draw accuracy over confidence: on the diagonal a confidence is the probability that a pixel is correct.
+
+    Args:
+        bins: see `ConfidenceScores.reliability`.
+
+    Example:
+        >>> reliability_diagram([{"confidence": 0.9, "accuracy": 0.8, "share": 1.0}]).axes[0].get_xlabel()
+        'confidence'
+    """
+    figure, axes = subplots(5, 4)
+    confidences = [row["confidence"] for row in bins]
+    axes.bar(confidences, [row["share"] for row in bins], 0.045, color=GRAY, label="share of the pixels")
+    axes.plot([0, 1], [0, 1], color=ORANGE, linestyle="--", label="calibrated")
+    axes.plot(confidences, [row["accuracy"] for row in bins], "o-", color=BLUE, label="accuracy")
+    axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="confidence", ylabel="accuracy, share")
+    _simplify(axes)
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def risk_coverage_curves(points: Sequence[Mapping[str, float | None]]) -> Figure:
+    """Draw the share of wrong pixels, and mIoU, over the share of pixels that are kept, the most certain first.
+
+    Args:
+        points: see `ConfidenceScores.as_json`; an mIoU of None is left out.
+
+    Example:
+        >>> risk_coverage_curves([{"coverage": 1.0, "risk": 0.1, "miou": 0.7}]).axes[1].get_xlabel()
+        'share of the pixels kept, the most certain first'
+    """
+    figure, (risks, mious) = subplots(5, 4, rows=2, sharex=True)
+    coverages = [point["coverage"] for point in points]
+    for axes, name, label, color in ((risks, "risk", "wrong pixels", ORANGE), (mious, "miou", "mIoU", BLUE)):
+        axes.plot(coverages, [math.nan if (value := point[name]) is None else value for point in points], color=color)
+        axes.set(ylabel=label, xlim=(0, 1.03))
+        _simplify(axes)
+    risks.set_ylim(0, None)
+    mious.set_xlabel("share of the pixels kept, the most certain first")
     return figure
 
 

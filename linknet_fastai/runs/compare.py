@@ -86,6 +86,7 @@ class Published:
     source: str
     pretrained: str
     size: str | None = None
+    trained_on: str | None = None
     mean_accuracy: float | None = None
     miou: float | None = None
 

@@ -31,6 +31,7 @@ from linknet_fastai.core.files import (
     write_text,
 )
 from linknet_fastai.core.text import Line, Name
+from linknet_fastai.model.card import Temperature
 from linknet_fastai.scoring.scores import OVERALL_SCORES
 
 RUN_FILE, METRICS_FILE, LOCK = "run.toml", "metrics.csv", ".lock"
@@ -152,6 +153,25 @@ Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 class _ClassScores(_Table):
     name: Name
     iou: Share | None
+    iou_interval: tuple[Share, Share] | None = None
+
+
+class _Intervals(_Table):
+    words: Line
+    miou: tuple[Share, Share] | None
+    mean_accuracy: tuple[Share, Share] | None
+
+
+class _ReliabilityBin(_Table):
+    confidence: Share
+    accuracy: Share
+    share: Share
+
+
+class _RiskAtCoverage(_Table):
+    coverage: Share
+    risk: Share
+    miou: Share | None
 
 
 class _Scores(_Table):
@@ -164,9 +184,14 @@ class _Scores(_Table):
     engine: Line = "-"
     tta: bool = False
     frames: Count = 0
+    intervals: _Intervals | None = None
     classes: Annotated[list[_ClassScores], Field(max_length=MAX_CLASSES)] = []
     confusion: list[list[Count]] = []
     frame_miou: dict[str, Share | None] = {}
+    ece: Share | None = None
+    temperature: Temperature = 1.0
+    reliability: Annotated[list[_ReliabilityBin], Field(max_length=256)] = []
+    risk_coverage: Annotated[list[_RiskAtCoverage], Field(max_length=256)] = []
 
     @model_validator(mode="after")
     def _check_square(self) -> Self:
@@ -215,17 +240,22 @@ def read_run(folder: Path) -> RunFile:
     return RunFile(settings, left_out, origins, run, tables.versions, result)
 
 
-def write_evaluation(folder: Path, scores: Mapping[str, Any]) -> None:
-    """Write the scores of `evaluate` as evaluation-SPLIT.json.
+def write_evaluation(folder: Path, scores: Mapping[str, Any]) -> Path:
+    """Write the scores of `evaluate` as evaluation-SPLIT.json, and return the file.
 
     Raises:
         UserError: the file cannot be written.
     """
-    write_text(folder / f"evaluation-{Path(scores['split']).stem}.json", json.dumps(scores, indent=2) + "\n")
+    name = "+".join(Path(part).stem for part in scores["split"].split("+")).replace(":", "-")  # for Windows
+    file = folder / f"evaluation-{name}.json"
+    write_text(file, json.dumps(scores, indent=2) + "\n")
+    return file
 
 
 def read_evaluations(folder: Path) -> list[dict[str, Any]]:
     """Read every evaluation*.json in a run folder, sorted by file name. Missing keys have their defaults.
+
+    The key `file` is the file's path.
 
     Raises:
         UserError: a file is damaged.
@@ -236,7 +266,8 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
             {scores["split"]: scores["miou"] for scores in read_evaluations(Path("runs/camvid"))}
     """
     files = sorted(folder.glob("evaluation*.json"))
-    return [_read(file, parse_json, _Scores.model_validate, MAX_LIST_BYTES).model_dump() for file in files]
+    read = [_read(file, parse_json, _Scores.model_validate, MAX_LIST_BYTES) for file in files]
+    return [{**scores.model_dump(), "file": file} for scores, file in zip(read, files, strict=True)]
 
 
 def _read(file: Path, parse: Callable[[str], Any], check: Callable[[Any], Tables], max_bytes: int) -> Tables:

@@ -20,7 +20,15 @@ from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.save_load import load_model
 from linknet_fastai.predict.overlay import color_mask
-from linknet_fastai.runs.charts import CURVES, class_bars, confusion_matrix, svg, training_curves
+from linknet_fastai.runs.charts import (
+    CURVES,
+    class_bars,
+    confusion_matrix,
+    reliability_diagram,
+    risk_coverage_curves,
+    svg,
+    training_curves,
+)
 from linknet_fastai.runs.compare import comparable_evaluation, summarize
 from linknet_fastai.runs.pictures import ShownFrame
 from linknet_fastai.scoring.scores import OVERALL_SCORES
@@ -125,6 +133,9 @@ def write_report(folder: Path, shown: Sequence[ShownFrame], card: ModelCard) -> 
         ious = {row["name"]: float("nan") if row["iou"] is None else row["iou"] for row in scored["classes"]}
         figures["bars"] = partial(class_bars, ious)
         figures["confusion"] = partial(confusion_matrix, np.array(scored["confusion"]), list(ious))
+    if scored and scored["ece"] is not None:
+        figures["reliability"] = partial(reliability_diagram, scored["reliability"])
+        figures["risk_coverage"] = partial(risk_coverage_curves, scored["risk_coverage"])
     charts = {
         # Not escaped again: matplotlib escapes the text in its SVG.
         name: {"light": Markup(svg(draw, dark=False)), "dark": Markup(svg(draw, dark=True))}

@@ -1,23 +1,36 @@
 """Score a model over a split, at the size of the label maps, from one confusion matrix."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array, vstack
 
 from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.parallel import Progress, map_in_threads
 from linknet_fastai.data.dataset import Dataset, Frame, size_mismatch
 from linknet_fastai.data.survey import Survey, survey_notes
-from linknet_fastai.engines.engine import Engine, frame_threads, predict_file
+from linknet_fastai.engines.engine import Engine, frame_threads, predict_file, predict_file_with_confidence
 from linknet_fastai.scoring.cityscapes import label_ids_of_channels, read_truth
 from linknet_fastai.scoring.cityscapes_scores import CityscapesScorer, CityscapesScores
-from linknet_fastai.scoring.scores import Scores, count_pixels, frame_dice, number
+from linknet_fastai.scoring.confidence import LEVELS, ConfidenceScores, count_confidences
+from linknet_fastai.scoring.intervals import FrameCounts, Intervals, score_intervals, word_of
+from linknet_fastai.scoring.scores import (
+    CLASS_SCORES,
+    MORE_CLASS_SCORES,
+    MORE_OVERALL_SCORES,
+    OVERALL_SCORES,
+    Scores,
+    count_pixels,
+    frame_dice,
+    number,
+)
+from linknet_fastai.scoring.shared_classes import shared_classes
 
 
 @dataclass(frozen=True)
@@ -28,9 +41,12 @@ class Evaluation:
         recipe: the recipe's name.
         split: the split that was scored.
         size: what the network saw, "WIDTHxHEIGHT" or "native".
-        class_names: the names of the classes.
-        scores: the scores, and in `scores.counts` the confusion matrix.
+        class_names: the names of the classes that were scored.
+        scores: the scores, and in `scores.counts` the confusion matrix; it has a last column for other classes of the
+            model if it has not the recipe's.
         frame_mious: the mIoU of each single frame, by its image's path relative to the data folder.
+        frame_counts: the confusion matrix of each single frame.
+        intervals: the 95% intervals of the scores; None with too few frames.
         seconds: how long the evaluation took.
         engine: what ran the network.
         tta: whether it used test-time augmentation.
@@ -38,6 +54,7 @@ class Evaluation:
         course_dice: the mean of `frame_dice` over the frames, if requested.
         note: why official scores are missing.
         data_notes: lines on what may be wrong with the label maps.
+        confidence: how far the model's confidence can be relied on, if the engine gives one.
     """
 
     recipe: str
@@ -46,6 +63,8 @@ class Evaluation:
     class_names: list[str]
     scores: Scores
     frame_mious: dict[str, float]
+    frame_counts: FrameCounts
+    intervals: Intervals | None
     seconds: float
     engine: str
     tta: bool = False
@@ -53,23 +72,29 @@ class Evaluation:
     course_dice: float | None = None
     note: str | None = None
     data_notes: Sequence[str] = ()
+    confidence: ConfidenceScores | None = None
 
     @property
     def frames(self) -> int:
         """How many frames were scored."""
         return len(self.frame_mious)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self, by_group: bool = False) -> dict[str, Any]:
         """The scores as plain values: fractions from 0 to 1, None without pixels to score.
 
         Official scores are included under the keys of the official script.
+
+        Args:
+            by_group: whether to include the scores of each group.
         """
         scores = self.scores
-        of_classes = {**scores.of_classes(), "pixels": scores.pixels.tolist()}
+        of_classes = {**scores.of_classes(CLASS_SCORES + MORE_CLASS_SCORES), "pixels": scores.pixels.tolist()}
+        overall = scores.overall(OVERALL_SCORES + MORE_OVERALL_SCORES)
         return {
             **(self.official.as_official_json() if self.official else {}),
-            **{name: number(value) for name, value in scores.overall().items()},
+            **{name: number(value) for name, value in overall.items()},
             **({} if self.course_dice is None else {"course_dice": self.course_dice}),
+            **(self.confidence.as_json() if self.confidence else {}),
             "recipe": self.recipe,
             "split": self.split,
             "size": self.size,
@@ -77,13 +102,30 @@ class Evaluation:
             "tta": self.tta,
             "frames": self.frames,
             **({"note": self.note} if self.note else {}),
+            "intervals": self.intervals and self.intervals.as_json(),
             "classes": [
-                {"name": name, **{key: number(values[channel]) for key, values in of_classes.items()}}
+                {
+                    "name": name,
+                    **{key: number(values[channel]) for key, values in of_classes.items()},
+                    **(self.intervals.of_class(channel) if self.intervals else {}),
+                }
                 for channel, name in enumerate(self.class_names)
             ],
+            **({"groups": self._groups_as_json()} if by_group else {}),
             "confusion": scores.counts.tolist(),
             "frame_miou": {name: number(miou) for name, miou in self.frame_mious.items()},
         }
+
+    def _groups_as_json(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": name,
+                "frames": frames,
+                **{key: number(value) for key, value in scores.overall().items()},
+                "iou": dict(zip(self.class_names, map(number, scores.iou.tolist()), strict=True)),
+            }
+            for name, (frames, scores) in self.frame_counts.by_group().items()
+        ]
 
 
 def evaluate(
@@ -92,18 +134,21 @@ def evaluate(
     split: str = "val",
     progress: Progress | None = None,
     course: bool = False,
+    renamed: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Predict every frame of a split at its label map's size and score the pixels that are not void.
 
     Args:
         engine: the model; `predict` with the same engine gives the same pixels.
-        dataset: the recipe's data; its classes must be the model's.
-        split: the name of a split, or the path of a list of stems.
+        dataset: the data. If the classes of its recipe are not the model's, those that both know are scored, see
+            `shared_classes`.
+        split: a split, a list of frames or several joined by +, see `Dataset.frames`.
         progress: called with the progress.
         course: whether to compute the course project's score as well, see `frame_dice`.
+        renamed: the recipe's class for a class of the model, where the names differ.
 
     Raises:
-        UsageError: the classes differ, or there is no such split.
+        UsageError: no class is known to both, there is no such split, or `course` with other classes.
         UserError: a file is missing or damaged, or all pixels are void.
 
     Example::
@@ -111,16 +156,26 @@ def evaluate(
         scores = evaluate(Predictor(*load_model("runs/street")), open_dataset("street")).scores
         print(scores.miou, scores.iou)
     """
-    engine.card.check_recipe(dataset.recipe)
-    n_classes, read_label = len(dataset.recipe.classes), dataset.read_label
+    shared = shared_classes(engine.card.class_names, dataset.recipe, renamed)
+    if shared and course:
+        raise UsageError(f"--protocol course needs a model with the classes of {dataset.recipe.name}")
+    names, read_label = shared.names if shared else dataset.recipe.class_names, dataset.read_label
+    n_classes, n_predicted = len(names), len(names) + bool(shared)
 
-    scorer, label_ids, counting, unscored = CityscapesScorer(), official_label_ids(dataset), Lock(), []
+    scorer, counting, unscored = CityscapesScorer(), Lock(), []
+    label_ids = None if shared else official_label_ids(dataset)
+    certain = np.zeros((3, LEVELS, n_classes), np.int64) if engine.has_confidence else None
 
     def count(frame: Frame) -> tuple[np.ndarray, int, float]:
-        _, predicted = predict_file(engine, frame.image)
+        if engine.has_confidence:
+            _, (predicted, confidence) = predict_file_with_confidence(engine, frame.image)
+        else:
+            _, predicted = predict_file(engine, frame.image)
         labels = read_label.of_frame(frame, predicted.shape[::-1])
         if labels.shape != predicted.shape:
             raise UserError(size_mismatch(frame, labels.shape[::-1], predicted.shape[::-1]))
+        if shared:
+            predicted, labels = shared.of_model[predicted], shared.of_recipe[labels]
         if label_ids is not None:
             try:
                 truth = read_truth(frame.label)
@@ -128,12 +183,17 @@ def evaluate(
                     scorer.update(label_ids[predicted], *truth)
             except (UserError, ValueError) as error:  # only the official scores are lost
                 unscored.append(f"{frame.label}: no official scores ({error})")
+        if certain is not None:
+            of_frame = count_confidences(predicted, labels, confidence, n_predicted)
+            with counting:
+                np.add(certain, np.stack(of_frame)[..., :n_classes], out=certain)  # not another class
         dice = frame_dice(predicted, labels, n_classes) if course else 0.0
-        return count_pixels(predicted, labels, n_classes), labels.size, dice
+        return count_pixels(predicted, labels, n_predicted, n_classes), labels.size, dice
 
     frames = dataset.frames(split)
-    counts, label_pixels, dice_sum = np.zeros((n_classes, n_classes), np.int64), 0, 0.0
+    counts, label_pixels, dice_sum = np.zeros((n_classes, n_predicted), np.int64), 0, 0.0
     frame_mious: dict[str, float] = {}
+    each: list[csr_array] = []
     begin = time.perf_counter()
     counted_frames = zip(frames, map_in_threads(count, frames, frame_threads(engine)), strict=True)
     for done, (frame, (counted, size, dice)) in enumerate(counted_frames, 1):
@@ -141,9 +201,14 @@ def evaluate(
         label_pixels += size
         dice_sum += dice
         frame_mious[dataset.relative_path(frame)] = Scores(counted).miou
+        each.append(csr_array(counted.reshape(1, -1)))  # most pairs of classes do not occur in a frame
         if progress:
             progress(f"evaluating {split}", done, len(frames))
     seconds = time.perf_counter() - begin
+    if shared and not counts.sum():
+        raise UserError(f"{dataset.folder}: no pixel of {split} has one of the shared classes ({', '.join(names)})")
+    groups = [frame.group for frame in frames]
+    frame_counts = FrameCounts([*frame_mious], groups, vstack(each, "csr"), word_of(dataset.recipe.group))
     found = Survey(
         frames=len(frames),
         sizes={},
@@ -151,15 +216,20 @@ def evaluate(
         void_pixels=label_pixels - int(counts.sum()),
         problems=[],
     )
-    data_notes = survey_notes(dataset, split, found)
+    if shared:
+        data_notes = shared.notes(engine.card.recipe, dataset.recipe.name)
+    else:
+        data_notes = survey_notes(dataset, split, found)
     official = None if label_ids is None or unscored else scorer.scores()
     return Evaluation(
         dataset.recipe.name,
         split,
         engine.size if isinstance(engine.size, str) else format_size(engine.size),
-        dataset.recipe.class_names,
+        names,
         Scores(counts),
         frame_mious,
+        frame_counts,
+        score_intervals(frame_counts),
         seconds,
         str(engine),
         engine.tta,
@@ -167,6 +237,7 @@ def evaluate(
         dice_sum / len(frames) if course else None,
         min(unscored, default=None),
         data_notes,
+        None if certain is None else ConfidenceScores(certain[0], certain[1], certain[2], engine.card.temperature),
     )
 
 

@@ -1,6 +1,7 @@
 """The scores of a confusion matrix: their formulas, and the table of how they are shown. NumPy only."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,12 +41,19 @@ CLASS_SCORES = (
     Score("iou", "IoU"),
     Score("accuracy", "accuracy"),
 )
+# Further columns of `evaluate --all`; in its JSON always.
+MORE_CLASS_SCORES = (
+    Score("precision", "precision"),
+    Score("f1", "F1"),
+)
 # One value for all classes: metrics.csv, the row of an epoch, charts, report, `evaluate` and its JSON.
 OVERALL_SCORES = (
     Score("miou", "mIoU", mean_of="iou"),
     Score("mean_accuracy", "mean accuracy", short="mean acc", mean_of="accuracy"),
     Score("pixel_accuracy", "pixel accuracy", short="pixel acc"),
 )
+# Further ones of `evaluate` and its JSON alone.
+MORE_OVERALL_SCORES = (Score("frequency_weighted_iou", "frequency-weighted IoU"),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +61,8 @@ class Scores:
     """The scores of a confusion matrix; fractions from 0 to 1, nan without pixels to score.
 
     Args:
-        counts: CxC integers, rows are the truth, columns the prediction.
+        counts: CxC integers, rows are the truth, columns the prediction; a further column is of no class. The scores
+            of classes are also computed of several matrices at once, ...xCxC to ...xC.
 
     Example:
         >>> scores = Scores(np.array([[3, 1], [0, 4]]))
@@ -66,17 +75,17 @@ class Scores:
     @property
     def true_positives(self) -> np.ndarray:
         """Correctly predicted pixels of each class, C floats."""
-        return self.counts.diagonal().astype(float)
+        return self.counts.diagonal(axis1=-2, axis2=-1).astype(float)
 
     @property
     def pixels(self) -> np.ndarray:
         """Pixels of each class in the truth, TP + FN, C integers."""
-        return self.counts.sum(1)
+        return self.counts.sum(-1)
 
     @property
     def predicted(self) -> np.ndarray:
         """Pixels predicted as each class, TP + FP, C integers."""
-        return self.counts.sum(0)
+        return self.counts.sum(-2)[..., : self.counts.shape[-2]]
 
     @property
     def iou(self) -> np.ndarray:
@@ -87,6 +96,16 @@ class Scores:
     def accuracy(self) -> np.ndarray:
         """Class accuracy, TP / (TP + FN), C floats; nan for a class that is not in the truth."""
         return _ratio(self.true_positives, self.pixels)
+
+    @property
+    def precision(self) -> np.ndarray:
+        """Precision of each class, TP / (TP + FP), C floats; nan for a class that is never predicted."""
+        return _ratio(self.true_positives, self.predicted)
+
+    @property
+    def f1(self) -> np.ndarray:
+        """F1 (Dice) of each class, 2 TP / (2 TP + FP + FN), C floats; nan for a class in neither."""
+        return _ratio(2 * self.true_positives, self.pixels + self.predicted)
 
     @property
     def miou(self) -> float:
@@ -103,13 +122,18 @@ class Scores:
         """The share of all pixels that is predicted correctly."""
         return float(_ratio(self.true_positives.sum(), self.pixels.sum()))
 
-    def overall(self) -> dict[str, float]:
-        """The scores of `OVERALL_SCORES` by name, in that order."""
-        return {score.name: getattr(self, score.name) for score in OVERALL_SCORES}
+    @property
+    def frequency_weighted_iou(self) -> float:
+        """The mean of the class IoU, each class weighted by its pixels in the truth."""
+        return float(_ratio(np.nansum(self.iou * self.pixels), self.pixels.sum()))
 
-    def of_classes(self) -> dict[str, list[float]]:
-        """The scores of `CLASS_SCORES` by name, in that order: a list of C floats each."""
-        return {score.name: getattr(self, score.name).tolist() for score in CLASS_SCORES}
+    def overall(self, scores: Sequence[Score] = OVERALL_SCORES) -> dict[str, float]:
+        """The scores of `OVERALL_SCORES`, or of others, by name, in that order."""
+        return {score.name: getattr(self, score.name) for score in scores}
+
+    def of_classes(self, scores: Sequence[Score] = CLASS_SCORES) -> dict[str, list[float]]:
+        """The scores of `CLASS_SCORES`, or of others, by name, in that order: a list of C floats each."""
+        return {score.name: getattr(self, score.name).tolist() for score in scores}
 
 
 def mean_score(values: np.ndarray | list[float]) -> float:

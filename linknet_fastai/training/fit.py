@@ -3,7 +3,6 @@
 Under `torchrun` every rank runs these functions; rank 0 alone writes files and reports progress.
 """
 
-import os
 import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -18,6 +17,7 @@ from fastcore.xtras import modified_env
 
 from linknet_fastai.config.presets import settings_for
 from linknet_fastai.config.recipe import recipe_names
+from linknet_fastai.config.selection import pin_selection
 from linknet_fastai.config.settings import Settings, resolve_settings
 from linknet_fastai.core.device import resolve_precision
 from linknet_fastai.core.errors import UsageError, UserError
@@ -162,7 +162,7 @@ def _locked_by_rank_0(folder: Path) -> AbstractContextManager[None]:
     return locked(folder) if is_first() else nullcontext()
 
 
-def _pin_recipe(recipe: str | Path) -> str:
+def pin_recipe(recipe: str | Path) -> str:
     """The name of a shipped recipe, or the absolute path of a file: a run is resumed from any folder."""
     return str(recipe) if str(recipe) in recipe_names() else str(Path(recipe).resolve())
 
@@ -170,9 +170,7 @@ def _pin_recipe(recipe: str | Path) -> str:
 def _pin_files(settings: Settings, dataset: Dataset) -> Settings:
     """Settings whose lists of frames and weights are absolute paths, for the same reason."""
     files: dict[str, Any] = {
-        name: str(Path(selection).resolve())
-        for name in ("train_on", "validate_on")
-        if (selection := getattr(settings, name)) not in dataset.recipe.splits and os.path.isfile(selection)
+        name: pin_selection(getattr(settings, name), dataset.recipe.splits) for name in ("train_on", "validate_on")
     }
     for name in ("init_from", "encoder_weights", "teacher", "cache_dir"):
         if path := getattr(settings, name):
@@ -184,7 +182,7 @@ def _resumed_settings(
     folder: Path, saved: RunFile, recipe: str | None, options: Mapping[str, Any] | None
 ) -> Settings:
     """The run's settings with the options that may change; raises UsageError for any other."""
-    if recipe is not None and _pin_recipe(recipe) != saved.run["recipe"]:
+    if recipe is not None and pin_recipe(recipe) != saved.run["recipe"]:
         raise UsageError(f"--resume: {folder} trains on {saved.run['recipe']}, not on {recipe}; leave RECIPE out")
     given = {name: value for name, value in (options or {}).items() if value is not None}
     if fixed := given.keys() - FREE_ON_RESUME:
@@ -222,7 +220,7 @@ def _describe(recipe: str | Path, dataset: Dataset, learn: Learner) -> dict[str,
     """The table `run` of run.toml."""
     settings = learn.settings
     return {
-        "recipe": _pin_recipe(recipe),
+        "recipe": pin_recipe(recipe),
         "data": str(dataset.folder.resolve()),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",

@@ -40,6 +40,9 @@ class Observer:
     def started(self, learn: Learner, settings: Settings, origins: Mapping[str, str], run: Mapping) -> None:
         """Everything is resolved and checked; the first epoch follows."""
 
+    def fold_started(self, number: int, folds: int, name: str) -> None:
+        """The training of a fold of `fit_folds` (counted from 1) follows."""
+
     def stepped(self, epoch: int, done: int, total: int, loss: float, lr: float, training: bool) -> None:
         """A batch of an epoch (counted from 1) is done."""
 

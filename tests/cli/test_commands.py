@@ -19,7 +19,7 @@ import linknet_fastai
 from linknet_fastai.cli import main as cli
 from linknet_fastai.cli import train
 from linknet_fastai.cli.terminal import show_table
-from linknet_fastai.config.recipe import load_recipe, recipe_folder
+from linknet_fastai.config.recipe import load_recipe, recipe_folder, recipe_names
 from linknet_fastai.config.settings import WITHOUT_OPTION, Settings
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.runs.folder import write_run
@@ -100,7 +100,10 @@ WRONG_USE = [
     ("evaluate {model}", "RECIPE"),
     ("evaluate {model} street --data {street} --split nosuch", "'nosuch' is no split of street"),
     ("evaluate {model} street --data {street} --size wide", "--size: 'wide' is not a size"),
-    ("evaluate {model} cityscapes --data {cityscapes}", "the model has the 11 classes of street"),
+    ("evaluate {model} goose --data {cityscapes} --map Tree", "--map: 'Tree' is not MODELCLASS=RECIPECLASS"),
+    ("evaluate {model} cityscapes --data {cityscapes} --map Tre=vegetation", "did you mean 'Tree'?"),
+    ("evaluate {model} cityscapes --data {cityscapes} --map Tree=tree", "--map: 'tree' is no class of cityscapes"),
+    ("evaluate {model} cityscapes --data {cityscapes} --protocol course", "--protocol course needs a model with"),
     ("evaluate {tmp}/model.pkl street --data {street}", "--trust-pickle"),
     ("predict {model} {frame} {frame} --out out", "would both write"),
     ("predict {model} {frame} --out out --precision fp16 --device cpu", "--precision"),
@@ -108,8 +111,20 @@ WRONG_USE = [
     ("evaluate {model} street --data {street} --engine openvino", "export {model} --format openvino"),
     ("predict {model} {frame} --out out --engine onnxruntime", "export {model} --format onnx"),
     ("predict {model} {frame} --out out --engine tensorrt", "--engine"),
+    ("predict {model} {frame} --format cityscapes --below .6", "--below: --format cityscapes"),
+    ("predict {model} {frame} --format cityscapes --palette", "--palette: --format cityscapes"),
+    ("predict {model} {frame} --format coco --palette", "--palette: --format coco writes no masks"),
+    ("predict {model} {frame} --format cvat --opacity .6", "--opacity: --format cvat writes no overlays"),
+    ("predict {model} {frame} --tolerance 2", "--tolerance: goes with --format coco, labelme, cvat"),
+    ("predict {model} {frame} --format coco --min-pixels 0", "--min-pixels"),
+    ("predict {model} {frame} --below 60", "--below"),
+    ("predict {model} {frame} --topic /front", "--topic: no INPUT is a ROS bag"),
+    ("evaluate {model} street --data {street} --temperature 0", "--temperature"),
     ("export {model} --format tflite", "--format"),
     ("export {model} --out model.onnx", "--format: is missing"),
+    ("export {model} --format onnx --half", "--half: goes with --interface network"),
+    ("export {model} --format openvino --interface network", "--interface network: goes with --format onnx"),
+    ("export {model} --format onnx --interface network --size 20x20", "--size"),
     ("export {model} --format safetensors --out .", "--out: . is a folder; name a file"),
     ("export {model} --format onnx --int8 --calibrate {street}", "--int8: goes with --format openvino"),
     ("export {model} --format openvino --int8", "--calibrate DIR"),
@@ -455,6 +470,33 @@ def test_evaluate_writes_json_alone_to_stdout_when_asked(
     assert list(here.iterdir()) == []
 
 
+def test_evaluate_scores_groups_and_more_of_each_class_on_demand(
+    command: Command,
+    street_data: Path,
+    model: Path,
+    own_recipe: Callable,
+    own_tree: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    line = ("evaluate", model.parent, "street", "--data", street_data, "--split", "train", "--all", "--by", "group")
+    assert command(*line, "--json", "scores.json") == 0
+    out, scores = capsys.readouterr().out, json.loads(Path("scores.json").read_text())
+    for word in (
+        "95% interval",
+        "precision",
+        "F1",
+        "lowest class",
+        "frequency-weighted IoU",
+        "within these drives only",
+    ):
+        assert word in out
+    assert not Path("scores.npz").exists()
+    assert sum(group["frames"] for group in scores["groups"]) == scores["frames"] == 8
+    assert scores["intervals"]["miou"][0] <= scores["miou"] <= scores["intervals"]["miou"][1]
+    assert command("evaluate", model, own_recipe(), "--data", own_tree, "--by", "group") == 2
+    assert "--by group: " in capsys.readouterr().err
+
+
 def test_predict_reports_unreadable_frames_and_predicts_the_others(
     command: Command, street_copy: Path, model: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -493,7 +535,8 @@ def test_recipes_lists_what_is_shipped(command: Command, capsys: pytest.CaptureF
     assert command("recipes") == 0
     recipes, presets = capsys.readouterr().out.split("\n\n")
     rows = {line.split()[0]: line.split()[1:] for line in recipes.splitlines()[1:]}
-    assert list(rows) == ["camvid", "camvid-elab", "camvid32", "cityscapes", "cityscapes34", "street"]
+    assert list(rows) == recipe_names()
+    assert rows["mapillary-1.2"] == ["65", "1024x768", "--data", "DIR"]
     assert rows["cityscapes34"] == ["34", "1024x512", "--data", "DIR"]
     assert rows["camvid"][0] == "11"
     assert rows["street"][-1] == "drawn"
@@ -509,7 +552,7 @@ def test_recipes_prints_the_file_of_one(command: Command, capsys: pytest.Capture
     assert "did you mean 'camvid'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["camvid", "camvid-elab", "camvid32", "cityscapes", "cityscapes34", "street"])
+@pytest.mark.parametrize("name", recipe_names())
 def test_a_copied_recipe_is_the_shipped_one(command: Command, here: Path, name: str) -> None:
     assert command("recipes", "--copy", name, "mine/own.toml") == 0
     assert load_recipe(here / "mine" / "own.toml") == load_recipe(name)
@@ -549,6 +592,21 @@ def test_evaluate_with_tta_is_recorded_and_needs_torch(
     Path("model.onnx").touch()
     assert command("evaluate", "model.onnx", "street", "--data", street_data, "--tta") == 2
     assert "--tta" in capsys.readouterr().err
+
+
+def test_evaluate_scores_the_confidence_at_any_temperature(
+    command: Command, here: Path, street_data: Path, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ("evaluate", model, "street", "--data", street_data, "--json", "scores.json")
+    assert command(*arguments, "--temperature", 0.25) == 0
+    cold = json.loads(Path("scores.json").read_text())
+    assert cold["temperature"] == 0.25
+    assert f"expected calibration error {cold['ece']:.4f}, temperature 0.25" in capsys.readouterr().out
+    assert command(*arguments) == 0
+    own = json.loads(Path("scores.json").read_text())
+    assert own["temperature"] == 1
+    assert own["ece"] < cold["ece"]  # an untrained network is not that certain
+    assert own["miou"] == cold["miou"]
 
 
 def test_any_setting_is_set_by_name_as_in_toml(
@@ -600,6 +658,25 @@ def test_quiet_prints_only_errors_and_json(
     assert "nowhere" in one_error(capsys)
     assert command(*arguments) == 0
     assert "pixel accuracy" in capsys.readouterr().out
+
+
+def test_evaluate_scores_the_classes_that_a_model_and_another_recipe_both_know(
+    command: Command, here: Path, cityscapes_tree: Path, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    line = f"evaluate {model} cityscapes --data {cityscapes_tree} --map Tree=vegetation --json scores.json"
+    assert command(*line.split(), "--picture", "matrix.png") == 0
+    printed = capsys.readouterr()
+    assert "on cityscapes val, 7 of its 19 classes" in printed.out
+    assert (
+        "predicts them, as cityscapes does not know them: Pavement, SignSymbol, Pedestrian, Bicyclist" in printed.err
+    )
+    scores = json.loads((here / "scores.json").read_text(encoding="utf-8"))
+    names = ["road", "building", "fence", "pole", "vegetation", "sky", "car"]
+    assert [entry["name"] for entry in scores["classes"]] == names
+    assert np.array(scores["confusion"]).shape == (7, 8)
+    assert "averageScoreClasses" not in scores  # the official scores are of all classes
+    with Image.open(here / "matrix.png") as picture:
+        assert picture.width > 300
 
 
 def test_the_shell_completes_recipes_and_presets(tmp_path: Path) -> None:

@@ -85,8 +85,14 @@ def refusal(file: Path | str) -> str:
 # The shipped recipes
 
 
-def test_six_recipes_are_shipped() -> None:
-    assert recipe_names() == ["camvid", "camvid-elab", "camvid32", "cityscapes", "cityscapes34", "street"]
+# In tests/data/test_published_recipes.py
+PUBLISHED = ["a2d2", "acdc", "bdd100k", "dark-zurich", "goose", "gta5", "idd", "kitti", "mapillary-1.2"]
+PUBLISHED += ["mapillary-2.0", "nighttime-driving", "rellis3d", "rugd", "wilddash"]
+
+
+def test_the_shipped_recipes() -> None:
+    ours = ["camvid", "camvid-elab", "camvid32", "cityscapes", "cityscapes34", "street", "streets"]
+    assert recipe_names() == sorted(ours + PUBLISHED)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +136,7 @@ def test_camvid_has_the_published_split(name: str) -> None:
     assert sequences == {"train": {"0001TP", "0006R0", "0016E5"}, "val": {"0016E5"}, "test": {"0001TP", "Seq05VD"}}
 
 
-@pytest.mark.parametrize("name", ["camvid", "camvid-elab", "street"])
+@pytest.mark.parametrize("name", ["camvid", "camvid-elab", "street", "streets"])
 def test_camvid_classes_stand_in_segnets_order(name: str) -> None:
     assert load_recipe(name).class_names == CAMVID_CLASSES
 
@@ -212,7 +218,7 @@ def test_a_recipe_is_found_by_name_and_by_path(own_recipe: Callable[..., Path]) 
 def test_an_unknown_recipe_is_refused_with_the_nearest_name() -> None:
     assert "'camvdi'" in refusal("camvdi")
     assert "did you mean 'camvid'" in refusal("camvdi")
-    assert "camvid, camvid-elab, camvid32, cityscapes, cityscapes34, street" in refusal("zzz")
+    assert f"shipped are {', '.join(recipe_names())};" in refusal("zzz")
 
 
 def test_a_recipe_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -267,6 +273,55 @@ def test_a_layout_that_the_base_does_not_have_is_refused(tmp_path: Path) -> None
     assert "'kitti'" in message
 
 
+OTHER_FILES = """
+base = "camvid"
+name = "mine"
+[[layouts]]
+name = "mine"
+images = "{split}/{stem}.png"
+labels = "{split}_labels/{stem}.png"
+"""
+
+
+def test_a_recipe_with_files_of_its_own_inherits_nothing_that_belongs_to_those_of_its_base(tmp_path: Path) -> None:
+    for base in ("camvid", "cityscapes"):
+        (file := tmp_path / "mine.toml").write_text(OTHER_FILES.replace("camvid", base), encoding="utf-8")
+        recipe = load_recipe(file)
+        assert (recipe.fetch, recipe.group, recipe.official_scores) == (None, None, None)
+        assert recipe.classes == load_recipe(base).classes
+    assert load_recipe("cityscapes34").official_scores == "cityscapes"  # it names no layouts
+    (tmp_path / "gta5.toml").write_text('base = "gta5"\nname = "mine"\n', encoding="utf-8")
+    assert load_recipe(tmp_path / "gta5.toml").leave_out == ("15188", "17705")
+
+
+@pytest.mark.parametrize(("key", "layout"), [("values", "fastai"), ("colors", "cambridge")])
+def test_a_layout_takes_over_the_values_or_colors_of_another(tmp_path: Path, key: str, layout: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(f'{OTHER_FILES}{key} = "{layout}"\n', encoding="utf-8")
+    expected = {entry.name: entry for entry in load_recipe("camvid").layouts}[layout]
+    assert getattr(load_recipe(file).layouts[0], key) == getattr(expected, key)
+    again = f'[[layouts]]\nname = "again"\nimages = "a/{{stem}}.png"\nlabels = "b/{{stem}}.png"\n{key} = "mine"\n'
+    file.write_text(f'{OTHER_FILES}{key} = "{layout}"\n{again}', encoding="utf-8")
+    assert getattr(load_recipe(file).layouts[1], key) == getattr(expected, key)
+
+
+@pytest.mark.parametrize(
+    ("key", "layout"), [("values", "nosuch"), ("values", "cambridge"), ("colors", "segnet"), ("values", "mine")]
+)
+def test_values_of_a_layout_that_has_none_are_refused(tmp_path: Path, key: str, layout: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(f'{OTHER_FILES}{key} = "{layout}"\n', encoding="utf-8")
+    assert refusal(file) == f"{file}: layouts[0].{key}: no layout {layout!r} that has {key}"
+
+
+def test_frames_to_leave_out_stand_in_the_recipe_or_in_a_list(own_recipe: Callable[..., Path]) -> None:
+    inline = own_recipe(('name = "own"\n', 'name = "own"\nleave_out = ["f1", "f4"]\n'))
+    assert load_recipe(inline).leave_out == ("f1", "f4")
+    in_list = own_recipe(('name = "own"\n', 'name = "own"\nleave_out = "bad.txt"\n'))
+    (in_list.parent / "bad.txt").write_text("f4.png\nf1\n", encoding="utf-8")
+    assert load_recipe(in_list).leave_out == ("f4", "f1")
+
+
 # What does not fit
 
 WALL = 'id = 20\nname = "wall"\ncolor = [0, 200, 0]'
@@ -291,6 +346,8 @@ MISFITS = [  # what is replaced in the recipe, by what, and a part of the messag
     (LABELS, LABELS + "\ncolors = { roof = [1, 2, 3] }", "layouts[0]: 'roof'"),
     (LABELS, LABELS + "\ncolors = { wall = [1, 2, 3], air = [1, 2, 3] }", "two raw labels share a color"),
     (LABELS, LABELS + "\nvalues = { 1 = 'wall' }\ncolors = { air = [1, 2, 3] }", "exclude each other"),
+    (LABELS, LABELS + "\nchannel = 'red'\ncolors = { air = [1, 2, 3] }", "channel and colors exclude each other"),
+    (LABELS, LABELS + "\nchannel = 'alpha'", "layouts[0].channel"),
     (LABELS, LABELS + '\nvalues = { 70000 = "wall" }', "layouts[0].values"),
     (IMAGES, 'images = "../frames/{stem}.png"', "must be inside the data folder"),
     (IMAGES, 'images = "/frames/{stem}.png"', "must be inside the data folder"),
@@ -300,12 +357,22 @@ MISFITS = [  # what is replaced in the recipe, by what, and a part of the messag
     (LABELS, 'labels = "*/{stem}.png"', "without '*'"),
     (LABELS, LABELS + '\nsize = "wide"', "layouts[0].size"),
     ("bs = 2", "bs = 0", "training: bs"),
+    ("bs = 2", 'train_on = "train+vall"', "training: train_on: 'vall' is not a split"),
     ("bs = 2", "bs = 'many'", "training: bs"),
     ("bs = 2", "batch_size = 2", "training: unknown key 'batch_size'"),
     ('size = "64x48"', 'size = "64"', "training: size"),
     (FRACTIONS, "train = { fraction = 0.7 }", "add up to more than 1"),
     (FRACTIONS, "train = { fraction = 1.5 }", "splits.train.fraction"),
-    (FRACTIONS, "train = {}", "splits.train: layout 'flat' needs a list or a fraction"),
+    (FRACTIONS, "train = {}", "splits.train: layout 'flat' needs a list, a fraction or a group"),
+    (FRACTIONS, 'train = { data_list = "../train.txt" }', "must be inside the data folder"),
+    ('name = "own"\n', 'name = "own"\nleave_out = "../bad.txt"\n', "must be inside the recipe's folder"),
+    (FRACTIONS, 'train = { group = ["a"] }', "splits.train.group: the recipe does not say what a group is"),
+    (FRACTIONS, 'train = { group = ["a"], fraction = 0.1 }', "leave out folder, list and fraction"),
+    ('name = "own"\n', 'name = "own"\ngroup = "drive"\n', "group: {drive} is not a field of layouts[0].images"),
+    ('name = "own"\n', 'name = "own"\ngroup = { stem = "(a" }\n', "'(a' is not a regular expression"),
+    ('name = "own"\n', 'name = "own"\ngroup = { stem = "(a+)+$" }\n', "too complex"),
+    ('name = "own"\n', 'name = "own"\ngroup = { stem = "a*b*c*d*e*f" }\n', "too complex"),
+    ("bs = 2", 'train_on = "group:a"', "training: train_on: 'group:a' is not a split"),
     ('name = "own"\n', "", "name: Field required"),
 ]
 
@@ -354,6 +421,14 @@ def test_a_splits_folder_outside_of_the_data_folder_is_refused(own_recipe: Calla
 def test_a_missing_list_is_refused_by_name(own_recipe: Callable[..., Path]) -> None:
     file = own_recipe((FRACTIONS, 'train = { list = "lists/train.txt" }'))
     assert str(file.parent / "lists" / "train.txt") in refusal(file)
+    file = own_recipe(('name = "own"\n', 'name = "own"\nleave_out = "bad.txt"\n'))
+    assert str(file.parent / "bad.txt") in refusal(file)
+
+
+def test_a_split_with_two_lists_is_refused(own_recipe: Callable[..., Path]) -> None:
+    file = own_recipe((FRACTIONS, 'train = { list = "a.txt", data_list = "a.txt" }'))
+    (file.parent / "a.txt").write_text("f1\n", encoding="utf-8")
+    assert "splits.train: list and data_list exclude each other" in refusal(file)
 
 
 def test_a_file_that_is_no_toml_is_refused_with_its_line(own_recipe: Callable[..., Path]) -> None:

@@ -206,6 +206,24 @@ def test_a_list_selects_frames_of_any_split_in_its_own_order(segnet_tree: Path, 
     assert [frame.label.parent.name for frame in frames] == ["valannot", "trainannot"]
 
 
+def test_splits_and_lists_joined_by_plus_have_each_frame_once(segnet_tree: Path, tmp_path: Path) -> None:
+    (file := tmp_path / "mine.txt").write_text("extra_val\n", encoding="utf-8")
+    dataset = open_dataset("camvid", segnet_tree)
+    both = dataset.frames("train") + dataset.frames("val")
+    assert dataset.frames("trainval") == dataset.frames("train+val") == dataset.frames(f"train+val+{file}") == both
+    assert len(dataset.frames(f"train+{file}")) == 3
+    with pytest.raises(UsageError, match="'vall' is no split"):
+        dataset.frames("train+vall")
+    with pytest.raises(UserError, match="split 'test' is empty"):
+        dataset.frames("train+test")
+
+
+def test_a_joined_split_shares_the_frames_of_its_parts(segnet_tree: Path) -> None:
+    notes = open_dataset("camvid", segnet_tree).notes("trainval", "val")
+    assert any("frames in both trainval and val: 2, first val/" in note for note in notes)
+    assert [note[:6] for note in notes if "published split" in note] == ["train:", "val: 2"]
+
+
 def test_a_list_with_an_unknown_stem_is_refused(segnet_tree: Path, tmp_path: Path) -> None:
     (file := tmp_path / "mine.txt").write_text("extra_val\nnosuch\n", encoding="utf-8")
     with pytest.raises(UsageError, match="'nosuch'") as caught:

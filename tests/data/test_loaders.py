@@ -275,8 +275,8 @@ def test_every_setting_can_be_given_and_is_carried(street_data: Path, tmp_path: 
     text = """preset=paper epochs=3 size=64x48 crop=48x40 bs=4 accumulate=2 lr=0.01 decoder=pixelshuffle
         encoder=resnet34 pretrained=no class_weights=median optimizer=sgd schedule=step weight_decay=0.1
         encoder_lr=0.5 flip=no color=0.1 relight=0.2 precision=fp32 device=cpu seed=3 compile=yes deterministic=yes
-        checkpoint_minutes=1 workers=0 train_on=val validate_on=test"""
-    paths = {"encoder_weights": tmp_path / "weights", "cache_dir": tmp_path / "caches"}
+        checkpoint_minutes=1 workers=0 train_on=val validate_on=test teacher_share=2 teacher_temperature=4"""
+    paths = {"encoder_weights": tmp_path / "weights", "cache_dir": tmp_path / "caches", "teacher": tmp_path / "run"}
     given = Settings(**dict(pair.split("=") for pair in text.split()), scale=(0.5, 1), **paths)
     options = dict(given)
     assert not [name for name, value in Settings() if value == options[name] and name not in ("init_from", "cache")]

@@ -20,6 +20,7 @@ from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.data.street import draw_scene
 from linknet_fastai.engines import formats
 from linknet_fastai.engines.engine import NATIVE, Engine
+from linknet_fastai.engines.onnx_engine import _without_confidence
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.export import graph as graph_export
@@ -43,7 +44,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for _ in range(3):
             model(torch.from_numpy(frames).permute(0, 3, 1, 2) / 127.5 - 1)
     folder = tmp_path_factory.mktemp("secret-place") / "run"
-    save_model(model, ModelCard.of(load_recipe("street"), SIZE), folder / "model.safetensors")
+    card = ModelCard.of(load_recipe("street"), SIZE, temperature=0.05)
+    save_model(model, card, folder / "model.safetensors")
     return folder
 
 
@@ -83,6 +85,50 @@ def test_logits_are_resampled_to_the_frames_size_in_the_graph(
         mask = engine(frame)
         assert mask.shape == size[::-1]
         assert (mask == torch_engine(frame)).mean() >= 0.998  # edges move by a rounding
+
+
+@pytest.mark.parametrize(("file_format", "name"), EXPORTED)
+@pytest.mark.parametrize("size", [(96, 72), (131, 97)])
+def test_every_engine_gives_torchs_confidence_in_fp32(
+    files: dict[str, Path], exact: Predictor, file_format: str, name: str, size: tuple[int, int]
+) -> None:
+    engine = open_engine(files[file_format], name, "fp32", size=NATIVE)
+    for seed in range(2):
+        frame = draw_scene(seed, size)[0]
+        channels, confidence = engine.predict_with_confidence(frame)
+        assert (confidence.shape, confidence.dtype) == (size[::-1], np.uint8)
+        expected = exact.predict_with_confidence(frame)[1]
+        assert expected.max() - expected.min() > 20
+        assert np.abs(confidence.astype(int) - expected).max() <= 1
+        assert np.array_equal(channels, engine.predict_channels(frame))
+
+
+def test_a_confidence_that_nobody_asks_for_is_not_computed(files: dict[str, Path]) -> None:
+    frame = draw_scene(0, SIZE)[0]
+    engine = open_engine(files["onnx"], "onnxruntime")
+    engine(frame)
+    assert [node.name for node in engine._session.get_outputs()] == ["mask"]
+    whole, *_ = _without_confidence(files["onnx"].read_bytes())
+    assert not {"Exp", "ReduceMax"} & {node.op_type for node in onnx.load_from_string(whole).graph.node}
+    engine = open_engine(files["openvino"])
+    engine(frame)
+    ((compiled, _),) = engine._compiled.values()
+    assert not any("confidence/" in node.get_friendly_name() for node in compiled.get_runtime_model().get_ops())
+    assert len(compiled.outputs) == 1
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_file_of_an_earlier_version_predicts_and_its_confidence_needs_a_new_export(
+    files: dict[str, Path], tmp_path: Path, street_data: Path, name: str
+) -> None:
+    (file := tmp_path / "old.onnx").write_bytes(_without_confidence(files["onnx"].read_bytes())[0])
+    engine, frame = open_engine(file, name, "fp32"), draw_scene(0, SIZE)[0]
+    assert np.array_equal(engine(frame), open_engine(files["onnx"], name, "fp32")(frame))
+    with pytest.raises(UserError, match="export it again with linknet-fastai export"):
+        engine.predict_with_confidence(frame)
+    scores = evaluate(engine, open_dataset("street", street_data), "val").as_json()
+    assert "ece" not in scores
+    assert scores["miou"] >= 0
 
 
 @pytest.mark.parametrize(
@@ -135,6 +181,7 @@ def test_auto_takes_the_fastest_engine_that_is_installed(
         ("onnx", {"device": "cuda"}, "--device: openvino runs on the CPU"),
         ("onnx", {"engine": "onnxruntime", "precision": "bf16"}, "--precision: onnxruntime computes in fp32 only"),
         ("openvino", {"precision": "fp16"}, "--precision: openvino computes in fp32 or bf16"),
+        ("onnx", {"temperature": 1.0}, r"--temperature: export\.onnx contains its own"),
     ],
 )
 def test_what_an_engine_cannot_do_is_refused(
@@ -251,6 +298,8 @@ def test_int8_is_written_checked_and_said(run: Path, street_data: Path, tmp_path
     with pytest.raises(UsageError, match=r"--precision: .*is int8"):
         open_engine(written.file, precision="fp32")
     assert str(tmp_path).encode() not in written.file.read_bytes()
+    confidence = engine.predict_with_confidence(frame := draw_scene(0, SIZE)[0])[1].astype(int)
+    assert np.abs(confidence - Predictor(*load_model(run), "cpu").predict_with_confidence(frame)[1]).mean() < 12
 
 
 @pytest.mark.parametrize(

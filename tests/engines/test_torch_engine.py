@@ -9,7 +9,7 @@ from torch import nn
 
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.data.street import draw_scene
-from linknet_fastai.engines.torch_engine import Predictor, best_classes
+from linknet_fastai.engines.torch_engine import Predictor, best_classes, classes_and_confidence
 from linknet_fastai.model.batch_norm import fold_batch_norms
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import LinkNet
@@ -123,6 +123,32 @@ def test_the_best_class_at_another_size_is_that_of_all_classes_together(classes:
     assert torch.equal(best_classes(logits, (13, 20)), expected)
     assert torch.equal(best_classes(logits, (6, 9)), logits.argmax(1))
     assert not best_classes(torch.zeros(1, classes, 3, 4), (7, 9)).any()  # of equal ones the first
+
+
+@pytest.mark.parametrize("classes", [2, 12, 13, 34])
+@pytest.mark.parametrize("size", [(13, 20), (6, 9)])
+@pytest.mark.parametrize("temperature", [0.3, 1, 2.5])
+def test_the_confidence_is_the_probability_of_the_best_class(
+    classes: int, size: tuple[int, int], temperature: float
+) -> None:
+    logits = 9 * torch.randn(2, classes, 6, 9, generator=torch.Generator().manual_seed(0)) - 20
+    resized = F.interpolate(logits, size, mode="bilinear")
+    best, confidence = classes_and_confidence(logits, size, temperature)
+    assert torch.equal(best, resized.argmax(1))
+    expected = 255 * (resized.double() / temperature).softmax(1).max(1).values
+    assert (confidence - expected).abs().max() < 0.501
+
+
+def test_asking_for_the_confidence_changes_no_class(model: LinkNet, card: ModelCard) -> None:
+    frame = draw_scene(0, (131, 97))[0]
+    for tta in (False, True):
+        engine = Predictor(model, card, "cpu", tta=tta)
+        channels, confidence = engine.predict_with_confidence(frame)
+        assert np.array_equal(channels, engine.predict_channels(frame))
+        assert (confidence.shape, confidence.dtype) == ((97, 131), np.uint8)
+        assert confidence.min() >= 255 // 11
+        cooler = Predictor(model, card.model_copy(update={"temperature": 0.2}), "cpu", tta=tta)
+        assert cooler.predict_with_confidence(frame)[1].mean() > confidence.mean() + 5
 
 
 def test_tta_averages_the_softmax_over_flips_and_scales(model: LinkNet, card: ModelCard) -> None:

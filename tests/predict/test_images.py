@@ -113,6 +113,26 @@ def test_a_mask_has_the_predicted_class_of_each_pixel(
     assert np.array_equal(read(tmp_path / "out/masks/frame.png"), truth(64, 48))
 
 
+def test_confidence_is_a_map_of_its_own_and_what_is_below_becomes_void(
+    predictor: Predictor, save_array: SaveArray, tmp_path: Path
+) -> None:
+    frame = striped(64, 48)
+    frame[:10] //= 8  # darker, so less certain
+    source, out = save_array(frame, tmp_path / "frame.png"), tmp_path / "out"
+    certain = predictor.predict_with_confidence(source)[1]
+    assert certain[:10].max() < certain[10:].min()
+    assert predict_images(predictor, [Job(source, Path("frame.png"))], out, confidence=True) == []
+    assert np.array_equal(read(out / "confidence/frame.png"), certain)
+    assert set(np.unique(read(out / "masks/frame.png"))) <= set(IDS)
+    below = (int(certain[:10].max()) + 0.5) / 255
+    predict_images(predictor, collect_jobs([source], out), out, below=below)
+    mask = read(out / "masks/frame.png")
+    assert (mask[:10] == 9).all()  # the id of void
+    assert np.array_equal(mask[10:], truth(64, 48)[10:])
+    assert np.array_equal(read(out / "overlays/frame.png")[:9], frame[:9])  # void is not colored
+    assert [job.image for job in collect_jobs([tmp_path], out)] == [source]  # what was written is no input
+
+
 def test_the_network_sees_the_training_size_and_its_logits_are_resampled(predictor: Predictor) -> None:
     channels = predictor.predict_channels(Image.fromarray(striped(128, 192)))
     assert predictor.model.seen == [(1, 3, 48, 64)]

@@ -301,6 +301,11 @@ class SeesRed(Engine):
         return ((pixels[..., 0].astype(int) + 32) // 64).astype(np.uint8)
 
 
+def without_equal_frames(notes: list[str]) -> list[str]:
+    """Notes but for that of frames with the same pixels, as those of `turned_frames` are."""
+    return [note for note in notes if "have the same pixels as" not in note]
+
+
 def turned_frames(folder: Path, tag: int, upright: np.ndarray, ending: str, label: str) -> None:
     """Four frames of an orientation; the label maps have it as well, or none: `label` is own, raw or upright."""
     for part in ("images", "masks"):
@@ -345,7 +350,7 @@ def test_training_turns_image_and_label_map_together(cache: bool, recipe: MakeRe
         assert np.array_equal(labels[0].numpy(), upright)
         red = images[0, 0].numpy()
         assert [len(np.unique(red[upright == value].round(2))) for value in range(4)] == [1] * 4
-    assert dls.notes == []
+    assert without_equal_frames(dls.notes) == []
 
 
 def test_images_that_are_turned_without_their_label_maps_are_in_a_note(recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -356,7 +361,7 @@ def test_images_that_are_turned_without_their_label_maps_are_in_a_note(recipe: M
         assert found.notes[0].startswith("train: 2 images are turned upright by their EXIF orientation; their label")
         assert found.notes[1].startswith("val: 2 images")
         dls = segmentation_dls(recipe(), tmp_path / name, device="cpu", workers=0, cache=False)
-        assert dls.notes == found.notes
+        assert without_equal_frames(dls.notes) == found.notes
         turned_frames(tmp_path / name, tag, upright, "png", "own")
         assert survey(open_dataset(recipe(), tmp_path / name), dls.train.items).turned == 0
 

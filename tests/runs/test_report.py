@@ -12,8 +12,9 @@ import pytest
 
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.model.save_load import load_model
 from linknet_fastai.runs.compare import summarize
-from linknet_fastai.runs.report import report, representative_frames
+from linknet_fastai.runs.report import report, representative_frames, write_report
 from linknet_fastai.training import fit as training
 
 SMALL = {"encoder": "test_resnet", "size": "64x48", "bs": 4, "workers": 0, "epochs": 2, "seed": 1, "device": "cpu"}
@@ -61,7 +62,7 @@ def test_every_fit_writes_a_page_that_needs_nothing_else(run: Path) -> None:
             assert attributes.get(name, "#").startswith(("#", "data:image/"))
     assert "@import" not in text
     assert not re.search(r"url\((?!#)", text)
-    assert len([tag for tag, _ in page.tags if tag == "svg"]) == 2 * 5  # five charts, light and dark
+    assert len([tag for tag, _ in page.tags if tag == "svg"]) == 2 * 7  # seven charts, light and dark
     assert len([tag for tag, _ in page.tags if tag == "img"]) == 3 * 3 * 2  # three frames, three masks over each
 
 
@@ -78,8 +79,24 @@ def test_the_page_shows_the_content_of_the_run_folder(run: Path) -> None:
     assert "64x48" in changed
     assert "recipe" in changed
     assert "weight_decay" not in changed
+    assert f"error {scores['ece']:.4f} at temperature {scores['temperature']:.3f}" in page.text
     for word in ("Bicyclist", "torch", "command", "cross-entropy"):
         assert word in page.text
+    assert "No 95% intervals: too few frames" in page.text
+
+
+def test_the_page_shows_the_intervals_of_an_evaluation(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    scores = json.loads((folder / "evaluation-val.json").read_text())
+    words = "bootstrap over 12 blocks of consecutive frames, within these drives only"
+    scores["intervals"] = {"words": words, "miou": [0.25, 0.75], "mean_accuracy": [0.125, 0.5]}
+    scores["classes"][0] |= {"iou": 0.5, "iou_interval": [0.375, 0.625]}
+    (folder / "evaluation-val.json").write_text(json.dumps(scores))
+    write_report(folder, [], load_model(folder)[1])
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    for text in ("0.250 to 0.750", "0.125 to 0.500", "0.375 to 0.625", f"Intervals: {words}"):
+        assert text in page.text
+    assert "No 95% intervals" not in page.text
 
 
 def test_the_scores_that_fit_leaves_are_those_of_its_best_weights(run: Path) -> None:

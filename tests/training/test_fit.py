@@ -69,10 +69,25 @@ def test_the_run_folder_is_complete(run):
         "predictions.png",
         "confusion.png",
         "evaluation-val.json",
+        "evaluation-val.npz",
         "report.html",
     }
     for picture in run.glob("*.png"):
         assert Image.open(picture).size[0] > 400
+
+
+def test_the_temperature_is_fitted_once_the_weights_are_final(run, street_data, tmp_path):
+    card = load_model(run)[1]
+    assert card.temperature != 1
+    assert load_model(run / "export.pkl", trust_pickle=True)[1] == card
+    scores = json.loads((run / "evaluation-val.json").read_text())
+    assert scores["temperature"] == card.temperature
+    # Killed while it wrote its scores, a run gets the same temperature when it is resumed.
+    shutil.copytree(run, again := tmp_path / "again")
+    text = (again / "run.toml").read_text()
+    (again / "run.toml").write_text(text.replace("finished = true", "finished = false"))
+    training.resume(again)
+    assert load_model(again)[1] == card
 
 
 def test_run_toml_has_every_setting_and_its_origin(run):
@@ -539,17 +554,22 @@ def test_lr_auto_trains_at_the_valley(street_data, tmp_path):
     assert tables["origins"]["lr"] == "learning rate finder"
 
 
-def test_a_user_trains_on_lists_of_stems(street_data, tmp_path):
+def test_a_user_trains_on_lists_joined_with_splits_named_from_any_folder(street_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "some.txt").write_text("train_0000\ntrain_0001\ntrain_0002\ntrain_0003\n")
     (tmp_path / "validation.txt").write_text("train_0004\nval_0000.png\n")
     options = {
         **SMALL,
         "epochs": 1,
-        "train_on": str(tmp_path / "some.txt"),
+        "train_on": "some.txt+test",
         "validate_on": str(tmp_path / "validation.txt"),
     }
     result = training.fit("street", street_data, options, tmp_path / "run")
     assert len(result.rows) == 1
+    tables = tomllib.loads((tmp_path / "run" / "run.toml").read_text())
+    assert tables["settings"]["train_on"] == f"{tmp_path / 'some.txt'}+test"
+    assert tables["run"]["train_frames"] == 4 + 2
+    assert (tmp_path / "run" / "evaluation-validation.json").is_file()
 
 
 @pytest.mark.parametrize(("start", "share"), [({}, 1), ({"init_from": "run"}, 0.25)])
