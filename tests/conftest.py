@@ -25,6 +25,9 @@ from linknet_fastai.data import street
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import save_model
+from linknet_fastai.training import fit as training
+from linknet_fastai.training.finish import record_result
+from linknet_fastai.training.run_record import FitResult
 
 WIDTH, HEIGHT = 64, 48
 CAMVID_SEEN = {"train": "0001TP_006690", "val": "0016E5_07959", "test": "0001TP_008550"}  # a published frame of each
@@ -243,8 +246,8 @@ images = "frames/{stem}.png"
 labels = "masks/{stem}.png"
 
 [splits]
-train = { fraction = 0.6 }
-val = { fraction = 0.4 }
+train = { fraction = 0.45 }
+val = { fraction = 0.55 }
 
 [training]
 size = "64x48"
@@ -303,10 +306,42 @@ def command(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     return run
 
 
+def result_alone(dataset: object, settings: object, result: FitResult, progress: object) -> None:
+    """Ends a run without the scores, pictures and report of its best weights."""
+    record_result(result, torch.device("cpu"))
+
+
+@pytest.fixture
+def short_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs end with their result alone, which takes a tenth of the time."""
+    monkeypatch.setattr(training, "finish_run", result_alone)
+
+
+@pytest.fixture(scope="session")
+def traced_once() -> Iterator[None]:
+    """Traces a network once, which takes seconds, however often it is exported."""
+    from linknet_fastai.export import onnx_graph  # needs optional packages
+
+    trace, traced = onnx_graph._network_graph, {}
+
+    def network_graph(model: LinkNet) -> Any:
+        weights = tuple(hash(value.numpy().tobytes()) for value in model.state_dict().values())
+        if weights not in traced:
+            traced[weights] = trace(model)
+        graph = type(traced[weights])()
+        graph.CopyFrom(traced[weights])
+        return graph
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_graph, "_network_graph", network_graph)
+        yield
+
+
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model for the classes of `street`."""
     torch.manual_seed(0)
     file = tmp_path_factory.mktemp("run") / "model.safetensors"
-    save_model(LinkNet(11, pretrained=False), ModelCard.of(load_recipe("street"), (64, 48)), file)
+    card = ModelCard.of(load_recipe("street"), (64, 48), encoder="test_resnet")
+    save_model(LinkNet(11, "test_resnet", pretrained=False), card, file)
     return file

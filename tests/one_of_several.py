@@ -1,4 +1,4 @@
-"""The command, as torchrun starts it for tests/learner/test_distributed.py.
+"""The command as one of several ranks, for tests/learner/test_distributed.py.
 
 Each rank saves its weights in the folder that WEIGHTS names. The first batch of rank 1 is all void. In the second
 epoch rank FAILING meets an error, and rank STOPPED receives SIGTERM.
@@ -6,6 +6,8 @@ epoch rank FAILING meets an error, and rank STOPPED receives SIGTERM.
 
 import os
 import signal
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,8 +18,7 @@ from fastcore.basics import defaults
 from linknet_fastai.cli import main as cli
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.images import VOID
-
-RANK = os.environ.get("RANK")  # none while pytest collects doctests
+from linknet_fastai.learner import process_group
 
 
 class Scenario(Callback):
@@ -26,18 +27,39 @@ class Scenario(Callback):
     order = 5  # before SkipVoidBatches
 
     def before_batch(self) -> None:
-        if self.training and self.iter == 0 and RANK == "1":
+        rank = os.environ["RANK"]
+        if self.training and self.iter == 0 and rank == "1":
             self.learn.yb = (torch.full_like(self.learn.y, VOID),)
         if self.training and (self.epoch, self.iter) == (1, 0):
-            if os.environ.get("FAILING") == RANK:
+            if os.environ.get("FAILING") == rank:
                 raise UserError("the disk is gone")
-            if os.environ.get("STOPPED") == RANK:
+            if os.environ.get("STOPPED") == rank:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def after_fit(self) -> None:
-        torch.save(get_model(self.learn.model).state_dict(), Path(os.environ["WEIGHTS"]) / f"{RANK}.pt")
+        file = Path(os.environ["WEIGHTS"]) / f"{os.environ['RANK']}.pt"
+        torch.save(get_model(self.learn.model).state_dict(), file)
+
+
+def run_command(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Run the command in a process that the launcher has made, and end it with the command's status."""
+    os.environ.update(environment)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the launcher's own, with which it ends the ranks
+    process_group.LAUNCHER_SECONDS = 2
+    sys.argv = ["linknet-fastai", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        sys.stdout.flush()
+        if ended.code:
+            raise
+
+
+def main() -> None:
+    """Run the command."""
+    defaults.callbacks.append(Scenario)  # fastai adds them to every learner
+    cli.main()
 
 
 if __name__ == "__main__":
-    defaults.callbacks.append(Scenario)  # fastai adds them to every learner
-    cli.main()
+    main()

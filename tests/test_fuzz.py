@@ -260,7 +260,7 @@ def data(folder: Path) -> Path:
     return folder / "data"
 
 
-LISTED = OWN_RECIPE.replace("{ fraction = 0.6 }", '{ list = "list.txt" }')
+LISTED = OWN_RECIPE.replace("{ fraction = 0.45 }", '{ list = "list.txt" }')
 MAPPED = OWN_RECIPE.replace('"masks/{stem}.png"\n', '"masks/{stem}.png"\n[layouts.values]\n0 = "wall"\n1 = "void"\n')
 
 

@@ -319,7 +319,7 @@ def test_an_xml_that_reaches_out_is_refused(text: str, tmp_path: Path) -> None:
 # Recipes, presets, run folders
 
 NAME, IMAGES, LABELS = 'name = "own"', 'images = "frames/{stem}.png"', 'labels = "masks/{stem}.png"'
-TRAIN, BS = "train = { fraction = 0.6 }", "bs = 2"
+TRAIN, BS = "train = { fraction = 0.45 }", "bs = 2"
 RECIPES = [
     (NAME, 'name = "\\u001b[2Jown"', "contains an unprintable character"),
     (NAME, 'name = "\\u202enwo"', "contains an unprintable character"),
@@ -339,8 +339,8 @@ RECIPES = [
     (TRAIN, 'train = { list = "../../secret.txt" }', "must be inside the recipe's folder"),
     (TRAIN, 'train = { list = "pipe" }', "not a regular file"),
     (TRAIN, 'train = { list = "folder" }', "not a regular file"),
-    (TRAIN, '".." = { fraction = 0.6 }', "is not a valid name"),
-    (TRAIN, "a" * 10_000 + " = { fraction = 0.6 }", "at most 64 characters"),
+    (TRAIN, '".." = { fraction = 0.45 }', "is not a valid name"),
+    (TRAIN, "a" * 10_000 + " = { fraction = 0.45 }", "at most 64 characters"),
     (BS, 'cache_dir = "/etc"', "cache_dir: a path cannot be set in a file; use --cache-dir"),
     (BS, 'init_from = "model.pkl"', "init_from: a path cannot be set in a file"),
     (BS, 'teacher = "model.pkl"', "teacher: a path cannot be set in a file; use --teacher"),

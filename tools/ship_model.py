@@ -4,7 +4,6 @@ Its page, NAME.md beside it, is written by hand: the commands, the data and its 
 """
 
 import sys
-from pathlib import Path
 
 import torch
 

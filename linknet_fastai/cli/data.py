@@ -110,16 +110,30 @@ def _recipe_from(path: Path, file: Path, unlabeled: Literal["void", "background"
 def data(
     recipe: RecipeArgument,
     data: DataOption = None,
-    out: Annotated[Path | None, "File for the picture of a batch.", "FILE", "RECIPE-batch.png"] = None,
+    out: Annotated[
+        Path | None,
+        "File for the picture of a batch, or the page of --suspects.",
+        "FILE",
+        "RECIPE-batch.png, RECIPE-suspects.html",
+    ] = None,
     cache_dir: CacheDirOption = None,
     json: JsonOption = None,
     clear_cache: Annotated[bool, "Only delete the recipe's decoded frames."] = False,
+    suspects: Annotated[
+        Path | None,
+        "Only show labels that a model confidently contradicts, which may be wrong. MODEL is a run, a model file, or "
+        "the folder of fit --folds, whose models judge the frames that they were not trained on.",
+        "MODEL",
+    ] = None,
 ) -> None:
     """Check what is on disk: counts, sizes, classes, what splits share, damaged files, a picture of a batch."""
     from linknet_fastai.cli.tables import show_inspection
     from linknet_fastai.cli.terminal import console, progress_bar, show_or_print_json
     from linknet_fastai.data.dataset import open_dataset
 
+    if suspects and (clear_cache or cache_dir):
+        option = "--clear-cache" if clear_cache else "--cache-dir"
+        raise UsageError(f"{option}: --suspects uses no decoded frames; leave out one of them")
     if clear_cache:
         from linknet_fastai.config.recipe import load_recipe
         from linknet_fastai.data.cache import clear_caches
@@ -128,6 +142,14 @@ def data(
         loaded = load_recipe(recipe)
         freed = clear_caches(loaded.name, cache_dir) + (clear_old_scenes() if loaded.drawn_scenes else 0)
         console.print(f"{freed / 2**20:.1f} MiB of decoded frames of {loaded.name} deleted")
+        return
+    if suspects:
+        from linknet_fastai.cli.suspects_table import show_suspects
+        from linknet_fastai.training.suspects import find_suspects
+
+        with progress_bar() as progress:
+            found = find_suspects(recipe, data, suspects, out, progress)
+        show_or_print_json(lambda: show_suspects(found), found.as_json(), json)
         return
     from linknet_fastai.core.files import check_own
     from linknet_fastai.core.images import is_own_png

@@ -1,5 +1,6 @@
 """`export` and `benchmark`: a model as a file for other programs, and its speed."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,7 +11,7 @@ from linknet_fastai.core.errors import UsageError
 from linknet_fastai.engines.formats import FORMATS, FormatName
 
 if TYPE_CHECKING:
-    from linknet_fastai.export.export import Export
+    from linknet_fastai.export.graph import Check
 
 NETWORK = {"rich_help_panel": "For --interface network"}
 
@@ -18,15 +19,25 @@ NETWORK = {"rich_help_panel": "For --interface network"}
 @typer_command
 def export(
     run: Annotated[Path, "Run folder or .safetensors.", "RUN"],
-    format: Annotated[FormatName | None, f"{', '.join(FORMATS)}.", "NAME", "list the formats, write nothing"] = None,
-    out: Annotated[Path | None, "File to write.", "FILE", "RUN/export.SUFFIX or export-int8.xml"] = None,
-    int8: Annotated[bool, "Quantize to int8: openvino only, needs --calibrate."] = False,
+    format: Annotated[
+        Literal[FormatName, "web"] | None,
+        f"{', '.join(FORMATS)}; web: a folder with a page that predicts in the browser.",
+        "NAME",
+        "list the formats, write nothing",
+    ] = None,
+    out: Annotated[
+        Path | None, "File or folder to write.", "PATH", "RUN/export.SUFFIX, export-int8.SUFFIX, export-web"
+    ] = None,
+    int8: Annotated[bool, "Quantize to int8: onnx, openvino and web, needs --calibrate."] = False,
     calibrate: Annotated[Path | None, "Folder of frames that decide the scales, at most 60.", "DIR"] = None,
     check: Annotated[
         Path | None,
         "Folder of frames to compare with torch on, at most 10.",
         "DIR",
         "that of --calibrate, or drawn scenes",
+    ] = None,
+    runtime: Annotated[
+        Path | None, "onnxruntime-web as npm has it, for web.", "FILE.tgz", "downloaded once, 33 MB"
     ] = None,
     interface: Annotated[
         Literal["frame", "network"],
@@ -52,18 +63,20 @@ def export(
     confidence: Annotated[bool, "Second output: the probability of the class.", None, None, NETWORK] = False,
     half: Annotated[bool, "Compute in fp16.", None, None, NETWORK] = False,
 ) -> None:
-    """Export a run's best weights as one file. Without --format: list the formats, and write nothing."""
+    """Export a run's best weights as a file, or a folder. Without --format: list the formats, and write nothing."""
     from linknet_fastai.cli.terminal import console, working
 
     given = {"size": size, "input": input, "output": output, "confidence": confidence, "half": half}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value}
     if format is None:
-        if out or int8 or calibrate or check or chosen or interface != "frame":
+        if out or int8 or calibrate or check or runtime or chosen or interface != "frame":
             raise UsageError("--format: is missing; `export RUN` alone lists the formats")
         from linknet_fastai.cli.tables import show_formats
 
         show_formats()
         return
+    if runtime and format != "web":
+        raise UsageError("--runtime: goes with --format web")
     if interface == "network":
         if format != "onnx" or int8 or calibrate:
             raise UsageError("--interface network: goes with --format onnx, without --int8 and --calibrate")
@@ -73,22 +86,34 @@ def export(
 
             written, files = export_network(run, out, check=check, **chosen)
         console.print(f"{written.file} ({written.mebibytes:.1f} MiB), with {', '.join(file.name for file in files)}")
-        _show_check(written)
+        _show_check(written.check)
         return
     if chosen:
         raise UsageError(f"--{min(chosen)}: goes with --interface network")
+    if format == "web":
+        with working("exporting"):
+            from linknet_fastai.export.web import export_web
+
+            page = export_web(run, out, int8, calibrate, check, runtime)
+        console.print(
+            f"{page.folder} ({page.mebibytes:.1f} MiB; on WebAssembly a browser loads {page.loaded:.1f} MiB)"
+        )
+        _show_check(page.check)
+        console.print(f"to try it: python -m http.server --directory {shlex.quote(str(page.folder))}")
+        console.print("and open http://localhost:8000")
+        return
     with working("exporting"):
         from linknet_fastai.export.export import export_run
 
         written = export_run(run, format, out, int8, calibrate, check)
     console.print(f"{written.file} ({written.mebibytes:.1f} MiB)")
-    _show_check(written)
+    _show_check(written.check)
 
 
-def _show_check(written: "Export") -> None:
+def _show_check(result: "Check | None") -> None:
     from linknet_fastai.cli.terminal import console
 
-    if result := written.check:
+    if result:
         console.print(
             f"{result.engine} agrees with torch in fp32 on {result.agreement:.3%} of the pixels\n"
             f"of {result.frames} frames ({result.source})"

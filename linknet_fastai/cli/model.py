@@ -41,6 +41,7 @@ def evaluate(
     ] = None,
     json: JsonOption = None,
     all: Annotated[bool, "Show precision and F1 of each class too."] = False,
+    boundary: Annotated[bool, "Also score the borders of classes: boundary IoU, within 2% of the diagonal."] = False,
     by: Annotated[Literal["group"] | None, "Score each of the recipe's groups too.", "group"] = None,
     picture: Annotated[Path | None, "Draw the confusion matrix as a PNG.", "FILE"] = None,
 ) -> None:
@@ -56,6 +57,7 @@ def evaluate(
     from linknet_fastai.runs.folder import RUN_FILE
     from linknet_fastai.runs.frame_counts import write_frame_counts
     from linknet_fastai.scoring import evaluate as evaluation
+    from linknet_fastai.scoring.boundary import BOUNDARY_SHARE
 
     renamed = {}
     for text in map or ():
@@ -77,7 +79,8 @@ def evaluate(
         dataset = open_dataset(recipe, data, progress)
         if by and not dataset.recipe.group:
             raise UsageError(f"--by group: {recipe} does not say what a group is; add group = ... to the recipe")
-        result = evaluation.evaluate(opened, dataset, split, progress, protocol == "course", renamed)
+        share = BOUNDARY_SHARE if boundary else None
+        result = evaluation.evaluate(opened, dataset, split, progress, protocol == "course", renamed, share)
     for note in [*dataset.notes(split, train_on), *result.data_notes, *filter(None, [result.note])]:
         show_note(note)
     scored, known = len(result.class_names), len(dataset.recipe.classes)
@@ -97,7 +100,9 @@ def predict(
     open_engine: Callable[..., Any],
     model: ModelArgument,
     inputs: Annotated[
-        list[Path], "Images, videos, folders of them, ROS bags, or the number of a camera.", "INPUT..."
+        list[str],
+        "Images, videos, folders of them, ROS bags, the number of a camera, or the address of a stream.",
+        "INPUT...",
     ],
     out: Annotated[
         Path,
@@ -133,6 +138,7 @@ def predict(
         "the video's own, 25 for --video",
         {"min": 0.01, "max": 1000},
     ] = None,
+    allow_network: Annotated[bool, "Open streams by their addresses: rtsp://, http:// and https://."] = False,
     palette: Annotated[bool, "Give masks a palette of the classes' colors, for viewing; the values stay."] = False,
     format: Annotated[
         Literal["recipe", "cityscapes", "coco", "labelme", "cvat", "label-studio"],
@@ -150,6 +156,12 @@ def predict(
     min_pixels: Annotated[
         int | None, "Leave out smaller pieces, and fill smaller holes, for a label tool.", "N", "20", {"min": 1}
     ] = None,
+    order: Annotated[
+        Literal["uncertain"] | None,
+        "Also write label-next.csv, the images that a person should label next: the least certain first, and those "
+        "close to one before it in a video later.",
+        "uncertain",
+    ] = None,
 ) -> None:
     """Write masks of class ids, at each frame's own size, and overlays; a video gives a video, a ROS bag a bag."""
     from linknet_fastai.cli.terminal import console, progress_bar, show_error, show_lines, show_note
@@ -165,7 +177,9 @@ def predict(
         mask_name,
         note_of_unread,
     )
+    from linknet_fastai.predict.order import check_order_file, write_order
     from linknet_fastai.predict.overlay import legend
+    from linknet_fastai.predict.streams import find_streams
     from linknet_fastai.scoring.cityscapes import label_ids_of_channels, official_file_name
 
     official = format == "cityscapes"
@@ -173,12 +187,13 @@ def predict(
     for option, given in (("--tolerance", tolerance), ("--min-pixels", min_pixels)):
         if given is not None and not shapes:
             raise UsageError(f"{option}: goes with --format coco, labelme, cvat or label-studio")
-    bags, others = collect_bags(inputs, out)
+    streams, paths = find_streams(inputs, allow_network)
+    bags, others = collect_bags(paths, out)
     if bags and format != "recipe":
         raise UsageError(f"--format {format}: is for images; predict a ROS bag without it")
     if topic and not bags:
         raise UsageError("--topic: no INPUT is a ROS bag")
-    clips, image_inputs = collect_clips(others, out, video)
+    clips, image_inputs = collect_clips([*streams, *others], out, video)
     if note := note_of_unread(others, out):
         show_note(note)
     only = masks_only or official or shapes is not None  # no overlays
@@ -199,11 +214,13 @@ def predict(
     if shapes and (masks_only or confidence or palette):
         option = "--masks-only" if masks_only else "--confidence" if confidence else "--palette"
         raise UsageError(f"{option}: --format {format} writes no masks; leave out one of them")
-        raise UsageError(
-            "--palette: --format cityscapes writes what the official script reads; leave out one of them"
-        )
     if confidence and clips:
         raise UsageError("--confidence: a video has only an overlay; --below leaves its uncertain pixels uncolored")
+    if order and (clips or bags):
+        raise UsageError(
+            f"--order: {(clips or bags)[0]} is no image; extract its frames first, as in "
+            "ffmpeg -i clip.mp4 -vf fps=1 frames/%06d.png"
+        )
     if fps and not clips:
         raise UsageError("--fps: no INPUT is a video; --video makes one of a folder's images")
     opacity = 0.5 if opacity is None else opacity
@@ -215,22 +232,29 @@ def predict(
     has_legend = bool(clips) or not only
     if has_legend:
         check_own(out / LEGEND, is_own_png)
+    order_file = check_order_file(out) if order else None
+    uncertainties: dict[Path, float] | None = {} if order else None
     opened = open_engine(model, frames=None if clips or bags else len(jobs))
-    if confidence or below is not None:
+    if confidence or below is not None or order:
         opened.require_confidence()
     # The official script reads every PNG with a frame's name in its folder, overlays too.
     label_ids = label_ids_of_channels(opened.card.class_names) if official else None
     with progress_bar() as progress:
         if shapes:
             allowed = 1 if tolerance is None else tolerance
-            failures = annotate_images(opened, jobs, out, shapes, allowed, min_pixels or 20, below, progress)
+            failures = annotate_images(
+                opened, jobs, out, shapes, allowed, min_pixels or 20, below, progress, uncertainties
+            )
         else:
             failures = predict_images(
-                opened, jobs, out, only, progress, label_ids, opacity, confidence, below, palette
+                opened, jobs, out, only, progress, label_ids, opacity, confidence, below, palette, uncertainties
             )
     if jobs:
         where = annotations_of(out, shapes) if shapes else out
         console.print(f"{len(jobs) - len(failures)} of {len(jobs)} frames predicted by {opened}: {where}")
+    if order_file and uncertainties:
+        write_order(order_file, uncertainties)
+        console.print(f"to label next: {order_file}")
     if has_legend:
         save_image(legend(opened.card), out / LEGEND)
     for bag in bags:
@@ -262,8 +286,8 @@ def predict(
         console.print(f"{result} (by {opened})")
         if result.problem:
             failures.append(result.problem)
-        if result.stopped:  # Ctrl-C, the regular end of a camera's video
-            raise typer.Exit(0 if isinstance(clip.source, int) else 130)
+        if result.stopped:  # Ctrl-C, the regular end of what comes live
+            raise typer.Exit(0 if result.live else 130)
     show_lines(failures, show_error)
     if failures:
         raise typer.Exit(1)

@@ -141,6 +141,13 @@ DataOption = Annotated[
 ]
 CacheDirOption = Annotated[Path | None, _setting_info("cache_dir")]
 DeviceOption = Annotated[str | None, _setting_info("device")]
+EngineDeviceOption = Annotated[
+    str | None,
+    "Device: auto, cpu, mps, cuda, or cuda:N (N alone too); of onnxruntime also tensorrt, directml or coreml.",
+    "NAME",
+    "auto",
+    {"rich_help_panel": "Machine"},
+]
 PrecisionOption = Annotated[Precision | None, _setting_info("precision")]
 EngineOption = Annotated[
     Literal["auto", EngineName] | None,
@@ -215,7 +222,7 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
         "size": InputSizeOption,
         "engine": EngineOption,
         "precision": PrecisionOption,
-        "device": DeviceOption,
+        "device": EngineDeviceOption,
         "trust_pickle": TrustOption,
     }
     return _with_options(open_engine, generated, command)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from linknet_fastai.cli.options import DataOption, typer_command
+from linknet_fastai.core.errors import UsageError
 
 
 @typer_command
@@ -28,13 +29,20 @@ def compare(
 
 @typer_command
 def report(
-    run: Annotated[Path, "Run folder.", "RUN"],
+    run: Annotated[Path, "Run folder, or the folder of the folds of `fit --folds`.", "RUN"],
     data: DataOption = None,
 ) -> None:
-    """Write the report of a run, one HTML file, which `fit` writes too."""
+    """Write the report of a run, or of folds, one HTML file, which `fit` writes too."""
     from linknet_fastai.cli.terminal import console, progress_bar, show_note
     from linknet_fastai.runs import report as reports
+    from linknet_fastai.runs.folds import FOLDS_FILE
+    from linknet_fastai.runs.folds_report import report_folds
 
+    if (run / FOLDS_FILE).is_file():
+        if data is not None:
+            raise UsageError("--data: the report of folds shows no frames; leave it out, or name a fold's folder")
+        console.print(str(report_folds(run)))
+        return
     with progress_bar() as progress:
         file, why_no_frames = reports.report(run, data, progress)
     if why_no_frames:

@@ -44,7 +44,10 @@ def show_evaluation(result: "Evaluation", title: str, all_scores: bool = False, 
     scores = result.scores
     console.print(styled(title, "bold"))
     shown = CLASS_SCORES + MORE_CLASS_SCORES * all_scores
-    iou, *others = scores.of_classes(shown).values()
+    columns = {score.label: values for score, values in zip(shown, scores.of_classes(shown).values(), strict=True)}
+    if result.boundary:
+        columns["boundary IoU"] = result.boundary.iou.tolist()
+    iou, *others = columns.values()
     ends = result.intervals.of_classes["iou"].tolist() if result.intervals else [(math.nan, math.nan)] * len(iou)
     rows = [
         (name, percent(value), interval(*pair), *map(percent, values), f"{pixels:,}")
@@ -55,7 +58,7 @@ def show_evaluation(result: "Evaluation", title: str, all_scores: bool = False, 
     overall = result.intervals.overall if result.intervals else {"miou": (math.nan, math.nan)}
     of_mean = interval(*overall["miou"])
     means = ("mean", percent(mean_score(iou)), of_mean, *(percent(mean_score(values)) for values in others), "")
-    headings = [score.label for score in shown]
+    headings = [*columns]
     show_table(("class", headings[0], "95% interval", *headings[1:], "pixels"), rows, bold=[means])
     if not result.intervals:
         console.print(f"no intervals: fewer than {MIN_UNITS} groups or blocks of frames")
@@ -95,7 +98,8 @@ def _show_cityscapes(scores: "CityscapesScores") -> None:
 def show_inspection(result: "Inspection", dataset: "Dataset") -> None:
     """Print what `data` found on disk for a recipe."""
     recipe = dataset.recipe
-    console.print(styled(f"{recipe.title}: layout {dataset.layout.name} in {dataset.folder}", "bold"))
+    for name, place in dataset.places.items():
+        console.print(styled(f"{recipe.title if name == recipe.name else name}: {place}", "bold"))
     rows: list[tuple] = []
     for name, found in result.surveys.items():
         sizes = ", ".join(
@@ -198,12 +202,13 @@ def show_speeds(speeds: Sequence["Speed"]) -> None:
 
 def show_formats() -> None:
     """Print a line for each format of `export`, and how to install what is missing for it."""
-    rows = [(entry.name, entry.suffix, entry.purpose) for entry in FORMATS.values()]
+    rows = [(str(entry.name), entry.suffix, entry.purpose) for entry in FORMATS.values()]
+    rows.append(("web", "folder", "a page that predicts in the browser"))
     show_table(("format", "suffix", "what it is"), rows, words=3)
     console.print("\nexport with: linknet-fastai export RUN --format NAME")
     missing = {str(entry.name): extra for entry in FORMATS.values() if (extra := entry.missing_extra)}
     if not find_spec("nncf"):
-        missing["--int8"] = "int8"
+        missing["openvino --int8"] = "int8"
     for name, extra in missing.items():
         show_note(f"{name} needs: pip install 'linknet-fastai[{extra}]'")
 

@@ -100,6 +100,7 @@ def _fit_folds(
         raise typer.Exit(130)
     console.print()
     show_folds(result.folds)
+    console.print(f"report      {result.folder / 'report.html'}")
     console.print(f"folds       {result.folder / 'folds.json'}")
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from linknet_fastai.config.classes import VOID_LABEL, Checked, Classes, VoidEntry, check_classes
 from linknet_fastai.config.groups import Group
 from linknet_fastai.config.layouts import FIELD, Layout, Split, check_below
+from linknet_fastai.config.parts import MOST_PARTS, Part, joined_table
 from linknet_fastai.config.selection import GROUP, selection_parts
 from linknet_fastai.config.settings import check_training_table, explain
 from linknet_fastai.config.toml_files import find_shipped, read_source, read_toml, recipe_folder, toml_names
@@ -41,7 +42,8 @@ class Recipe(Checked):
         splits: by name, as in train, val and test.
         leave_out: frames that no split has, named as in a list of frames; in a file also the path of such a list,
             below the recipe's folder.
-        map: the class for a class of models that were trained on other data, where the names differ.
+        map: the class for a class of models that were trained on other data, or of parts, where the names differ.
+        parts: the recipes that this one joins, see `linknet_fastai.config.parts`.
         training: settings of a training by name.
     """
 
@@ -57,6 +59,7 @@ class Recipe(Checked):
     splits: dict[Name, Split] = Field(min_length=1, max_length=64)
     leave_out: tuple[str, ...] = ()
     map: dict[Name, Name] = Field(default_factory=dict, max_length=65536)
+    parts: tuple[Part, ...] = Field(default=(), max_length=MOST_PARTS)
     training: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -91,7 +94,11 @@ class Recipe(Checked):
                 if (given := self.training.get(setting)) is None:
                     continue
                 parts = [part for part in selection_parts(given, self.splits) if part not in self.splits]
-                if unknown := [part for part in parts if not (self.group and part.startswith(GROUP))]:
+                if unknown := [
+                    part
+                    for part in parts
+                    if not (self.group and part.startswith(GROUP)) and not (self.parts and ":" in part)
+                ]:
                     raise ValueError(f"{setting}: {unknown[0]!r} is not a split of this recipe")
         except ValueError as error:
             raise ValueError(f"training: {error}") from None
@@ -101,6 +108,11 @@ class Recipe(Checked):
     def class_names(self) -> list[str]:
         """The names of the classes, in the order of the network's channels."""
         return [entry.name for entry in self.classes]
+
+    def class_for(self, name: str) -> str | None:
+        """The class for a class of other data: that of `map`, or the one of its name, case apart; else None."""
+        by_name = {own.casefold(): own for own in reversed(self.class_names)}
+        return self.map.get(name) or by_name.get(name.casefold())
 
     @property
     def drawn_scenes(self) -> int | None:
@@ -166,6 +178,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         name_or_path: the name of a shipped recipe, or the path of a TOML file. A recipe with `base = "NAME"` inherits
             all keys that it does not set itself; its `layouts` may name layouts of its base. With layouts of its own
             it does not inherit what the files of its base need: `fetch`, `group`, `official_scores`, `leave_out`.
+            A recipe with `parts = ["NAME", ...]` joins others, see `linknet_fastai.config.parts.joined_table`.
 
     Raises:
         UsageError: the file is missing, not TOML, or does not fit the schema; the message names file and key.
@@ -178,6 +191,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     file = find_shipped(name_or_path, recipe_folder(), "recipe")
     try:
         table = _read_with_base(file)
+        if "parts" in table:
+            table = _with_parts(table, file)
         splits = table.get("splits")
         for split in splits.values() if isinstance(splits, dict) else ():
             if isinstance(split, dict) and "stems" not in split and isinstance(split.get("list"), str):
@@ -221,8 +236,30 @@ def read_stems(file: Path) -> list[str]:
     return [stem for stem in stems if stem]
 
 
+def _with_parts(table: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The table of a recipe that joins others, in which paths of recipes are absolute."""
+    if not isinstance(given := table["parts"], list) or not 2 <= len(given) <= MOST_PARTS:
+        raise ValueError(f'parts: a list of 2 to {MOST_PARTS} recipes, as in ["street", "camvid"]')
+    parts, recipes = [], []
+    for number, entry in enumerate(given):
+        try:
+            part = Part.model_validate({"recipe": entry} if isinstance(entry, str) else entry)
+        except ValidationError as error:
+            raise ValueError(f"parts[{number}]: {explain(error)}") from None
+        own = part.recipe.endswith(".toml") and part.recipe not in recipe_names()
+        where = str((file.parent / part.recipe).resolve()) if own else part.recipe
+        found = find_shipped(where, recipe_folder(), "recipe")
+        if "parts" in read_toml(found, recipe_folder(), "recipe")[0]:  # before it is loaded: it may be this file
+            raise ValueError(f"parts[{number}]: {part.recipe} has parts itself; name these")
+        parts.append(part.model_copy(update={"recipe": where}))
+        recipes.append(load_recipe(where))
+    return joined_table(table, recipes) | {"parts": parts}
+
+
 def _read_with_base(file: Path) -> dict[str, Any]:
     table, base_name = read_toml(file, recipe_folder(), "recipe")
+    if base_name is not None and "parts" in table:
+        raise UsageError(f"{file}: base: a recipe with parts has the classes and files of these; leave base out")
     base = {} if base_name is None else load_recipe(base_name).model_dump(exclude_unset=True)
     layouts = {layout["name"]: layout for layout in base.get("layouts", ())}
     if isinstance(named := table.get("layouts"), list):

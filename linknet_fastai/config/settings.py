@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from linknet_fastai.config.size import Size
+from linknet_fastai.config.size import Fit, Size
 from linknet_fastai.core.errors import UsageError
 
 # Settings that few people change: `--set`, presets and recipes set them, there is no option.
@@ -35,6 +35,7 @@ PATHS = ("cache_dir", "encoder_weights", "init_from", "teacher")
 RENAMED = {"colour": "color"}  # old names of settings, which are still read
 # What versions that did not have a setting did, so that their runs can be compared with those of today.
 BEFORE = {
+    "fit": "squish",
     "accumulate": 1,
     "compile": False,
     "deterministic": False,
@@ -112,6 +113,8 @@ class Settings(BaseModel):
 
     size: Size = (480, 360)
     """Size that frames are resized to, in pixels, as in 480x360."""
+    fit: Fit = "squish"
+    """Frames of another shape than --size: squish them, or pad to keep their aspect ratio."""
     crop: Size | None = None
     """Size of random crops to train on, at most --size."""
     cache: bool = True
@@ -152,8 +155,8 @@ class Settings(BaseModel):
     """Learning rate: one-cycle, flat-cos, cosine, constant, or step (a tenth after 1/2 and 3/4)."""
     weight_decay: float | None = Field(None, ge=0, le=10)
     """Weight decay, 0 to 10."""
-    encoder_lr: float = Field(0.1, gt=0, le=1)
-    """Learning rate of a pretrained encoder, as a fraction of --lr."""
+    encoder_lr: float = Field(1.0, gt=0, le=1)
+    """Learning rate of an encoder that is trained already, as a fraction of --lr."""
     teacher: Path | None = None
     """Run folder or .safetensors of a larger model with the same classes, to learn from beside the labels."""
     teacher_share: float = Field(1.0, ge=0, le=100)
@@ -259,6 +262,8 @@ def _explain(first: Mapping[str, Any]) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown key {where!r}"
     message = first["msg"].removeprefix("Value error, ")[:500]
+    if first["loc"][-1:] == ("[key]",):
+        message += "; a key of the whole file is written above the first [table]"
     return f"{where}: {message}" if where else message
 
 

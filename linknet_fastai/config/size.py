@@ -2,13 +2,14 @@
 
 import re
 import reprlib
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer
 
 SMALLEST_SIDE = 33
 LARGEST_SIDE = 16384
 MOST_PIXELS = 1 << 25
+Fit = Literal["squish", "pad"]  # how a frame of another shape fits a size, see `fitted_size`
 
 
 def parse_size(text: Any) -> tuple[int, int]:
@@ -38,6 +39,25 @@ def parse_size(text: Any) -> tuple[int, int]:
 def format_size(size: tuple[int, int]) -> str:
     """Turn (480, 360) into "480x360"; the inverse of `parse_size`."""
     return f"{size[0]}x{size[1]}"
+
+
+def fitted_size(size: tuple[int, int], box: tuple[int, int], fit: Fit) -> tuple[int, int]:
+    """The size that an image is resized to for a network; sizes are (width, height).
+
+    Args:
+        size: of the image.
+        box: of the network.
+        fit: "squish" is the size of the box; "pad" the largest that has the aspect ratio of the image and fits into
+            the box, but no side below `SMALLEST_SIDE`. Where the network needs the whole box, the rest is padding.
+
+    Example:
+        >>> fitted_size((1920, 1080), (480, 360), "pad"), fitted_size((1920, 1080), (480, 360), "squish")
+        ((480, 270), (480, 360))
+    """
+    if fit == "squish":
+        return box
+    scale = min(box[0] / size[0], box[1] / size[1])
+    return max(round(size[0] * scale), SMALLEST_SIDE), max(round(size[1] * scale), SMALLEST_SIDE)
 
 
 Size = Annotated[tuple[int, int], BeforeValidator(parse_size), PlainSerializer(format_size)]

@@ -77,7 +77,7 @@ def read_toml(file: Path, folder: Path, what: str) -> tuple[dict[str, Any], str 
     Example:
         >>> table, base = read_toml(recipe_folder() / "street.toml", recipe_folder(), "recipe")
         >>> table["fetch"], base
-        ('street', 'camvid')
+        ('street-240', 'camvid')
     """
     with _reported_as(file, what):
         table = parse_toml(read_text(file))

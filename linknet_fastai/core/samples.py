@@ -115,7 +115,10 @@ def _common_channel(pixels: np.ndarray, mode: str) -> np.ndarray:
             raise ValueError("it has transparent pixels; export it without an alpha channel")
         pixels = pixels[..., :-1]
     if (pixels != pixels[..., :1]).any():
-        raise ValueError(f"mode {mode}, but its recipe expects one channel of ids; [layouts.colors] reads colors")
+        raise ValueError(
+            f"mode {mode}, but its recipe expects one channel of ids; [layouts.colors] reads colors, "
+            'and channel = "red" in the layout one channel of several'
+        )
     return pixels[..., 0]
 
 

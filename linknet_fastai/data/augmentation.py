@@ -8,15 +8,17 @@ from typing import TypeAlias
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fastai.data.transforms import ItemTransform
+from fastai.data.transforms import ItemTransform, Transform
 from fastai.vision.core import PILImage, PILMask, TensorImage, TensorMask
 from PIL import Image
 from torch import Tensor
 
 from linknet_fastai.config.settings import Settings
+from linknet_fastai.config.size import Fit, fitted_size
 from linknet_fastai.core.images import VOID, resize_image, resize_labels
 
 PADDING = (124, 116, 104)  # ImageNet's mean color: 0 after normalization, as the network's own padding is
+OUTSIDE = 254  # in label maps, where a frame is padded to the size of a larger one: no channel and not void
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts colors to gray
 Place: TypeAlias = tuple[slice, slice]  # the rows and columns of a canvas that a frame covers
 FIRST = -100  # the `order` of these transforms: those that a user adds, with 0 by default, follow
@@ -25,24 +27,27 @@ FIRST = -100  # the `order` of these transforms: those that a user adds, with 0 
 class ResizeImage(ItemTransform):
     """Resizes the image of a validation or test item to the network's size, bilinearly.
 
-    The label map keeps its own size, as a score is computed on label maps that were never resampled. A cached frame
-    has the right size already and is not changed.
+    With the fit "pad" it keeps its aspect ratio, and nothing is padded, as the network takes any size. The label map
+    keeps its own size, as a score is computed on label maps that were never resampled. A cached frame has the right
+    size already and is not changed.
 
     Args:
         size: (width, height) that the network sees.
+        fit: how images of another shape fit this size, see `fitted_size`.
     """
 
     split_idx, order = 1, FIRST
+    fit: Fit = "squish"  # of the learners that earlier versions exported
 
-    def __init__(self, size: tuple[int, int]) -> None:
+    def __init__(self, size: tuple[int, int], fit: Fit = "squish") -> None:
         super().__init__()
-        self.size = size
+        self.size, self.fit = size, fit
 
     def encodes(self, item):  # noqa: ANN001, ANN201 - fastai would dispatch on an annotation and skip every item
         """Resize item[0], a PILImage."""
         image, *labels = item
         if isinstance(image, Image.Image):
-            image = PILImage(resize_image(image, self.size))
+            image = PILImage(resize_image(image, fitted_size(image.size, self.size, self.fit)))
         return (image, *labels)
 
 
@@ -55,8 +60,29 @@ class ResizeFrame(ResizeImage):
         """Resize item[0], a PILImage, and item[1], a PILMask."""
         image, labels = super().encodes(item)
         if isinstance(labels, Image.Image):
-            labels = PILMask(Image.fromarray(resize_labels(np.asarray(labels), self.size)))
+            size = fitted_size(labels.size, self.size, self.fit)
+            labels = PILMask(Image.fromarray(resize_labels(np.asarray(labels), size)))
         return image, labels
+
+
+class PadToLargest(Transform):
+    """Pads training frames of several shapes so that they make a batch, before it is collated.
+
+    The padding is at the right and at the bottom, up to the largest width and height. Its label is `OUTSIDE`, by
+    which `AugmentBatch` knows it and leaves it out again.
+    """
+
+    split_idx = 0
+
+    def encodes(self, samples):  # noqa: ANN001, ANN201 - see ResizeImage
+        """Pad a list of pairs: image, 3xHxW uint8, and label map, HxW uint8."""
+        sizes = [labels.shape for _, labels in samples]
+        height, width = (max(sides) for sides in zip(*sizes, strict=True))
+        beyond = [(0, width - columns, 0, height - rows) for rows, columns in sizes]
+        return [
+            (F.pad(image, pad), F.pad(labels, pad, value=OUTSIDE))
+            for (image, labels), pad in zip(samples, beyond, strict=True)
+        ]
 
 
 class AugmentBatch(ItemTransform):
@@ -74,6 +100,8 @@ class AugmentBatch(ItemTransform):
 
     Padding keeps its color, and has no part in the light of a frame.
 
+    Of a frame that `PadToLargest` has padded, it sees the frame alone.
+
     Args:
         size: (width, height) of the augmented batch.
         settings: by default `Settings()`.
@@ -85,11 +113,13 @@ class AugmentBatch(ItemTransform):
         (torch.Size([2, 3, 48, 64]), torch.Size([2, 48, 64]))
     """
 
+    mixed = False  # in the learners that earlier versions exported
     split_idx, order = 0, FIRST  # before IntToFloatTensor: bytes are quicker to move
 
     def __init__(self, size: tuple[int, int], settings: Settings | None = None) -> None:
         super().__init__()
         settings = settings or Settings()
+        self.mixed = settings.fit == "pad"
         # Not `settings` itself, which may hold paths of this machine: this object is in every exported learner.
         self.size, self.flip, self.scale = size, settings.flip, settings.scale
         self.color, self.relight = settings.color, settings.relight
@@ -113,6 +143,8 @@ class AugmentBatch(ItemTransform):
         width, height = self.size
         canvas = on_device_of(images, self.padding).view(1, 3, 1, 1).repeat(len(images), 1, height, width)
         truth = labels.new_full((len(labels), height, width), VOID)
+        if self.mixed:
+            images, labels = _without_padding(images, labels)
         places = [self._place(*frame) for frame in zip(images, labels, canvas, truth, generators, strict=True)]
         return TensorImage(self._recolor(canvas.float(), generators, places)), TensorMask(truth)
 
@@ -184,6 +216,14 @@ class AugmentBatch(ItemTransform):
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "generators": None}  # a generator expression cannot be pickled
+
+
+def _without_padding(images: Tensor, labels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The frames of a batch, 3xHxW and HxW, without what `PadToLargest` has added."""
+    inside = labels != OUTSIDE
+    sides = torch.stack([inside[:, :, 0].sum(1), inside[:, 0].sum(1)], 1).tolist()
+    shown = [image[:, :rows, :columns] for image, (rows, columns) in zip(images, sides, strict=True)]
+    return shown, [truth[:rows, :columns] for truth, (rows, columns) in zip(labels, sides, strict=True)]
 
 
 def on_device_of(images: Tensor, values: Sequence, dtype: torch.dtype | None = None) -> Tensor:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from linknet_fastai.config.selection import pin_selection
-from linknet_fastai.config.size import Size, format_size
+from linknet_fastai.config.size import Fit, Size, fitted_size, format_size
 from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.files import MAX_LIST_BYTES, file_lock, read_text
 from linknet_fastai.core.images import MAX_PIXELS, opened_image, resize_image, resize_labels
@@ -37,12 +37,14 @@ class Index(BaseModel):
     """The index file of a cache.
 
     Attributes:
-        size: (width, height) of all images.
+        size: (width, height) of the images.
+        fit: how images of another shape fit this size, see `fitted_size`.
         label_shapes: (rows, columns) of each label map.
         survey: what the check of the frames found.
     """
 
     size: tuple[Side, Side]
+    fit: Fit = "squish"
     label_shapes: list[tuple[Side, Side]] = Field(min_length=1)
     survey: Survey
 
@@ -71,12 +73,11 @@ class FrameCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         index = Index.model_validate_json(read_text(folder / INDEX, MAX_LIST_BYTES))
-        self.survey, (width, height) = index.survey, index.size
-        self.label_shapes = index.label_shapes
-        ends = np.cumsum([rows * columns for rows, columns in self.label_shapes])
-        # Raises ValueError if a file is shorter than that.
-        self._images = np.memmap(folder / IMAGES, np.uint8, "r", shape=(len(ends), 3, height, width))
-        self._labels = np.split(np.memmap(folder / LABELS, np.uint8, "r", shape=(int(ends[-1]),)), ends[:-1])
+        self.survey, self.label_shapes = index.survey, index.label_shapes
+        # A label map has the aspect ratio of its image; one that was resized with it has its size.
+        sizes = [fitted_size((columns, rows), index.size, index.fit) for rows, columns in self.label_shapes]
+        self._images = _parts(folder / IMAGES, [(3, height, width) for width, height in sizes])
+        self._labels = _parts(folder / LABELS, self.label_shapes)
 
     def image(self, position: int) -> Tensor:
         """The image at a position in the list of frames, 3xHxW uint8 RGB."""
@@ -84,10 +85,17 @@ class FrameCache:
 
     def labels(self, position: int) -> Tensor:
         """The label map at a position in the list of frames, HxW uint8 channels, 255 for void."""
-        return torch.from_numpy(np.array(self._labels[position])).view(self.label_shapes[position])
+        return torch.from_numpy(np.array(self._labels[position]))
 
     def __reduce__(self) -> tuple:
         return FrameCache, (self.folder,)  # a loader process opens the files itself
+
+
+def _parts(file: Path, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+    """The arrays of bytes that are one after the other in a file; raises ValueError if it is shorter."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    content = np.memmap(file, np.uint8, "r", shape=(int(ends[-1]),))
+    return [part.reshape(shape) for part, shape in zip(np.split(content, ends[:-1]), shapes, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +119,7 @@ def cached_frames(
     training: bool,
     folder: Path | None = None,
     progress: Progress | None = None,
+    fit: Fit = "squish",
 ) -> tuple[Survey, list[CachedFrame]]:
     """The frames of a split from the cache, which is built first if it does not exist or a file has changed.
 
@@ -122,6 +131,7 @@ def cached_frames(
         training: whether label maps are resized to `size` as well; otherwise they keep their own size.
         folder: where caches are stored, by default in `linknet_fastai.core.files.cache_folder`.
         progress: called with what is being done, how many are done and of how many.
+        fit: how images of another shape fit `size`, see `fitted_size`.
 
     Returns:
         What the check of every frame found, and the frames.
@@ -137,7 +147,14 @@ def cached_frames(
     """
     home = recipe_caches(dataset.recipe.name, folder)
     named = pin_selection(selection, dataset.recipe.splits)
-    slot = [str(dataset.folder.resolve()), dataset.origin, named, format_size(size), training]
+    slot = [
+        str(dataset.folder.resolve()),
+        dataset.origin,
+        named,
+        format_size(size),
+        training,
+        *([fit] if fit != "squish" else []),
+    ]
     slot_name = sha256(json.dumps(slot).encode()).hexdigest()[:12]
     target = home / f"{slot_name}-{fingerprint(dataset, frames)}"
     cache = _open(target)
@@ -148,7 +165,7 @@ def cached_frames(
             report = partial(progress or noop, "waiting for another run that is building the cache")
             with file_lock(home / f"{slot_name}.lock", report) as locked:
                 staging = target.with_name(f"{target.name}.{'' if locked else os.getpid()}partial")
-                cache = _open(target) or _build(dataset, frames, size, training, target, staging, progress)
+                cache = _open(target) or _build(dataset, frames, size, fit, training, target, staging, progress)
                 for stale in set(home.glob(f"{slot_name}-*")) - {target} if locked else ():
                     shutil.rmtree(stale, ignore_errors=True)
         except OSError as error:
@@ -214,6 +231,7 @@ def _build(
     dataset: Dataset,
     frames: Sequence[Frame],
     size: Size,
+    fit: Fit,
     training: bool,
     target: Path,
     staging: Path,
@@ -227,8 +245,9 @@ def _build(
     label_shapes: list[tuple[int, int]] = []
 
     def convert(image: Image.Image, channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        planes = np.asarray(resize_image(image, size)).transpose(2, 0, 1)
-        kept = resize_labels(channels, size) if training else channels
+        seen = fitted_size(image.size, size, fit)
+        planes = np.asarray(resize_image(image, seen)).transpose(2, 0, 1)
+        kept = resize_labels(channels, seen) if training else channels
         return np.ascontiguousarray(planes), np.ascontiguousarray(kept)
 
     try:
@@ -242,7 +261,7 @@ def _build(
 
             found = check_frames(dataset, frames, "decoding frames", progress, convert, store)
         found.raise_problems()
-        index = Index(size=size, label_shapes=label_shapes, survey=found)
+        index = Index(size=size, fit=fit, label_shapes=label_shapes, survey=found)
         (staging / INDEX).write_text(index.model_dump_json(), encoding="utf-8")
         if not _open(target):  # without a lock, another run may have built it by now
             shutil.rmtree(target, ignore_errors=True)  # a damaged one

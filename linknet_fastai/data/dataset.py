@@ -1,14 +1,14 @@
 """A recipe's data on disk: its folder, its layout and the frames of a split."""
 
-import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate, combinations, pairwise
+from itertools import combinations
 from pathlib import Path, PurePath
 
+from linknet_fastai.config.groups import divide
 from linknet_fastai.config.layouts import Layout, Split
 from linknet_fastai.config.recipe import Recipe, load_recipe, read_stems
 from linknet_fastai.config.selection import GROUP, selection_parts
@@ -49,6 +49,11 @@ class Dataset:
     def read_label(self) -> LabelReader:
         """The reader of this data set's label maps."""
         return LabelReader(self.recipe, self.layout)
+
+    @property
+    def places(self) -> dict[str, str]:
+        """The layout and the folder, by the name of the recipe."""
+        return {self.recipe.name: f"layout {self.layout.name} in {self.folder}"}
 
     def relative_path(self, frame: Frame) -> str:
         """The path of a frame's image relative to the data folder. It is unique, which stems need not be."""
@@ -217,15 +222,16 @@ class Dataset:
         splits = self.recipe.splits.values()
         listed = {frame for each in splits for frame in find_listed(frames, self._stems(each))[0]}
         named = {group for each in splits for group in each.group}
-        units = frames_by_unit(frame for frame in labeled if frame not in listed and frame.group not in named)
-        chosen = self._fraction(name, units)
+        rest = [frame for frame in labeled if frame not in listed and frame.group not in named]
+        fractions = {split: entry.fraction or 0 for split, entry in self.recipe.splits.items()}
+        units = {_unit_name(frame) for frame in rest}
+        chosen = divide(units, fractions)[name]
         if labeled and not chosen:
-            what = "groups" if self.recipe.group else "frames"
             raise EmptySplitError(
-                f"{self.folder}: split {name!r} is empty: its fraction {split.fraction:g} of {len(units)} {what} "
-                "rounds to none; choose a larger one"
+                f"{self.folder}: split {name!r} is empty: there are {len(units)} "
+                f"{'groups' if self.recipe.group else 'frames'} for the fractions of {len(fractions)} splits"
             )
-        return chosen
+        return [frame for frame in rest if _unit_name(frame) in chosen]
 
     def _stems(self, split: Split) -> Sequence[str]:
         """The content of a split's list."""
@@ -234,17 +240,6 @@ class Dataset:
         if not os.path.isfile(file := self.folder / split.data_list):
             raise EmptySplitError(f"{file}: this list of frames is missing")
         return read_stems(file)
-
-    def _fraction(self, name: str, units: Mapping[str | Frame, list[Frame]]) -> list[Frame]:
-        # Ordered by digest: the same split on every machine. A frame that is added to a group moves no other, a new
-        # group (or a frame without one) moves few to another split.
-        def digest(unit: str | Frame) -> bytes:
-            return hashlib.sha256(os.fsencode(unit if isinstance(unit, str) else unit.stem)).digest()
-
-        bounds = pairwise(accumulate((split.fraction or 0 for split in self.recipe.splits.values()), initial=0.0))
-        begin, end = dict(zip(self.recipe.splits, bounds, strict=True))[name]
-        chosen = sorted(units, key=digest)[round(begin * len(units)) : round(end * len(units))]
-        return sorted((frame for unit in chosen for frame in units[unit]), key=lambda frame: frame.stem)
 
     def _listed_frames(self, file: Path) -> list[Frame]:
         found, absent = find_listed(self._all_frames(unlabeled=True), read_stems(file))
@@ -265,6 +260,10 @@ def frames_by_unit(frames: Iterable[Frame]) -> dict[str | Frame, list[Frame]]:
     for frame in frames:
         units[frame if frame.group is None else frame.group].append(frame)
     return units
+
+
+def _unit_name(frame: Frame) -> str:
+    return frame.stem if frame.group is None else frame.group
 
 
 def file_identity(file: Path) -> tuple[int, int]:
@@ -288,7 +287,8 @@ def open_dataset(
 
     Args:
         recipe: a recipe, or the name or path of one.
-        folder: the data folder or its parent; None downloads or draws the data if the recipe supports it.
+        folder: the data folder or its parent; None downloads or draws the data if the recipe supports it. Of a
+            recipe with `parts` the folder that those of its parts are relative to, by default the recipe's own.
         progress: called with what is being done, how many are done and of how many.
 
     Raises:
@@ -306,6 +306,12 @@ def open_dataset(
     else:
         origin = str(find_shipped(recipe, recipe_folder(), "recipe").resolve())
         recipe = load_recipe(recipe)
+    if recipe.parts:
+        from linknet_fastai.data.parts import open_parts  # which opens each part by this function
+
+        return open_parts(
+            recipe, Path(folder or (Path(origin).parent if os.path.isfile(origin) else ".")), origin, progress
+        )
     root = Path(folder) if folder is not None else fetch(recipe, progress)
     if not os.path.isdir(root):
         raise UserError(f"{root}: no such data folder; {recipe.name}: {recipe.source}")

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -63,6 +64,11 @@ class LabelReader:
         table = np.full(1 << 24 if self.in_color else 1 << 16, UNMAPPED, np.uint8)
         table[list(self.raw)] = list(self.raw.values())
         return table
+
+    @property
+    def mapping(self) -> list[Any]:
+        """What label maps are decoded by, as values of JSON: caches of decoded frames depend on it."""
+        return [self.in_color, self.channel, sorted(self.raw.items())]
 
     def __getstate__(self) -> dict:
         kept = ("in_color", "channel", "raw", "colors")  # not the table: 16 MB, quickly built

@@ -22,13 +22,13 @@ from PIL import Image
 from linknet_fastai.config.presets import settings_for
 from linknet_fastai.config.recipe import Recipe
 from linknet_fastai.config.settings import RENAMED, Settings
-from linknet_fastai.config.size import format_size
+from linknet_fastai.config.size import Fit, format_size
 from linknet_fastai.core.device import resolve_device
 from linknet_fastai.core.errors import Note, UsageError
 from linknet_fastai.core.images import open_image
 from linknet_fastai.core.parallel import Progress, process_count, usable_cores
 from linknet_fastai.core.text import did_you_mean
-from linknet_fastai.data.augmentation import FIRST, AugmentBatch, ResizeFrame, ResizeImage
+from linknet_fastai.data.augmentation import FIRST, AugmentBatch, PadToLargest, ResizeFrame, ResizeImage
 from linknet_fastai.data.cache import CachedFrame, cached_frames
 from linknet_fastai.data.dataset import Dataset, Frame, open_dataset
 from linknet_fastai.data.labels import LabelReader
@@ -97,6 +97,7 @@ def segmentation_block(
     augment: AugmentBatch | None = None,
     item_tfms: Transforms = (),
     batch_tfms: Transforms = (),
+    fit: Fit = "squish",
 ) -> DataBlock:
     """The DataBlock for a list of frames: the first `n_train` are for training, the others for validation.
 
@@ -108,6 +109,7 @@ def segmentation_block(
         augment: the augmentation of training batches, by default `AugmentBatch(size)`.
         item_tfms: further item transforms, see `segmentation_dls`.
         batch_tfms: further batch transforms, see `segmentation_dls`.
+        fit: how frames of another shape fit `size`, see `linknet_fastai.config.size.fitted_size`.
 
     Raises:
         UsageError: `batch_tfms` contains a `Normalize`.
@@ -128,11 +130,14 @@ def segmentation_block(
     block = DataBlock(
         # As ImageBlock and MaskBlock, but the getters open images and label maps. fastai's own openers are pickled by
         # value: an exported learner would contain their bytecode and a path, and load in this version of Python only.
-        blocks=(TransformBlock(), TransformBlock(item_tfms=AddMaskCodes(codes=class_names))),
+        blocks=(
+            TransformBlock(dls_kwargs={"before_batch": PadToLargest()} if fit == "pad" else {}),
+            TransformBlock(item_tfms=AddMaskCodes(codes=class_names)),
+        ),
         get_x=FrameImage(as_pil=bool(own_item_tfms)),
         get_y=FrameLabels(read_label, as_pil=bool(own_item_tfms)),
         splitter=lambda frames: IndexSplitter(range(n_train, len(frames)))(frames),
-        item_tfms=[ResizeFrame(size), ResizeImage(size)],
+        item_tfms=[ResizeFrame(size, fit), ResizeImage(size, fit)],
         batch_tfms=[augment or AugmentBatch(size), to_float, Normalize.from_stats(*imagenet_stats)],
         dl_type=ReproducibleDL,
     )
@@ -163,6 +168,7 @@ def segmentation_dls(
     Those that the loaders use are:
 
     - `size`: (width, height) or "480x360" that the network sees, and `crop`: what training cuts out of it.
+    - `fit`: whether frames of another shape are squished to `size`, or keep their aspect ratio and are padded.
     - `bs`: frames in a batch, of each process where several train; `workers`: loader processes.
     - `train_on`, `validate_on`: a split, a text file with one frame in each line, or several joined by +.
     - `flip`, `scale`, `color`, `relight`: the augmentation, see `AugmentBatch`; `seed`: of order and augmentation.
@@ -249,7 +255,8 @@ def dls_from_settings(
         find_leaks(dataset, selected, Selected(settings.validate_on, valid_frames, valid_survey.looks))
     )
     names, augment = dataset.recipe.class_names, AugmentBatch(settings.crop or settings.size, settings)
-    block = segmentation_block(names, dataset.read_label, settings.size, len(train), augment, item_tfms, batch_tfms)
+    reader, size, n_train, fit = dataset.read_label, settings.size, len(train), settings.fit
+    block = segmentation_block(names, reader, size, n_train, augment, item_tfms, batch_tfms, fit)
     dls = block.dataloaders(
         [*train, *valid],
         path=".",
@@ -270,7 +277,8 @@ def _checked(
     """The survey of a split, and its frames, out of the cache where that is on; raises UserError for damage."""
     if settings.cache:
         selection = settings.train_on if training else settings.validate_on
-        return cached_frames(dataset, frames, selection, settings.size, training, settings.cache_dir, progress)
+        size, folder = settings.size, settings.cache_dir
+        return cached_frames(dataset, frames, selection, size, training, folder, progress, settings.fit)
     found = survey(dataset, frames, progress, settings.cache_dir)
     found.raise_problems()
     return found, frames

@@ -27,12 +27,14 @@ class Frame:
         label: its label map.
         stem: what `{stem}` matches in the recipe's patterns, in Unicode's form NFC; lists name frames by it.
         group: what the recipe says that the frame belongs to, as a drive; None for a frame on its own.
+        part: of a recipe with `parts`, the index of the one that the frame belongs to.
     """
 
     image: Path
     label: Path
     stem: str
     group: str | None = None
+    part: int = 0
 
 
 @dataclass(frozen=True)

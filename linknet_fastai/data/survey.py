@@ -229,8 +229,7 @@ def fingerprint(dataset: Dataset, frames: Sequence[Frame]) -> str:
     Raises:
         UserError: a file is missing.
     """
-    reader = dataset.read_label
-    mapping = [len(dataset.recipe.classes), reader.in_color, reader.channel, sorted(reader.raw.items())]
+    mapping = [len(dataset.recipe.classes), *dataset.read_label.mapping]
     digest = hashlib.sha256(json.dumps([FORMAT, PIL.__version__, *mapping]).encode())
     for frame in frames:
         for path in (frame.image, frame.label):

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from linknet_fastai.config.size import format_size
+from linknet_fastai.config.size import fitted_size, format_size
 from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.images import open_image, resize_image, to_rgb
 from linknet_fastai.core.parallel import MAX_THREADS, usable_cores
@@ -113,14 +113,22 @@ class Engine(ABC):
     def _predict(self, image: ImageInput, run: Callable[[np.ndarray, tuple[int, int]], Result]) -> Result:
         frame = as_frame(image)
         try:
-            seen = frame if isinstance(self.size, str) else resize_image(frame, self.size)
-            pixels = np.asarray(seen)
+            pixels = self.seen(frame)
             with self.free_slots:
                 return run(pixels, frame.size[::-1])
         except UserError:
             raise
         except Exception as error:  # engines raise errors of their own types, as does a lack of memory
             raise UserError(f"{self.name} fails at {format_size(frame.size)} ({reason(error)})") from error
+
+    def seen(self, frame: Image.Image) -> np.ndarray:
+        """What the network sees of an RGB frame, HxWx3 uint8: a card that pads frames keeps their aspect ratio.
+
+        Nothing is padded here: the network takes any size.
+        """
+        if isinstance(self.size, str):
+            return np.asarray(frame)
+        return np.asarray(resize_image(frame, fitted_size(frame.size, self.size, self.card.fit)))
 
     def __str__(self) -> str:
         return f"{self.name} in {self.precision}"

@@ -24,7 +24,8 @@ class EngineInfo:
     Attributes:
         name: its name for `--engine`.
         location: "module:class" in this package, imported when the engine is opened. The class is called with
-            (file, precision, size, frames_at_once); torch's takes a network instead of a file.
+            (file, precision, size, frames_at_once), onnxruntime's also with a device; torch's takes a network instead
+            of a file.
         package: the package that it runs networks with.
         format: the name of the format to export a run to for this engine.
     """

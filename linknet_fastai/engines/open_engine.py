@@ -34,7 +34,7 @@ def open_engine(
             finds by name.
         engine: an engine's name, or "auto" for the fastest that is installed for this file.
         precision: see the engines; "auto" is bf16 where engine and hardware support it.
-        device: for torch; the other engines run on the CPU.
+        device: for torch, and for onnxruntime, see `OnnxPredictor`; openvino runs on the CPU.
         size: (width, height) of what the network sees; None is the model's training size, "native" each frame's own.
         trust_pickle: whether a `.pkl` may be loaded.
         frames: how many frames will be predicted, if known: no more are computed at the same time.
@@ -52,7 +52,8 @@ def open_engine(
     """
     model = find_model(model)
     at_once = max(1, min(usable_cores(), MOST_AT_ONCE, frames or MOST_AT_ONCE))
-    name = _engine_name(model, engine)
+    on_cpu = device in (None, "auto", "cpu")
+    name = _engine_name(model, engine, on_cpu)
     if name == "torch":
         import torch
 
@@ -71,17 +72,21 @@ def open_engine(
         raise UsageError(f"--tta: {model.name} returns classes only; give the run folder or .safetensors")
     if temperature is not None:
         raise UsageError(f"--temperature: {model.name} contains its own; give the run folder or .safetensors")
-    if device not in (None, "auto", "cpu"):
+    if not on_cpu and name != "onnxruntime":
         raise UsageError(f"--device: {name} runs on the CPU here; for {device} give the run folder or .safetensors")
     if not os.path.isfile(model):
         raise no_such_model(model)
-    return ENGINES[name].load()(model, precision, size, at_once)
+    if on_cpu:
+        return ENGINES[name].load()(model, precision, size, at_once)
+    return ENGINES[name].load()(model, precision, size, 1, device)
 
 
-def _engine_name(model: Path, engine: str) -> str:
+def _engine_name(model: Path, engine: str, on_cpu: bool) -> str:
     """The name of the engine that runs a model; a folder and an unknown suffix are torch's."""
     file_format = None if os.path.isdir(model) else format_of(model.suffix)
     able = file_format.engines if file_format else ("torch",)
+    if engine == "auto" and not on_cpu and "onnxruntime" in able:
+        return "onnxruntime"  # runs on other devices too
     if engine == "auto":
         return next((name for name in able if ENGINES[name].is_installed), able[-1])
     if engine in able:

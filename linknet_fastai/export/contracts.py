@@ -152,7 +152,8 @@ def _nvinfer(card: ModelCard, interface: Interface) -> str:
         "model-color-format=0",
         "net-scale-factor=1.0",
         "offsets=0;0;0",
-        "maintain-aspect-ratio=0",
+        *(["# Frames of another shape are padded at the right and bottom, with black"] if card.fit == "pad" else []),
+        f"maintain-aspect-ratio={int(card.fit == 'pad')}",
         "# 0: FP32, 2: FP16",
         f"network-mode={2 if interface.half else 0}",
         "# 2: segmentation; its output is 1xHxWxC",
@@ -185,8 +186,10 @@ def _isaac_ros(card: ModelCard, interface: Interface) -> str:
         f"    output_binding_names: ['{interface.output_name}']",
         "    output_tensor_formats: ['nitros_tensor_list_nhwc_rgb_f32']",
     ]
+    squished = "# The encoder squishes frames of another shape: pad them before it, as preprocess.json says."
     lines = [
         f"{WRITTEN_BY}, for Isaac ROS: load the encoder, one of the two inference nodes, and the decoder.",
+        *([squished] if card.fit == "pad" else []),
         "/**/dnn_image_encoder_node:",
         "  ros__parameters:",
         "    input_encoding: rgb8",
@@ -233,7 +236,11 @@ def _example(card: ModelCard, interface: Interface) -> str:
         larger = f"values[{score.format('c')}] > values[{score.format('best')}]"
         search = f"    for (int64_t c = 1; c < kClasses; c++)\n      if ({larger}) best = c;\n"
     template = resources.files("linknet_fastai.export").joinpath("templates/example.cpp").read_text("utf-8")
+    scale = f"scale={width}:{height}"
+    if card.fit == "pad":
+        scale += f":force_original_aspect_ratio=decrease,pad={width}:{height}:0:0:0x{bytes(card.padding).hex()}"
     return Template(template).substitute(
+        scale=scale,
         width=width,
         height=height,
         model=MODEL,
@@ -253,11 +260,16 @@ def _example(card: ModelCard, interface: Interface) -> str:
 def _preprocess(card: ModelCard, interface: Interface) -> dict[str, object]:
     """What a frame needs before the graph, and what its outputs mean, in words and numbers."""
     width, height = interface.size
-    steps = [
-        "decode the frame to 8-bit RGB, upright",
-        f"resize it to {format_size(interface.size)}, width x height, bilinearly with antialiasing; the aspect ratio "
-        "is not kept and nothing is padded",
-    ]
+    size = f"{format_size(interface.size)}, width x height"
+    resizing = (
+        f"resize it to {size}, bilinearly with antialiasing; the aspect ratio is not kept and nothing is padded"
+    )
+    if card.fit == "pad":
+        resizing = (
+            f"resize it, bilinearly with antialiasing, to the largest size with its aspect ratio inside {size}; fill "
+            f"the rest, at the right and bottom, with the color {list(card.padding)}, and cut it off the outputs"
+        )
+    steps = ["decode the frame to 8-bit RGB, upright", resizing]
     if interface.input == "normalized":
         steps.append("divide by 255, subtract mean, divide by std, for each channel")
     else:

@@ -1,5 +1,6 @@
 """A run's model as a file in one of the formats of `linknet_fastai.engines.formats`."""
 
+import os
 import shutil
 from copy import deepcopy
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from linknet_fastai.learner.learner import wrap_model
 from linknet_fastai.learner.loss import SegmentationLoss
 from linknet_fastai.model.card import METADATA_KEY, ModelCard
 from linknet_fastai.model.linknet import LinkNet
+from linknet_fastai.model.named import folder_for
 from linknet_fastai.model.save_load import load_model, save_model
 from linknet_fastai.predict.inputs import find_images
 
@@ -32,7 +34,7 @@ def export_model(model: LinkNet, card: ModelCard, file: Path, calibration: Path 
         model: the network.
         card: its card.
         file: the file to write.
-        calibration: a folder of frames to quantize an `.xml` to int8 with.
+        calibration: a folder of frames to quantize an `.onnx` or `.xml` to int8 with.
 
     Raises:
         UserError: an optional package is not installed, or the file cannot be written.
@@ -77,9 +79,8 @@ def export_run(
     Args:
         run: a run folder or a `.safetensors`.
         file_format: a name in `linknet_fastai.engines.formats.FORMATS`.
-        out: the file to write, by default `export.SUFFIX` in the folder of the model, `export-int8.xml` for int8; for
-            a model by name in the current folder.
-        int8: whether to quantize, "openvino" only.
+        out: the file to write, by default `export.SUFFIX` in `folder_for` the model, `export-int8.SUFFIX` for int8.
+        int8: whether to quantize, "onnx" and "openvino" only.
         calibrate: the folder of frames to quantize with.
         check: the folder of frames to compare on; by default those of `calibrate`, otherwise drawn street scenes.
 
@@ -92,10 +93,9 @@ def export_run(
         print(export_run(Path("runs/street"), "onnx").file)
     """
     suffix, checked = FORMATS[file_format].suffix, "torch" not in FORMATS[file_format].engines
-    if int8 and file_format != "openvino":
-        raise UsageError(f"--int8: goes with --format openvino, not with {file_format}")
-    if int8 != (calibrate is not None):
-        raise UsageError("--int8 and --calibrate DIR need each other: the frames decide the scale of every layer")
+    if int8 and not checked:
+        raise UsageError(f"--int8: goes with --format onnx, openvino or web, not with {file_format}")
+    check_int8(int8, calibrate)
     if out is not None and not out.name:
         raise UsageError(f"--out: {out} is a folder; name a file")
     if check and not checked:
@@ -103,8 +103,7 @@ def export_run(
     for folder in filter(None, (calibrate, check)):
         find_images(folder)  # raises before the work starts
     model, card = load_model(run)
-    folder = run if run.is_dir() else run.parent if run.exists() else Path()  # a model by name: the current folder
-    file = out or folder / f"export{'-int8' if int8 else ''}{suffix}"
+    file = out or folder_for(run) / f"export{'-int8' if int8 else ''}{suffix}"
     file = file if file.suffix == suffix else file.with_name(f"{file.name}{suffix}")
     if file != out:
         check_own(file, _is_own)
@@ -125,6 +124,28 @@ def export_run(
     return Export(file, result)
 
 
+def check_int8(int8: bool, calibrate: Path | None) -> None:
+    """Raise UsageError unless both are given, or none."""
+    if int8 != (calibrate is not None):
+        raise UsageError("--int8 and --calibrate DIR need each other: the frames decide the scale of every layer")
+
+
+def check_own_folder(folder: Path, marked: str) -> None:
+    """Raise UsageError unless a folder is missing, empty, or one that an export wrote.
+
+    Args:
+        folder: the folder to be written.
+        marked: the name of a file in it that contains `METADATA_KEY`.
+    """
+    if not os.path.isdir(folder):
+        if os.path.exists(folder):
+            raise UsageError(f"--out: {folder} is a file; this export writes a folder")
+        return
+    file = folder / marked
+    if any(folder.iterdir()) and not (file.is_file() and METADATA_KEY in file.read_text(errors="replace")):
+        raise UsageError(f"--out: {folder} has files that no export wrote; name a new folder")
+
+
 def _is_own(file: Path) -> bool:
     """Whether this package wrote a file: in every format but a `.bin` there are names of its own."""
     return file.is_file() and METADATA_KEY.encode() in file.read_bytes()
@@ -139,7 +160,7 @@ def _export_pickle(model: LinkNet, card: ModelCard, file: Path) -> None:
     width, height = card.size
     image: Any = np.zeros((height, width, 3), np.uint8)  # in the place of a path: fastai opens arrays too
     blank = Frame(image, image[..., 0], "blank")
-    block = segmentation_block(card.class_names, np.asarray, card.size, n_train=1)
+    block = segmentation_block(card.class_names, np.asarray, card.size, n_train=1, fit=card.fit)
     dls = block.dataloaders([blank, blank], bs=1, num_workers=0, device=torch.device("cpu"))
     settings = Settings(optimizer="adamw")
     learn = wrap_model(dls, deepcopy(model).cpu().eval(), card, settings, loss_func=SegmentationLoss())

@@ -3,21 +3,17 @@
 The graph itself is built in `onnx_graph`.
 """
 
-import contextlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from linknet_fastai.core.errors import UserError, import_optional
 from linknet_fastai.core.files import atomic_write
-from linknet_fastai.core.images import open_image, resize_image
+from linknet_fastai.core.images import open_image
 from linknet_fastai.data.street import draw_scene
-from linknet_fastai.engines.engine import IMAGE, SIZE
 from linknet_fastai.engines.formats import FORMATS
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.engines.torch_engine import Predictor
@@ -53,7 +49,7 @@ def export_graph(model: LinkNet, card: ModelCard, file: Path, calibration: Path 
         model: the network.
         card: its card, stored in the file's metadata.
         file: the file to write.
-        calibration: a folder of frames to quantize to int8 with; `.xml` only.
+        calibration: a folder of frames to quantize to int8 with.
 
     Raises:
         UserError: a package is not installed, the frames cannot be read, or the file cannot be written.
@@ -61,38 +57,35 @@ def export_graph(model: LinkNet, card: ModelCard, file: Path, calibration: Path 
     file_format = FORMATS["openvino" if file.suffix == ".xml" else "onnx"]
     for package in file_format.packages:
         import_optional(package, file_format.extra)
-    from linknet_fastai.export.onnx_graph import onnx_graph  # needs the optional packages itself
+    frames = sample(find_images(calibration), CALIBRATION_FRAMES) if calibration else []
+    if frames:
+        import_optional(*(("nncf", "int8") if file.suffix == ".xml" else ("onnxruntime", "onnx")))
+    from linknet_fastai.export.int8 import quantize_onnx, quantize_openvino  # need the optional packages themselves
+    from linknet_fastai.export.onnx_graph import onnx_graph
 
+    content = onnx_graph(model, card)
     if file.suffix == ".onnx":
-        content = onnx_graph(model, card).SerializeToString()
+        content = quantize_onnx(content, frames, card) if frames else content
         with atomic_write(file) as partial:
-            partial.write_bytes(content)
+            partial.write_bytes(content.SerializeToString())
         return
     openvino = import_optional("openvino", "openvino")
-    nncf = import_optional("nncf", "int8") if calibration else None
-    graph = openvino.Core().read_model(onnx_graph(model, card).SerializeToString())
-    if calibration:
-        graph = _quantized(nncf, graph, card, sample(find_images(calibration), CALIBRATION_FRAMES))
+    graph = openvino.Core().read_model(content.SerializeToString())
+    if frames:
+        graph = quantize_openvino(graph, frames, card)
     graph.set_rt_info(card.model_dump_json(), [METADATA_KEY])
     # The weights are renamed first: an `.xml` never exists without its `.bin`.
     with atomic_write(file) as description, atomic_write(file.with_suffix(".bin")) as weights:
         openvino.serialize(graph, str(description), str(weights))
 
 
-def _quantized(nncf: Any, graph: Any, card: ModelCard, images: Sequence[Path]) -> Any:
-    """Post-training quantization: the activations of each layer for these frames decide its scale."""
-
-    def inputs(path: Path) -> dict[str, np.ndarray]:
-        pixels = np.asarray(resize_image(open_image(path), card.size))[None]
-        return {IMAGE: pixels, SIZE: np.array(card.size[::-1], np.int64)}
-
-    frames = nncf.Dataset(images, inputs)
-    with contextlib.redirect_stdout(sys.stderr):  # its progress bar
-        return nncf.quantize(graph, frames, preset=nncf.QuantizationPreset.MIXED, subset_size=len(images))
-
-
 def check_graph(
-    model: LinkNet, card: ModelCard, file: Path, folder: Path | None = None, precision: str = "fp32"
+    model: LinkNet,
+    card: ModelCard,
+    file: Path,
+    folder: Path | None = None,
+    precision: str = "fp32",
+    engine: str = "auto",
 ) -> Check:
     """Compare an exported file with torch in fp32, frame by frame.
 
@@ -102,30 +95,31 @@ def check_graph(
         file: the exported file.
         folder: a folder of frames; None draws street scenes at the training size.
         precision: what the file's engine computes in; "auto" for an int8 file.
+        engine: what runs the file.
 
     Raises:
         UserError: the class maps or the confidence of a file in fp32 are not those of torch.
     """
     frames, source = check_frames(folder, card.size)
-    engine = open_engine(file, precision=precision, frames=1)
+    opened = open_engine(file, engine, precision, frames=1)
     torch_engine = Predictor(model, card, "cpu", "fp32")
     same, certain = [], []
     for frame in frames:
         expected, confidence = torch_engine.predict_with_confidence(frame)
-        if engine.has_confidence:
-            channels, given = engine.predict_with_confidence(frame)
+        if opened.has_confidence:
+            channels, given = opened.predict_with_confidence(frame)
             certain.append(np.abs(given.astype(int) - confidence) <= 1)
         else:
-            channels = engine.predict_channels(frame)
+            channels = opened.predict_channels(frame)
         same.append(channels == expected)
     agreement = float(np.concatenate(same, axis=None).mean())
     worst = min(agreement, float(np.concatenate(certain, axis=None).mean()) if certain else 1.0)
-    if engine.precision == "fp32" and worst < MIN_AGREEMENT:
+    if opened.precision == "fp32" and worst < MIN_AGREEMENT:
         raise UserError(
             f"{file.name}: not written; the graph agrees with torch on only {worst:.2%} of the pixels of "
             f"{source}. Please report this with the encoder's name"
         )
-    return Check(agreement, len(frames), source, str(engine))
+    return Check(agreement, len(frames), source, str(opened))
 
 
 def check_frames(folder: Path | None, size: tuple[int, int]) -> tuple[list[Image.Image], str]:

@@ -1,21 +1,21 @@
 """Write a run's network as a folder for other programs: a static ONNX graph and the files they want beside it."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from linknet_fastai.core.errors import UsageError, UserError, import_optional
+from linknet_fastai.core.errors import UserError, import_optional
 from linknet_fastai.core.files import atomic_write, write_text
 from linknet_fastai.core.images import resize_image
 from linknet_fastai.engines.formats import FORMATS
 from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.export.contracts import FILES, INPUT, MODEL, PREPROCESS, Interface, contract_files
-from linknet_fastai.export.export import Export
+from linknet_fastai.export.export import Export, check_own_folder
 from linknet_fastai.export.graph import MIN_AGREEMENT, Check, check_frames
-from linknet_fastai.model.card import METADATA_KEY, ModelCard
+from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import LinkNet
+from linknet_fastai.model.named import folder_for
 from linknet_fastai.model.save_load import load_model
 from linknet_fastai.predict.inputs import find_images
 
@@ -57,8 +57,8 @@ def export_network(
 
     if check:
         find_images(check)  # raises before the work starts
-    folder = out or (run if run.is_dir() else run.parent) / FOLDER
-    _check_folder(folder)
+    folder = out or folder_for(run) / FOLDER
+    check_own_folder(folder, PREPROCESS)
     model, card = load_model(run)
     chosen = Interface(size or card.size, **interface)
     content = network_graph(model, card, chosen).SerializeToString()
@@ -72,17 +72,6 @@ def export_network(
     for name, text in texts.items():
         write_text(folder / name, text)
     return Export(folder / MODEL, result), [folder / name for name in texts]
-
-
-def _check_folder(folder: Path) -> None:
-    """Raise UsageError unless a folder is missing, empty, or one that an export wrote."""
-    if not os.path.isdir(folder):
-        if os.path.exists(folder):
-            raise UsageError(f"--out: {folder} is a file; --interface network writes a folder")
-        return
-    marked = folder / PREPROCESS
-    if any(folder.iterdir()) and not (marked.is_file() and METADATA_KEY in marked.read_text(errors="replace")):
-        raise UsageError(f"--out: {folder} has files that no export wrote; name a new folder")
 
 
 def _check(model: LinkNet, card: ModelCard, interface: Interface, content: bytes, folder: Path | None) -> Check:

@@ -263,7 +263,7 @@ def name_values(found: MaskFolder, counts: Counts) -> dict[int, str]:
 
 
 def _made_up(used: list[int], by_color: bool) -> dict[int, str]:
-    """Names where there is no legend: class_N, background for 0 of two values and for black, void for 255."""
+    """Names where there is no legend: class_N, background for 0 of two values and for black, void for a far 255."""
     if by_color:
         others = [value for value in used if value]
         return (
@@ -273,7 +273,10 @@ def _made_up(used: list[int], by_color: bool) -> dict[int, str]:
         )
     if len(used) == 2 and used[0] == 0:
         return {0: "background", used[1]: "class_1"}
-    return {value: "void" if value == 255 else f"class_{value}" for value in used}
+    gaps = np.diff(used).tolist()
+    # Of classes drawn as grays for viewing, as 0, 128 and 255 or 0, 85, 170 and 255, 255 is one.
+    has_void = used[-1] == 255 and (len(gaps) < 2 or gaps[-1] > 2 * max(gaps[:-1]))
+    return {value: "void" if value == 255 and has_void else f"class_{value}" for value in used}
 
 
 def _shown_color(value: int) -> str:

@@ -134,6 +134,7 @@ class Proposal:
             self.table["splits"] = {name: {"folder": folder} for name, folder in folders.items()}
         else:
             frames: dict[str, list[PurePosixPath]] = {}
+            recipe: dict[str, Any] = {}
             if splits:
                 by_name = {path.stem: path for path in paths.values()}
                 by_name |= {str(path): path for path in paths.values()}
@@ -141,11 +142,14 @@ class Proposal:
                     found = (by_name.get(entry) or by_name.get(entry.rsplit("/", 1)[-1]) for entry in entries)
                     frames[name] = [path for path in found if path is not None]
             else:
-                frames, how = propose_split(list(paths.values()))
+                frames, how, recipe = propose_split(list(paths.values()), images)
             for name, listed in frames.items():
                 of_image |= {tree.root / path: name for path in listed}
-                self.lists[f"{self.name}-{name}.txt"] = list(map(str, listed))
-            self.table["splits"] = {name: {"list": f"{self.name}-{name}.txt"} for name in frames}
+            if recipe:
+                self.table |= recipe
+            else:
+                self.lists |= {f"{self.name}-{name}.txt": list(map(str, listed)) for name, listed in frames.items()}
+                self.table["splits"] = {name: {"list": f"{self.name}-{name}.txt"} for name in frames}
         names = list(self.table["splits"])
         counts = Counter(of_image.values())
         self.decisions.append(("split", f"{', '.join(f'{name} {counts[name]}' for name in names)}: {how}"))

@@ -45,7 +45,19 @@ from linknet_fastai.model.save_load import initialize_from
 from linknet_fastai.scoring.metrics import segmentation_metrics
 
 # Settings that `segmentation_dls` has applied when a learner is built: a preset brings some of them.
-OF_LOADERS: tuple[str, ...] = ("preset", "size", "crop", "bs", "flip", "scale", "color", "relight", "device", "seed")
+OF_LOADERS: tuple[str, ...] = (
+    "preset",
+    "size",
+    "fit",
+    "crop",
+    "bs",
+    "flip",
+    "scale",
+    "color",
+    "relight",
+    "device",
+    "seed",
+)
 OF_LOADERS += ("workers", "cache", "cache_dir", "train_on", "validate_on")
 
 
@@ -161,7 +173,7 @@ def linknet_learner(
     resolve_precision(settings.precision, torch.device(dls.device))  # raises before weights are loaded
     if settings.deterministic:
         set_deterministic(True)
-    network: dict[str, Any] = {"encoder": settings.encoder, "decoder": settings.decoder}
+    network: dict[str, Any] = settings.model_dump(include={"fit", "encoder", "decoder"})
     if settings.encoder_is_trained:
         network["mean"], network["std"] = encoder_normalization(settings.encoder)
     card = ModelCard.of(dls.recipe, dls.size, **network)

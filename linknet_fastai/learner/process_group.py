@@ -6,8 +6,8 @@ nothing here has an effect.
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +25,7 @@ LAUNCHER_SECONDS = 10  # the launcher ends all processes within these after one 
 
 _preparation: Any = None  # the process group in which ranks wait for rank 0
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 
 def join_processes() -> None:
@@ -93,6 +94,32 @@ def training_together(learn: "Learner") -> Iterator[None]:
     with learn.distrib_ctx():
         yield
     distributed.destroy_process_group()
+
+
+@contextmanager
+def each_alone() -> Iterator[None]:
+    """Let every rank work as if it was the only process, as on a training of its own."""
+    from fastcore.xtras import modified_env
+
+    with modified_env(WORLD_SIZE="1", RANK="0") if process_count() > 1 else nullcontext():
+        yield
+
+
+def own_share(items: Sequence[Item]) -> Sequence[Item]:
+    """The items that are for this rank, where each is for one of them."""
+    return items if process_count() == 1 else items[int(os.environ["RANK"]) :: process_count()]
+
+
+def end_together(flag: bool) -> bool:
+    """Wait for all ranks, which no longer communicate then; whether the flag is set on every one."""
+    if process_count() == 1:
+        return flag
+    from torch import distributed
+
+    flags = [False] * process_count()
+    distributed.all_gather_object(flags, flag, group=_preparation)
+    distributed.destroy_process_group()
+    return all(flags)
 
 
 @contextmanager

@@ -32,8 +32,8 @@ def fit_schedule(
         lr: the (highest) learning rate.
         start_epoch: how many epochs are done already; fastai skips them.
         cbs: callbacks for this training.
-        encoder_lr: the encoder's share of the learning rate, at most 1: the rate that a new decoder needs can spoil a
-            pretrained encoder. By default that of the settings for an encoder that is trained already, else 1.
+        encoder_lr: the encoder's share of the learning rate, at most 1. By default that of the settings for an
+            encoder that is trained already, else 1.
 
     Raises:
         UsageError: the learning rate is "auto", which the command `fit` alone resolves.

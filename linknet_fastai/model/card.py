@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from linknet_fastai.config.classes import Classes, VoidEntry, check_classes
 from linknet_fastai.config.recipe import Recipe
 from linknet_fastai.config.settings import Decoder, explain
-from linknet_fastai.config.size import Size
+from linknet_fastai.config.size import Fit, Size
 from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.files import parse_json
 from linknet_fastai.core.text import Line, Name
@@ -32,6 +32,7 @@ class ModelCard(BaseModel):
         classes: the classes, in the order of the network's channels.
         void: id and color of void.
         size: (width, height) of the training.
+        fit: how frames of another shape fit this size, see `linknet_fastai.config.size.fitted_size`.
         encoder: name of the timm model.
         decoder: name of the decoder, see `linknet_fastai.model.linknet.LinkNet`.
         mean: of the three input channels, whose values range from 0 to 1 before normalization.
@@ -46,6 +47,7 @@ class ModelCard(BaseModel):
     classes: Classes
     void: VoidEntry
     size: Size
+    fit: Fit = "squish"
     encoder: Line = "resnet18"
     decoder: Decoder = "deconv"
     mean: tuple[Mean, Mean, Mean] = IMAGENET_MEAN
@@ -64,7 +66,7 @@ class ModelCard(BaseModel):
         Args:
             recipe: the recipe that the model is trained with.
             size: (width, height) of the training.
-            network: `encoder`, `decoder`, `mean` and `std`, if they are not the defaults.
+            network: `fit`, `encoder`, `decoder`, `mean` and `std`, if they are not the defaults.
 
         Example:
             >>> from linknet_fastai.config.recipe import load_recipe
@@ -72,6 +74,11 @@ class ModelCard(BaseModel):
             ['Sky', 'Building', 'Pole']
         """
         return cls(recipe=recipe.name, classes=recipe.classes, void=recipe.void, size=size, **network)
+
+    @property
+    def padding(self) -> tuple[int, ...]:
+        """The color (red, green, blue) beside frames that are padded: their mean, which is 0 after normalization."""
+        return tuple(min(max(round(255 * channel), 0), 255) for channel in self.mean)
 
     @property
     def class_names(self) -> list[str]:

@@ -67,9 +67,8 @@ def create_encoder(name: str, pretrained: bool, weights: str | Path | None = Non
         if not pretrained or overlay:
             raise unsuitable_encoder(name, error) from error
         raise UserError(
-            f"--pretrained: the ImageNet weights of {name} are not available ({type(error).__name__}: "
-            f"{reason(error)}); go online, name a local checkpoint with --encoder-weights FILE, or train from "
-            "scratch with --no-pretrained"
+            f"--pretrained: the ImageNet weights of {name} could not be downloaded ({type(error).__name__}); go "
+            "online, train from scratch with --no-pretrained, or name a local checkpoint with --encoder-weights FILE"
         ) from error
     if not pretrained:
         _activate_residual_branches(encoder)

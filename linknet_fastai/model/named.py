@@ -54,6 +54,18 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     return model_folder() / f"{path}.safetensors" if str(path) in model_names() else path
 
 
+def folder_for(model: Path) -> Path:
+    """Where files that are made of a model are written: its folder, for a model by name the current one.
+
+    Example:
+        >>> folder_for(Path("camvid-m")).as_posix()
+        '.'
+    """
+    if model.is_dir():
+        return model
+    return model.parent if model.exists() else Path()
+
+
 def no_such_model(model: str | os.PathLike[str]) -> UserError:
     """The error for a model that does not exist."""
     name = str(model)

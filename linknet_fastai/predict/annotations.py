@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from linknet_fastai.core.files import check_own, write_text
+from linknet_fastai.core.images import VOID
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.engines.engine import Engine
 from linknet_fastai.predict.images import predict_each, without_uncertain
@@ -25,6 +26,7 @@ from linknet_fastai.predict.outlines import find_pieces
 
 WITH_SCORE = ("coco", "label-studio")  # the formats that have a place for it
 LABELME_FOLDER = "labelme"
+BACKGROUND = "background"  # the class of pixels without a label: it has no shapes
 
 
 def annotation_jobs(inputs: Sequence[Path], out: Path, format: LabelFormat) -> list[Job]:
@@ -77,6 +79,7 @@ def annotate_images(
     min_pixels: int = 20,
     below: float | None = None,
     progress: Progress | None = None,
+    uncertainties: dict[Path, float] | None = None,
 ) -> list[str]:
     """Write pre-annotations of images.
 
@@ -93,6 +96,7 @@ def annotate_images(
         min_pixels: pixels of the smallest piece and of the smallest hole.
         below: pixels with a lower confidence than this, 0 to 1, get no label; None keeps all.
         progress: called with what is done, the number of frames done and the number of all.
+        uncertainties: see `predict_each`.
 
     Returns:
         A message for each image that could not be read, predicted or written; the others are done.
@@ -108,11 +112,14 @@ def annotate_images(
     """
     card = engine.card
     texts: dict[Job, object] = {}
+    background = [channel for channel, name in enumerate(card.class_names) if name.casefold() == BACKGROUND]
 
     def write(job: Job, frame: Image.Image, channels: np.ndarray, confidence: np.ndarray | None) -> None:
         score = None if confidence is None else float(confidence.mean() / 255)
         if confidence is not None:
             channels = without_uncertain(channels, confidence, below)
+        if background:
+            channels = np.where(np.isin(channels, background), np.uint8(VOID), channels)
         pieces = find_pieces(channels, len(card.classes), min_pixels, confidence)
         labeled = LabeledFrame(job.image, job.target.as_posix(), frame.size, pieces, score)
         if format == "labelme":
@@ -122,7 +129,7 @@ def annotate_images(
             texts[job] = FRAME_TEXTS[format](labeled, card.class_names, tolerance)
 
     scored = format in WITH_SCORE and engine.has_confidence  # an older export of a model has none
-    failures = predict_each(engine, jobs, out, write, scored or below is not None, progress)
+    failures = predict_each(engine, jobs, out, write, scored or below is not None, progress, uncertainties)
     if texts:
         if format in LABEL_TEXTS:
             name, labels_of = LABEL_TEXTS[format]

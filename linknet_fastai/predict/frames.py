@@ -1,8 +1,10 @@
-"""Reads the frames of video files, cameras and numbered images, with their times. Predicts and writes nothing."""
+"""Reads the frames of videos, cameras, streams and numbered images, with their times. Predicts and writes nothing."""
 
 import errno
 import math
+import os
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from linknet_fastai.core.images import SOFTWARE, open_image
 from linknet_fastai.predict.inputs import Source, source_name
 from linknet_fastai.predict.kinds import CLIP_FORMATS, is_video
 from linknet_fastai.predict.sound import Sound
+from linknet_fastai.predict.streams import OPTIONS, TIMEOUT, Stream
 
 av = import_optional("av", "video")
 
@@ -76,6 +79,7 @@ class Reading:
         broken: how many frames could not be read.
         damaged: the times, in seconds, of frames that were read with errors; decoders notice most of them.
         ended_by: the error that ended the reading, if one did.
+        live: whether the frames come from a camera, or from a stream without an end, as they are taken.
     """
 
     frames: Iterator[Frame] = field(default_factory=lambda: iter(()))
@@ -87,6 +91,7 @@ class Reading:
     broken: int = 0
     damaged: set[Fraction] = field(default_factory=set)
     ended_by: str = ""
+    live: bool = False
 
     def limit_rate(self, fps: Fraction) -> None:
         """Divide each second into `fps` intervals and keep the first frame of each.
@@ -107,9 +112,14 @@ class Reading:
         self.frames = limited(self.frames)
 
     def problem(self, source: Source) -> str:
-        """One line about what is missing or damaged; empty if nothing is. Single frames of a camera do not count."""
+        """One line about what is missing or damaged; empty if nothing is. Single live frames do not count."""
+        closed, ended_by = "the connection was closed", self.ended_by
+        if isinstance(source, Stream) and ended_by == os.strerror(errno.EIO):
+            ended_by = closed
+        if isinstance(source, Stream) and self.live:
+            return f"{source}: broke off after {float(self.read):.1f} s ({ended_by or closed})"
         parts = []
-        if not isinstance(source, int):
+        if not self.live:
             if self.length - self.read > 0.5:  # headers are rounded, and the last frame of some files has no length
                 parts.append(f"{float(self.read):.1f} s of {float(self.length):.1f} s were read")
             if self.broken:
@@ -118,8 +128,8 @@ class Reading:
                 parts.append(
                     f"frames with errors: {len(self.damaged)}, the first at {float(min(self.damaged)):.1f} s"
                 )
-        if self.ended_by:
-            parts.append(f"reading ended with: {self.ended_by}")
+        if ended_by:
+            parts.append(f"reading ended with: {ended_by}")
         return f"{source_name(source)}: damaged or incomplete ({'; '.join(parts)})" if parts else ""
 
 
@@ -128,7 +138,7 @@ def open_frames(source: Source, rate: Fraction) -> Iterator[Reading]:
     """Open a source for reading; it is closed at the end of the `with` block.
 
     Args:
-        source: a video file, the number of a camera, or images, see `Clip`.
+        source: a video file, the number of a camera, a stream, or images, see `Clip`.
         rate: frames per second of images.
 
     Raises:
@@ -142,10 +152,10 @@ def open_frames(source: Source, rate: Fraction) -> Iterator[Reading]:
         if not container.streams.video:
             raise UserError(f"{source_name(source)}: there is no video stream in it")
         video = container.streams.video[0]
-        reading = Reading()
-        if isinstance(source, int):
+        reading = Reading(live=isinstance(source, int) or (isinstance(source, Stream) and _has_no_end(container)))
+        if reading.live:
             # The reading thread has to end before the container is closed, also after Ctrl-C.
-            with closing(_newest(_decoded(container, video, Fraction(0), reading), reading)) as reading.frames:
+            with closing(_newest(_decoded(container, video, None, reading), reading)) as reading.frames:
                 yield reading
             return
         start = max(Fraction(container.start_time or 0, av.time_base), Fraction(0))
@@ -161,11 +171,11 @@ def open_frames(source: Source, rate: Fraction) -> Iterator[Reading]:
         yield reading
 
 
-def open_container(source: Path | int) -> Any:
-    """Open a video file, in one of `CLIP_FORMATS`, or a camera with PyAV.
+def open_container(source: Path | int | Stream) -> Any:
+    """Open a video file, in one of `CLIP_FORMATS`, a camera or a stream with PyAV.
 
     Args:
-        source: a file, or the number of a camera.
+        source: a file, the number of a camera, or a stream.
 
     Returns:
         av.container.InputContainer, to be closed by the caller.
@@ -180,18 +190,30 @@ def open_container(source: Path | int) -> Any:
             )
         camera_format, name, options = CAMERAS[sys.platform]
         open_source = partial(av.open, name.format(source), format=camera_format, options=options)
+    elif isinstance(source, Stream):
+        open_source = partial(av.open, source.address, options=OPTIONS, timeout=TIMEOUT)
     else:
         # Absolute: FFmpeg would take the 12 in 12:30.mp4 for a protocol.
         open_source = partial(av.open, str(source.absolute()), options={"format_whitelist": CLIP_FORMATS})
     try:
         return open_source(metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
-        why = reason(error)
+        why = _why(error)
         if isinstance(error, av.InvalidDataError) and is_video(Path(str(source))):
             why = "damaged, or cut off before its index was written"
         elif getattr(error, "errno", None) == errno.EINVAL:
             why = f"none of FFmpeg's formats {CLIP_FORMATS}"
         raise UserError(f"{source_name(source)}: cannot be opened as a video ({why})") from None
+
+
+def _has_no_end(container: Any) -> bool:
+    """Whether a stream is sent as it is taken: it states no duration, and is no file either, whose size is known."""
+    return not container.duration and (container.size <= 0 or container.format.name == "hls")
+
+
+def _why(error: Exception) -> str:
+    """Why FFmpeg cannot read: without the address, which its full message has, and which may contain a password."""
+    return f"no data for {TIMEOUT} s" if isinstance(error, av.error.ExitError) else reason(error)
 
 
 def is_own_video(file: Path) -> bool:
@@ -201,16 +223,18 @@ def is_own_video(file: Path) -> bool:
     return False
 
 
-def _decoded(container: Any, video: Any, start: Fraction, reading: Reading) -> Iterator[Frame]:
+def _decoded(container: Any, video: Any, start: Fraction | None, reading: Reading) -> Iterator[Frame]:
     """The frames of a video, their times relative to `start`; audio packets are collected in `reading.sound`.
 
-    Broken frames are counted and skipped.
+    Broken frames are counted and skipped. Of what comes live the first frame is the start, and there is no sound;
+    where its format has no times, they are those of the arrival.
     """
     usual_duration = 1 / Fraction(video.average_rate or FRAME_RATE)
-    next_time = start  # of a frame without a time of its own
+    next_time = start or Fraction(0)  # of a frame without a time of its own
     aspect = Fraction(video.sample_aspect_ratio or 1)
+    timed = not (reading.live and container.format.flags & av.format.Flags.no_timestamps.value)
     try:
-        for packet in container.demux(video, *container.streams.audio):
+        for packet in container.demux(video, *(() if reading.live else container.streams.audio)):
             if packet.stream.type == "audio":
                 reading.sound.packets.append(packet)
                 if packet.pts is not None and not video.duration:  # the length is that of all streams
@@ -222,10 +246,14 @@ def _decoded(container: Any, video: Any, start: Fraction, reading: Reading) -> I
             except av.FFmpegError:
                 reading.broken += 1
                 continue
-            if packet.is_corrupt and packet.pts is not None:
+            if packet.is_corrupt and packet.pts is not None and start is not None:
                 reading.damaged.add(packet.pts * packet.time_base - start)
             for frame in frames:
-                shown_at = next_time if frame.pts is None else Fraction(frame.pts * frame.time_base)
+                if timed:
+                    shown_at = next_time if frame.pts is None else Fraction(frame.pts * frame.time_base)
+                else:
+                    shown_at = Fraction(time.monotonic())
+                start = shown_at if start is None else start
                 duration = Fraction(frame.duration * frame.time_base) if frame.duration else usual_duration
                 next_time = shown_at + duration
                 reading.read = max(reading.read, next_time - start)
@@ -235,7 +263,7 @@ def _decoded(container: Any, video: Any, start: Fraction, reading: Reading) -> I
                 shown_aspect = aspect if matrix[0] else 1 / aspect  # of a frame that is turned by 90 degrees
                 yield Frame(shown_at - start, duration, partial(_upright, frame, matrix), shown_aspect)
     except av.FFmpegError as error:  # no further packet can be found in the file, or the camera is gone
-        reading.ended_by = reason(error)
+        reading.ended_by = _why(error)
 
 
 def _display_matrix(frame: Any) -> tuple[int, ...]:

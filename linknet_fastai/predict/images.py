@@ -30,6 +30,7 @@ def predict_images(
     confidence: bool = False,
     below: float | None = None,
     palette: bool = False,
+    uncertainties: dict[Path, float] | None = None,
 ) -> list[str]:
     """Write `out/masks/STEM.png` and `out/overlays/STEM.png` for each job, with `confidence` a third file.
 
@@ -48,6 +49,7 @@ def predict_images(
             that was predicted, times 255.
         below: pixels with a lower confidence than this, 0 to 1, become void in masks and overlays; None keeps all.
         palette: whether masks get a palette of the classes' colors, for viewing; their values stay the class ids.
+        uncertainties: see `predict_each`.
 
     Returns:
         A message for each image that could not be read, predicted or written; the others are done.
@@ -76,7 +78,7 @@ def predict_images(
         if not masks_only:
             save_image(overlay(frame, channels, engine.card, opacity), out / "overlays" / job.target)
 
-    return predict_each(engine, jobs, out, write, confidence or below is not None, progress)
+    return predict_each(engine, jobs, out, write, confidence or below is not None, progress, uncertainties)
 
 
 def predict_each(
@@ -86,6 +88,7 @@ def predict_each(
     write: Callable[[Job, Image.Image, np.ndarray, np.ndarray | None], None],
     with_confidence: bool = False,
     progress: Progress | None = None,
+    uncertainties: dict[Path, float] | None = None,
 ) -> list[str]:
     """Predict images in parallel threads, and give each prediction to a function that writes it.
 
@@ -94,9 +97,10 @@ def predict_each(
         jobs: the images.
         out: the folder that is written into.
         write: called in the threads with the job, its RGB frame, the network's channels (HxW uint8), and their
-            confidence (HxW uint8), which is None without `with_confidence`.
+            confidence (HxW uint8), which is None without `with_confidence` and `uncertainties`.
         with_confidence: whether the engine has to give a confidence.
         progress: called with what is done, the number of frames done and the number of all.
+        uncertainties: filled in with 1 minus the mean confidence of each image that was predicted, by its file.
 
     Returns:
         A message for each image that could not be read, predicted or written; the others are done.
@@ -104,6 +108,7 @@ def predict_each(
     Raises:
         UserError: nothing can be written into `out`, or the engine gives no confidence.
     """
+    with_confidence = with_confidence or uncertainties is not None
     if with_confidence:
         engine.require_confidence()
 
@@ -112,6 +117,8 @@ def predict_each(
             if with_confidence:
                 frame, (channels, certain) = predict_file_with_confidence(engine, job.image)
                 write(job, frame, channels, certain)
+                if uncertainties is not None:
+                    uncertainties[job.image] = 1 - float(certain.mean()) / 255
             else:
                 write(job, *predict_file(engine, job.image), None)
         except UserError as error:

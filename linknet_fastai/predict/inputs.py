@@ -11,11 +11,13 @@ from linknet_fastai.core.errors import UsageError, UserError, reason
 from linknet_fastai.core.files import check_own, is_system_file
 from linknet_fastai.core.images import IMAGE_SUFFIXES, is_own_png
 from linknet_fastai.predict.kinds import VIDEO_SUFFIXES, is_bag, is_video, unread
+from linknet_fastai.predict.streams import Stream
 
 LEGEND = "legend.png"
 WRITTEN = ("masks", "overlays", "confidence")  # the folders that a prediction writes into
 
-Source = Path | int | Sequence[Path]  # a video file, the number of a camera, or images that are frames, in order
+# A video file, the number of a camera, a stream, or images that are frames, in order.
+Source = Path | int | Stream | Sequence[Path]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Clip:
     """A video to predict, and where its overlay video goes, relative to `overlays/`.
 
     Attributes:
-        source: a video file, the number of a camera, or the images that are its frames, in order.
+        source: a video file, the number of a camera, a stream, or the images that are its frames, in order.
     """
 
     source: Source
@@ -108,11 +110,13 @@ def collect_bags(inputs: Sequence[Path], out: Path) -> tuple[list[Bag], list[Pat
     return bags, [path for path in inputs if path not in paths]
 
 
-def collect_clips(inputs: Sequence[Path], out: Path, as_video: bool = False) -> tuple[list[Clip], list[Path]]:
+def collect_clips(
+    inputs: Sequence[Path | Stream], out: Path, as_video: bool = False
+) -> tuple[list[Clip], list[Path]]:
     """Separate videos from images.
 
     Args:
-        inputs: files, folders, and numbers of cameras.
+        inputs: files, folders, numbers of cameras, and streams.
         out: the folder to predict into. What an earlier prediction wrote there is not used as input.
         as_video: whether the images of a folder are the frames of a video, ordered by the numbers in their names.
 
@@ -131,11 +135,13 @@ def collect_clips(inputs: Sequence[Path], out: Path, as_video: bool = False) -> 
     """
     clips, images = [], []
     for path in inputs:
-        if os.path.isdir(path):
+        if isinstance(path, Stream):
+            clips.append(Clip(path, Path(path.file_name)))
+        elif os.path.isdir(path):
             videos = list(filter(is_video, files_in(path, out, VIDEO_SUFFIXES)))
             clips += [Clip(video, video.relative_to(path).with_suffix(".mp4")) for video in videos]
             if as_video:
-                frames = sorted(find_images(path, out), key=_natural_order)
+                frames = sorted(find_images(path, out), key=natural_order)
                 clips.append(Clip(frames, Path(f"{path.resolve().name}.mp4")))
             elif not videos or files_in(path, out):
                 images.append(path)
@@ -216,7 +222,7 @@ def _check_targets(outputs: Iterable[Job | Clip | Bag]) -> None:
             raise UsageError(f"{other} and {output} would both write {output.target}; predict them separately")
 
 
-def _natural_order(file: Path) -> list[int | str]:
+def natural_order(file: Path) -> list[int | str]:
     """A sort key that puts frame2 before frame10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(file))]
 

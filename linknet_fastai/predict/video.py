@@ -1,4 +1,4 @@
-"""Overlay videos of video files, cameras and images, frame by frame: memory does not grow with the length."""
+"""Overlay videos of video files, cameras, streams and images, frame by frame, in constant memory."""
 
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -38,6 +38,7 @@ class VideoResult:
         seconds: how long it took.
         sound_left_out: the codecs of audio streams that could not be copied into an MP4.
         problem: one line about what of the source is missing or damaged; empty if nothing is.
+        live: whether the source has no end of its own, as that of a camera.
     """
 
     file: Path
@@ -48,6 +49,7 @@ class VideoResult:
     seconds: float
     sound_left_out: Sequence[str] = ()
     problem: str = ""
+    live: bool = False
 
     def __str__(self) -> str:
         text = f"{self.frames} frames, {self.frames / self.seconds:.1f} a second"
@@ -78,10 +80,10 @@ def predict_video(
 
     Args:
         engine: the model.
-        source: a video file, the number of a camera, or images, see `Clip`.
+        source: a video file, the number of a camera, a stream, or images, see `Clip`.
         file: the MP4 to write.
         opacity: opacity of the colors, 0 to 1.
-        fps: frames per second. For images the frame rate (25 by default); for a video file or a camera the maximum,
+        fps: frames per second. For images the frame rate (25 by default); for all others the maximum,
             frames above it are dropped.
         progress: called with what is done, the number of the source's frames done and the number expected, 0 if that
             is unknown.
@@ -112,7 +114,7 @@ def predict_video(
         else:
             why = f" ({reading.ended_by})" if reading.ended_by else ""
             raise UserError(f"{source_name(source)}: none of its frames can be read{why}")
-        zero = first.time if isinstance(source, int) else Fraction(0)  # some cameras count from the machine's start
+        zero = first.time if reading.live else Fraction(0)  # frames before it may have been dropped
         width, height = (side + side % 2 for side in image.size)  # H.264 needs even sides
 
         def predict(frame: Frame) -> Any:
@@ -163,7 +165,7 @@ def predict_video(
             reading.sound.write()
     seconds, left_out = time.perf_counter() - started, reading.sound.left_out
     problem = "" if stopped else reading.problem(source)
-    return VideoResult(file, done, reading.dropped, reading.broken, stopped, seconds, left_out, problem)
+    return VideoResult(file, done, reading.dropped, reading.broken, stopped, seconds, left_out, problem, reading.live)
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def training_curves(rows: Sequence[Mapping[str, float]], titles: Sequence[str] =
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _simplify(axes)
+        simplify(axes)
         if len(axes.lines) > 1:
             axes.legend(frameon=False, fontsize=9)
     return figure
@@ -195,7 +195,7 @@ def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> Figure:
     axes.plot([0, 1], [0, 1], color=ORANGE, linestyle="--", label="calibrated")
     axes.plot(confidences, [row["accuracy"] for row in bins], "o-", color=BLUE, label="accuracy")
     axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="confidence", ylabel="accuracy, share")
-    _simplify(axes)
+    simplify(axes)
     axes.legend(frameon=False, fontsize=9)
     return figure
 
@@ -215,7 +215,7 @@ def risk_coverage_curves(points: Sequence[Mapping[str, float | None]]) -> Figure
     for axes, name, label, color in ((risks, "risk", "wrong pixels", ORANGE), (mious, "miou", "mIoU", BLUE)):
         axes.plot(coverages, [math.nan if (value := point[name]) is None else value for point in points], color=color)
         axes.set(ylabel=label, xlim=(0, 1.03))
-        _simplify(axes)
+        simplify(axes)
     risks.set_ylim(0, None)
     mious.set_xlabel("share of the pixels kept, the most certain first")
     return figure
@@ -241,7 +241,7 @@ def lr_search_curve(rates: Sequence[float], losses: Sequence[float], suggestions
     lowest, first = min(losses), losses[0]
     # At the end the loss diverges: what is far above its start is not shown.
     axes.set_ylim(lowest - 0.05 * abs(first), first + 0.5 * abs(first - lowest))
-    _simplify(axes)
+    simplify(axes)
     axes.legend(frameon=False)
     return figure
 
@@ -273,11 +273,16 @@ def run_comparison(runs: Sequence["RunSummary"]) -> Figure:
     bars.invert_yaxis()
     bars.set(title="class IoU at the last epoch", xlim=(0, 1))
     for axes in (curves, bars):
-        _simplify(axes)
+        simplify(axes)
     return figure
 
 
-def _simplify(axes: Axes) -> None:
-    """Draw a light grid and no frame at the top and right."""
+def simplify(axes: Axes) -> None:
+    """Draw a light grid and no frame at the top and right.
+
+    Example:
+        >>> figure, axes = subplots(6, 4)
+        >>> simplify(axes)
+    """
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,12 +1,14 @@
 """The report of a run: settings, curves, scores and example frames in one self-contained HTML file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.filters import Markup
+from matplotlib.figure import Figure
 from PIL import Image
 
 from linknet_fastai.core.errors import UserError
@@ -136,18 +138,12 @@ def write_report(folder: Path, shown: Sequence[ShownFrame], card: ModelCard) -> 
     if scored and scored["ece"] is not None:
         figures["reliability"] = partial(reliability_diagram, scored["reliability"])
         figures["risk_coverage"] = partial(risk_coverage_curves, scored["risk_coverage"])
-    charts = {
-        # Not escaped again: matplotlib escapes the text in its SVG.
-        name: {"light": Markup(svg(draw, dark=False)), "dark": Markup(svg(draw, dark=True))}
-        for name, draw in figures.items()
-    }
-    loader = PackageLoader("linknet_fastai.runs")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = environment.get_template(REPORT).render(
+    page = render_page(
+        REPORT,
+        figures,
         run=run,
         scores=OVERALL_SCORES,
         scored=scored,
-        charts=charts,
         curves=list(CURVES),
         changed={name: origin for name, origin in run.origins.items() if origin not in ("default", "preset best")},
         frames=[_pictures(frame, card) for frame in shown],
@@ -155,6 +151,24 @@ def write_report(folder: Path, shown: Sequence[ShownFrame], card: ModelCard) -> 
     )
     write_text(folder / REPORT, page)
     return folder / REPORT
+
+
+def render_page(template: str, figures: Mapping[str, Callable[[], Figure]], **content: Any) -> str:
+    """Fill in a template of a page.
+
+    Args:
+        template: its name.
+        figures: what draws each chart, by the name that the template has for it.
+        content: what else the template shows.
+    """
+    charts = {
+        # Not escaped again: matplotlib escapes the text in its SVG.
+        name: {"light": Markup(svg(draw, dark=False)), "dark": Markup(svg(draw, dark=True))}
+        for name, draw in figures.items()
+    }
+    loader = PackageLoader("linknet_fastai.runs")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.get_template(template).render(charts=charts, **content)
 
 
 def _pictures(frame: ShownFrame, card: ModelCard) -> dict[str, str]:

@@ -16,6 +16,7 @@ from linknet_fastai.core.parallel import Progress, map_in_threads
 from linknet_fastai.data.dataset import Dataset, Frame, size_mismatch
 from linknet_fastai.data.survey import Survey, survey_notes
 from linknet_fastai.engines.engine import Engine, frame_threads, predict_file, predict_file_with_confidence
+from linknet_fastai.scoring.boundary import BoundaryScores, count_boundaries
 from linknet_fastai.scoring.cityscapes import label_ids_of_channels, read_truth
 from linknet_fastai.scoring.cityscapes_scores import CityscapesScorer, CityscapesScores
 from linknet_fastai.scoring.confidence import LEVELS, ConfidenceScores, count_confidences
@@ -55,6 +56,7 @@ class Evaluation:
         note: why official scores are missing.
         data_notes: lines on what may be wrong with the label maps.
         confidence: how far the model's confidence can be relied on, if the engine gives one.
+        boundary: boundary IoU, if requested.
     """
 
     recipe: str
@@ -73,6 +75,7 @@ class Evaluation:
     note: str | None = None
     data_notes: Sequence[str] = ()
     confidence: ConfidenceScores | None = None
+    boundary: BoundaryScores | None = None
 
     @property
     def frames(self) -> int:
@@ -87,12 +90,15 @@ class Evaluation:
         Args:
             by_group: whether to include the scores of each group.
         """
-        scores = self.scores
+        scores, boundary = self.scores, self.boundary
         of_classes = {**scores.of_classes(CLASS_SCORES + MORE_CLASS_SCORES), "pixels": scores.pixels.tolist()}
+        if boundary:
+            of_classes["boundary_iou"] = boundary.iou.tolist()
         overall = scores.overall(OVERALL_SCORES + MORE_OVERALL_SCORES)
         return {
             **(self.official.as_official_json() if self.official else {}),
             **{name: number(value) for name, value in overall.items()},
+            **({"boundary_miou": number(boundary.miou), "boundary_share": boundary.share} if boundary else {}),
             **({} if self.course_dice is None else {"course_dice": self.course_dice}),
             **(self.confidence.as_json() if self.confidence else {}),
             "recipe": self.recipe,
@@ -135,6 +141,7 @@ def evaluate(
     progress: Progress | None = None,
     course: bool = False,
     renamed: Mapping[str, str] | None = None,
+    boundary: float | None = None,
 ) -> Evaluation:
     """Predict every frame of a split at its label map's size and score the pixels that are not void.
 
@@ -146,6 +153,8 @@ def evaluate(
         progress: called with the progress.
         course: whether to compute the course project's score as well, see `frame_dice`.
         renamed: the recipe's class for a class of the model, where the names differ.
+        boundary: how far into a class its boundary reaches for boundary IoU, as a share of the frame's diagonal, such
+            as `BOUNDARY_SHARE`; None computes no boundary IoU.
 
     Raises:
         UsageError: no class is known to both, there is no such split, or `course` with other classes.
@@ -165,6 +174,7 @@ def evaluate(
     scorer, counting, unscored = CityscapesScorer(), Lock(), []
     label_ids = None if shared else official_label_ids(dataset)
     certain = np.zeros((3, LEVELS, n_classes), np.int64) if engine.has_confidence else None
+    near_borders = np.zeros((3, n_classes), np.int64)
 
     def count(frame: Frame) -> tuple[np.ndarray, int, float]:
         if engine.has_confidence:
@@ -187,6 +197,10 @@ def evaluate(
             of_frame = count_confidences(predicted, labels, confidence, n_predicted)
             with counting:
                 np.add(certain, np.stack(of_frame)[..., :n_classes], out=certain)  # not another class
+        if boundary is not None:
+            of_bands = count_boundaries(predicted, labels, n_classes, boundary)
+            with counting:
+                np.add(near_borders, of_bands, out=near_borders)
         dice = frame_dice(predicted, labels, n_classes) if course else 0.0
         return count_pixels(predicted, labels, n_predicted, n_classes), labels.size, dice
 
@@ -238,6 +252,7 @@ def evaluate(
         min(unscored, default=None),
         data_notes,
         None if certain is None else ConfidenceScores(certain[0], certain[1], certain[2], engine.card.temperature),
+        None if boundary is None else BoundaryScores(near_borders, boundary),
     )
 
 

@@ -76,10 +76,7 @@ def shared_classes(
             if name not in known:
                 hint = did_you_mean(name, known)
                 raise UsageError(f"--map: {name!r} is no class of {what} ({', '.join(known)}){hint}")
-    by_name = {name.casefold(): name for name in reversed(recipe.class_names)}
-    targets = [
-        (renamed or {}).get(name) or recipe.map.get(name) or by_name.get(name.casefold()) for name in model_names
-    ]
+    targets = [(renamed or {}).get(name) or recipe.class_for(name) for name in model_names]
     names = [name for name in recipe.class_names if name in targets]
     if not names:
         raise UsageError(

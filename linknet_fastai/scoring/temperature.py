@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 
-from linknet_fastai.core.images import open_image, resize_image
+from linknet_fastai.core.images import open_image
 from linknet_fastai.core.parallel import Progress, map_in_threads
 from linknet_fastai.data.dataset import Dataset, Frame
 from linknet_fastai.engines.engine import frame_threads
@@ -68,8 +68,7 @@ def _sample(predictor: Predictor, dataset: Dataset, frame: Frame, seed: int) -> 
     labels = dataset.read_label.of_frame(frame, image.size)
     scored = np.flatnonzero(labels != 255)
     pixels = np.random.default_rng(seed).choice(scored, min(PIXELS_PER_FRAME, len(scored)), replace=False)
-    seen = image if isinstance(predictor.size, str) else resize_image(image, predictor.size)
     with predictor.free_slots:
-        logits = resample_logits(predictor.logits(np.asarray(seen)).float(), labels.shape)
+        logits = resample_logits(predictor.logits(predictor.seen(image)).float(), labels.shape)
         chosen = logits[0].flatten(1)[:, torch.from_numpy(pixels).to(logits.device)].T.cpu()
     return chosen, torch.from_numpy(labels.ravel()[pixels]).long()

@@ -222,6 +222,7 @@ def _describe(recipe: str | Path, dataset: Dataset, learn: Learner) -> dict[str,
     return {
         "recipe": pin_recipe(recipe),
         "data": str(dataset.folder.resolve()),
+        **({"parts": dataset.places} if dataset.recipe.parts else {}),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         "device": str(learn.dls.device),

@@ -5,69 +5,26 @@ import json
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Annotated, Any
-
-from pydantic import BaseModel, Field, ValidationError
+from typing import Any
 
 from linknet_fastai.config.presets import settings_for
-from linknet_fastai.config.settings import Text, explain
-from linknet_fastai.core.errors import UsageError, UserError, reason
-from linknet_fastai.core.files import MAX_LIST_BYTES, parse_json, read_text, write_text
-from linknet_fastai.core.parallel import process_count
-from linknet_fastai.core.text import Name
+from linknet_fastai.core.errors import UsageError
+from linknet_fastai.core.files import write_text
+from linknet_fastai.core.parallel import Progress, is_first, process_count, processes_here
 from linknet_fastai.data.dataset import Dataset, frames_by_unit, open_dataset
 from linknet_fastai.data.match import Frame
+from linknet_fastai.learner.process_group import each_alone, end_together, from_rank_0, join_processes, own_share
 from linknet_fastai.runs.folder import RUN_FILE, best_row, locked, new_folder, read_metrics, read_run
+from linknet_fastai.runs.folds import FOLDS_FILE, Fold, Folds, read_folds
+from linknet_fastai.runs.folds_report import report_folds
 from linknet_fastai.training.fit import fit, pin_recipe, resume
 from linknet_fastai.training.run_record import Observer
 
-FOLDS_FILE, LISTS = "folds.json", "lists"
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Fold(BaseModel, frozen=True):
-    """A fold: what is left out of a training, and the scores on it.
-
-    Attributes:
-        name: of its run folder.
-        groups: the groups that are left out, or in a recipe without groups none.
-        train_frames: how many frames are trained on.
-        frames: how many are left out, and scored.
-        last_miou: the mIoU after the last epoch; None while the run is not finished.
-        best_miou: the mIoU of the best epoch, which was chosen on these frames.
-    """
-
-    name: Name
-    groups: list[Text]
-    train_frames: int
-    frames: int
-    last_miou: Share | None = None
-    best_miou: Share | None = None
-
-
-class Folds(BaseModel):
-    """The content of folds.json: how the folds were cut, how they are trained, and the result.
-
-    Attributes:
-        recipe: the name of a shipped recipe, or a file.
-        data: the data folder.
-        options: the settings that were given.
-        folds: the folds in the order of training.
-        mean: the mean of `last_miou`, once all folds are done.
-        spread: its standard deviation over the folds.
-        worst: the name of the fold with the lowest.
-    """
-
-    recipe: Text
-    data: Text
-    options: dict[str, Any]
-    folds: list[Fold] = Field(min_length=2)
-    mean: float | None = None
-    spread: float | None = None
-    worst: str | None = None
+LISTS = "lists"
 
 
 @dataclass(frozen=True)
@@ -131,6 +88,8 @@ def fit_folds(
 ) -> FoldsResult:
     """Train once for each fold of the frames to train on: on the others, validated on the fold.
 
+    Under `torchrun` every process trains folds of its own, one after the other.
+
     Args:
         recipe: see `fit`.
         data: see `fit`.
@@ -149,23 +108,12 @@ def fit_folds(
         result = fit_folds("camvid", Path("CamVid"), {"epochs": 60}, out=Path("runs/drives"))
         print(result.folds.mean, result.folds.worst)
     """
-    _require_one_process()
     observer = observer or Observer()
     given = {name: value for name, value in (options or {}).items() if value is not None}
     if "validate_on" in given:
         raise UsageError("--validate-on: --folds validates on the frames that are left out; leave it out")
-    dataset = open_dataset(recipe, data, observer.progress)
-    settings, _ = settings_for(dataset.recipe, dataset.layout, given)
-    cut = cut_folds(dataset.frames(settings.train_on), number)
-    folder = new_folder(out, f"{dataset.recipe.name}-folds").resolve()  # runs name their lists of frames by it
-    plain = {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in given.items()}
-    plan = Folds(
-        recipe=pin_recipe(recipe),
-        data=str(dataset.folder.resolve()),
-        options={name: value for name, value in plain.items() if name != "train_on"},
-        folds=[_write_lists(folder, dataset, name, cut) for name in cut],
-    )
-    _write(folder, plan)
+    _join_on_one_machine()
+    folder, plan = from_rank_0(lambda: _cut(recipe, data, given, number, out, observer.progress))
     return _train(folder, plan, None, {}, observer, log_to)
 
 
@@ -193,33 +141,40 @@ def resume_folds(
 
         result = resume_folds(Path("runs/drives"))
     """
-    _require_one_process()
     given = {name: value for name, value in (options or {}).items() if value is not None}
-    return _train(folder.resolve(), read_folds(folder), data, given, observer or Observer(), log_to)
+    _join_on_one_machine()
+    plan = from_rank_0(lambda: read_folds(folder))
+    return _train(folder.resolve(), plan, data, given, observer or Observer(), log_to)
 
 
-def read_folds(folder: Path) -> Folds:
-    """Read folds.json.
-
-    Raises:
-        UserError: it is missing or damaged.
-
-    Example::
-
-        {fold.name: fold.last_miou for fold in read_folds(Path("runs/drives")).folds}
-    """
-    file = folder / FOLDS_FILE
-    try:
-        return Folds.model_validate(parse_json(read_text(file, MAX_LIST_BYTES)))
-    except ValidationError as error:
-        raise UserError(f"{file}: {explain(error)}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({reason(error)})") from None
+def _join_on_one_machine() -> None:
+    if process_count() > processes_here():
+        raise UsageError("--folds: processes on several machines have no common folder; start them on one machine")
+    join_processes()
 
 
-def _require_one_process() -> None:
-    if process_count() > 1:
-        raise UsageError("--folds: trains one fold after the other in one process; start it without torchrun")
+def _cut(
+    recipe: str | Path,
+    data: Path | None,
+    given: Mapping[str, Any],
+    number: int | None,
+    out: Path | None,
+    progress: Progress | None,
+) -> tuple[Path, Folds]:
+    """Cut the folds, and write their lists and folds.json into a new folder."""
+    dataset = open_dataset(recipe, data, progress)
+    settings, _ = settings_for(dataset.recipe, dataset.layout, given)
+    cut = cut_folds(dataset.frames(settings.train_on), number)
+    folder = new_folder(out, f"{dataset.recipe.name}-folds").resolve()  # runs name their lists of frames by it
+    plain = {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in given.items()}
+    plan = Folds(
+        recipe=pin_recipe(recipe),
+        data=str(dataset.folder.resolve()),
+        options={name: value for name, value in plain.items() if name != "train_on"},
+        folds=[_write_lists(folder, dataset, name, cut) for name in cut],
+    )
+    _write(folder, plan)
+    return folder, plan
 
 
 def _write_lists(folder: Path, dataset: Dataset, name: str, cut: Mapping[str, Sequence[Frame]]) -> Fold:
@@ -240,33 +195,62 @@ def _train(
     observer: Observer,
     log_to: Collection[str],
 ) -> FoldsResult:
-    """Train the folds that are not finished."""
-    with locked(folder):
-        for place, fold in enumerate(plan.folds):
-            run, lists = folder / fold.name, folder / LISTS
-            started = (run / RUN_FILE).is_file()
-            if not (started and read_run(run).result.get("finished")):
-                observer.fold_started(place + 1, len(plan.folds), fold.name)
-                if started:
-                    result = resume(run, None, data, options, observer, log_to)
-                else:
-                    selections = {
-                        "train_on": str(lists / f"{fold.name}-train.txt"),
-                        "validate_on": str(lists / f"{fold.name}-validate.txt"),
-                    }
-                    settings = plan.options | dict(options) | selections
-                    result = fit(plan.recipe, data or Path(plan.data), settings, run, observer, log_to)
-                if not result.finished:
-                    return FoldsResult(folder, plan, finished=False)
-            rows = read_metrics(run)
-            scores = {"last_miou": rows[-1]["miou"], "best_miou": best_row(rows)["miou"]}
-            plan.folds[place] = fold.model_copy(update=scores)
+    """Train the folds that are not finished, each in one of the processes."""
+    with locked(folder) if is_first() else nullcontext():
+        unfinished = from_rank_0(lambda: [fold for fold in plan.folds if not _is_finished(folder / fold.name)])
+        finished = True
+        for fold in own_share(unfinished):
+            observer.fold_started(plan.folds.index(fold) + 1, len(plan.folds), fold.name)
+            with each_alone():
+                finished = _train_fold(folder, plan, fold.name, data, options, observer, log_to)
+            if not finished:
+                break
+            if is_first():
+                _write(folder, _with_scores(folder, plan))
+        finished = end_together(finished)
+        plan = _with_scores(folder, plan)
+        if is_first():
             _write(folder, plan)
-        mious = {fold.name: fold.last_miou or 0.0 for fold in plan.folds}
-        plan.mean, plan.spread = fmean(mious.values()), stdev(mious.values())
-        plan.worst = min(mious, key=mious.__getitem__)
-        _write(folder, plan)
-    return FoldsResult(folder, plan, finished=True)
+            if finished:
+                report_folds(folder)
+    return FoldsResult(folder, plan, finished)
+
+
+def _is_finished(run: Path) -> bool:
+    return (run / RUN_FILE).is_file() and bool(read_run(run).result.get("finished"))
+
+
+def _train_fold(
+    folder: Path,
+    plan: Folds,
+    name: str,
+    data: Path | None,
+    options: Mapping[str, Any],
+    observer: Observer,
+    log_to: Collection[str],
+) -> bool:
+    """Train a fold, or continue with it; whether it ran to its end."""
+    run, lists = folder / name, folder / LISTS
+    if (run / RUN_FILE).is_file():
+        return resume(run, None, data, options, observer, log_to).finished
+    selections = {"train_on": str(lists / f"{name}-train.txt"), "validate_on": str(lists / f"{name}-validate.txt")}
+    settings = plan.options | dict(options) | selections
+    return fit(plan.recipe, data or Path(plan.data), settings, run, observer, log_to).finished
+
+
+def _with_scores(folder: Path, plan: Folds) -> Folds:
+    """The plan with the scores of the folds that are finished, and of all together if all are."""
+    folds = []
+    for fold in plan.folds:
+        if _is_finished(run := folder / fold.name):
+            rows = read_metrics(run)
+            fold = fold.model_copy(update={"last_miou": rows[-1]["miou"], "best_miou": best_row(rows)["miou"]})
+        folds.append(fold)
+    mious = {fold.name: fold.last_miou for fold in folds if fold.last_miou is not None}
+    if len(mious) < len(folds):
+        return plan.model_copy(update={"folds": folds})
+    over_all = {"mean": fmean(mious.values()), "spread": stdev(mious.values())}
+    return plan.model_copy(update={"folds": folds, **over_all, "worst": min(mious, key=mious.__getitem__)})
 
 
 def _write(folder: Path, plan: Folds) -> None:

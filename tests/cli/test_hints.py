@@ -131,7 +131,7 @@ def test_export_without_a_format_lists_the_formats_and_what_is_missing(
     assert command("export", model) == 0
     out, err = capsys.readouterr()
     assert [line.split()[0] for line in out.splitlines()[1:5]] == ["pkl", "safetensors", "onnx", "openvino"]
-    assert err == "note: --int8 needs: pip install 'linknet-fastai[int8]'\n"
+    assert err == "note: openvino --int8 needs: pip install 'linknet-fastai[int8]'\n"
     assert list(here.iterdir()) == []
     assert sorted(path.name for path in model.parent.iterdir()) == ["model.safetensors"]
 

@@ -1,15 +1,18 @@
 """Frames that belong together: groups by a field or by the stem, in fractions, splits and selections."""
 
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from linknet_fastai.config.groups import place_of
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError, UserError
-from linknet_fastai.data.dataset import Dataset, open_dataset
+from linknet_fastai.data.dataset import Dataset, EmptySplitError, open_dataset
 
 OwnRecipe = Callable[..., Path]
 IMAGES, LABELS = (
@@ -17,7 +20,7 @@ IMAGES, LABELS = (
     ('"masks/{stem}.png"', '"masks/{drive}/{stem}.png"'),
 )
 BY_DRIVE = ('name = "own"\n', 'name = "own"\ngroup = "drive"\n')
-TRAIN, VAL = "{ fraction = 0.6 }", "{ fraction = 0.4 }"
+TRAIN, VAL = "{ fraction = 0.45 }", "{ fraction = 0.55 }"
 
 
 def add_frames(folder: Path, *names: str) -> Path:
@@ -41,25 +44,62 @@ def drives(tmp_path: Path) -> Path:
     return add_frames(tmp_path / "data", *(f"{drive}/{number}" for drive in "abcde" for number in range(3)))
 
 
-def test_a_fraction_cuts_no_group_and_frames_added_to_one_move_no_other(own_recipe: OwnRecipe, drives: Path) -> None:
+def test_a_fraction_cuts_no_group_and_what_is_added_moves_no_other(own_recipe: OwnRecipe, drives: Path) -> None:
     dataset = open_dataset(own_recipe(IMAGES, LABELS, BY_DRIVE), drives)
     before = {split: names(dataset, split) for split in ("train", "val")}
-    assert [len(found) for found in before.values()] == [9, 6]
-    groups = {split: {name[0] for name in found} for split, found in before.items()}
-    assert groups["train"] | groups["val"] == set("abcde")
-    assert not groups["train"] & groups["val"]
-    add_frames(drives, *(f"a/{number}" for number in range(3, 40)))
+    assert {split: {name[0] for name in found} for split, found in before.items()} == {
+        "train": set("bcde"),  # by digest: a change would move everyone's frames
+        "val": {"a"},
+    }
+    assert [len(found) for found in before.values()] == [12, 3]
+    add_frames(drives, *(f"a/{number}" for number in range(3, 40)), *(f"{drive}/0" for drive in "fghijklmnop"))
+    after = {split: names(dataset, split) for split in before}
     for split, found in before.items():
-        after = names(dataset, split)
-        assert {name[0] for name in after} == groups[split]
-        assert set(found) <= set(after)
+        assert set(found) <= set(after[split])
+    groups = [{name[0] for name in found} for found in after.values()]
+    assert not groups[0] & groups[1]
+    assert groups[0] | groups[1] == set("abcdefghijklmnop")
 
 
-def test_a_fraction_of_few_groups_that_rounds_to_none_is_reported_as_that(
-    own_recipe: OwnRecipe, drives: Path
-) -> None:
-    dataset = open_dataset(own_recipe(IMAGES, LABELS, BY_DRIVE, (VAL, "{ fraction = 0.05 }")), drives)
-    with pytest.raises(UserError, match=r"its fraction 0\.05 of 5 groups rounds to none"):
+def test_a_group_is_in_the_same_split_whatever_other_groups_there_are(own_recipe: OwnRecipe, tmp_path: Path) -> None:
+    recipe = own_recipe(IMAGES, LABELS, BY_DRIVE, (TRAIN, "{ fraction = 0.5 }"), (VAL, "{ fraction = 0.5 }"))
+    every = [f"drive {number}" for number in range(24)]
+    place: dict[str, set[str]] = {drive: set() for drive in every}
+    for count in (9, 16, 24):
+        for order, some in enumerate((every[:count], every[-count:], every[::2][:count])):
+            data = add_frames(tmp_path / f"{count}-{order}", *(f"{drive}/0" for drive in some))
+            dataset = open_dataset(recipe, data)
+            for split in ("train", "val"):
+                with suppress(EmptySplitError):
+                    for frame in dataset.frames(split):
+                        place[str(frame.group)].add(split)
+    assert {len(splits) for splits in place.values()} == {1}
+
+
+@pytest.mark.parametrize("number", [20, 100, 1000])
+def test_a_fraction_is_as_near_to_what_was_asked_as_independent_draws_are(number: int) -> None:
+    shares = np.array(
+        [
+            np.mean([place_of(f"{data}-drive-{drive:04}") < 0.2 for drive in range(number)])
+            for data in range(20_000 // number)
+        ]
+    )
+    deviation = (0.2 * 0.8 / number) ** 0.5  # .089 of 20 groups, .04 of 100, .013 of 1000
+    assert abs(shares.mean() - 0.2) < 0.01
+    assert np.mean(abs(shares - 0.2) <= 2 * deviation) >= 0.9
+    assert shares.std() == pytest.approx(deviation, rel=0.35)
+
+
+def test_a_fraction_that_no_group_falls_into_gets_the_closest(own_recipe: OwnRecipe, drives: Path) -> None:
+    recipe = own_recipe(IMAGES, LABELS, BY_DRIVE, (TRAIN, "{ fraction = 0.95 }"), (VAL, "{ fraction = 0.05 }"))
+    dataset = open_dataset(recipe, drives)
+    chosen = max("abcde", key=place_of)
+    assert place_of(chosen) < 0.95
+    assert names(dataset, "val") == [f"{chosen}/{number}" for number in range(3)]
+    assert {name[0] for name in names(dataset, "train")} == set("abcde") - {chosen}
+    for drive in set("abcde") - {chosen}:
+        shutil.rmtree(drives / "frames" / drive)
+    with pytest.raises(UserError, match="split 'val' is empty: there are 1 groups for the fractions of 2 splits"):
         dataset.frames("val")
 
 
@@ -90,9 +130,7 @@ def test_a_group_is_part_of_the_stem_and_a_frame_that_has_none_is_on_its_own(
     own_recipe: OwnRecipe, tmp_path: Path
 ) -> None:
     data = add_frames(tmp_path / "data", "x_1", "x_2", "y_1", "7", "8")
-    recipe = own_recipe(
-        ('name = "own"\n', 'name = "own"\ngroup = { stem = "^([^_]+)_" }\n'), (TRAIN, "{ fraction = 0.5 }")
-    )
+    recipe = own_recipe(('name = "own"\n', 'name = "own"\ngroup = { stem = "^([^_]+)_" }\n'))
     dataset = open_dataset(recipe, data)
     found = {frame.stem: frame.group for split in ("train", "val") for frame in dataset.frames(split)}
     assert found == {"x_1": "x", "x_2": "x", "y_1": "y", "7": None, "8": None}

@@ -89,8 +89,8 @@ def test_a_planted_copy_a_link_and_equal_pixels_are_each_counted_once(
     recipe = own_recipe(
         ('"frames/{stem}.png"', '"{split}/frames/{stem}.*"'),
         ('"masks/{stem}.png"', '"{split}/masks/{stem}.png"'),
-        ("{ fraction = 0.6 }", "{}"),
-        ("{ fraction = 0.4 }", "{}"),
+        ("{ fraction = 0.45 }", "{}"),
+        ("{ fraction = 0.55 }", "{}"),
     )
     dataset = open_dataset(recipe, data)
     selected = [Selected(n, f := dataset.frames(n), survey(dataset, f).looks) for n in ("train", "val")]

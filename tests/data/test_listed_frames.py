@@ -10,8 +10,8 @@ from linknet_fastai.data.dataset import EmptySplitError, open_dataset
 
 OwnRecipe = Callable[..., Path]
 IN_DATA = (
-    ("train = { fraction = 0.6 }", 'train = { data_list = "lists/train.lst" }'),
-    ("val = { fraction = 0.4 }", 'val = { data_list = "lists/val.lst" }'),
+    ("train = { fraction = 0.45 }", 'train = { data_list = "lists/train.lst" }'),
+    ("val = { fraction = 0.55 }", 'val = { data_list = "lists/val.lst" }'),
 )
 
 
@@ -37,7 +37,7 @@ def test_a_list_in_the_data_folder_names_the_frames_of_a_split(own_recipe: OwnRe
 
 
 def test_a_fraction_takes_nothing_that_a_list_in_the_data_folder_names(own_recipe: OwnRecipe, own_tree: Path) -> None:
-    recipe = own_recipe(IN_DATA[0], ("val = { fraction = 0.4 }", "val = { fraction = 1.0 }"))
+    recipe = own_recipe(IN_DATA[0], ("val = { fraction = 0.55 }", "val = { fraction = 1.0 }"))
     (own_tree / "lists").mkdir()
     (own_tree / "lists" / "train.lst").write_text("f3\nf1\n", encoding="utf-8")
     assert stems(recipe, own_tree, "val") == ["f0", "f2", *(f"f{number}" for number in range(4, 10))]

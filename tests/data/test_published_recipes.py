@@ -235,13 +235,13 @@ PUBLISHED = [
         "a2d2",
         {
             "": [
-                a2d2(f"20180{month}07_145028", camera, number)
-                for month in range(1, 8)
+                a2d2(f"2018{month:02}07_145028", camera, number)
+                for month in range(4, 11)
                 for camera, number in (("front_center", 1617), ("rear_center", 1617))
             ]
         },
         mode="RGB",
-        others=("20180107_145028/camera/cam_front_center/20180107145028_camera_frontcenter_000001617.json",),
+        others=("20180407_145028/camera/cam_front_center/20180407145028_camera_frontcenter_000001617.json",),
         classes=38,
     ),
     Published(

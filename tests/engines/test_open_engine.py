@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime
 import openvino
 import pytest
 import torch
@@ -20,7 +22,7 @@ from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.data.street import draw_scene
 from linknet_fastai.engines import formats
 from linknet_fastai.engines.engine import NATIVE, Engine
-from linknet_fastai.engines.onnx_engine import _without_confidence
+from linknet_fastai.engines.onnx_engine import without_confidence
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.export import graph as graph_export
@@ -34,23 +36,26 @@ SIZE = (96, 72)
 EXPORTED = [("onnx", "onnxruntime"), ("onnx", "openvino"), ("openvino", "openvino")]
 
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained run whose batch norms have seen frames, so that folding them changes every weight."""
     torch.manual_seed(0)
-    model = LinkNet(11, pretrained=False).train()
+    model = LinkNet(11, "test_resnet", pretrained=False).train()
     frames = np.stack([draw_scene(seed, SIZE)[0] for seed in range(4)])
     with torch.no_grad():
         for _ in range(3):
             model(torch.from_numpy(frames).permute(0, 3, 1, 2) / 127.5 - 1)
     folder = tmp_path_factory.mktemp("secret-place") / "run"
-    card = ModelCard.of(load_recipe("street"), SIZE, temperature=0.05)
+    card = ModelCard.of(load_recipe("street"), SIZE, encoder="test_resnet", temperature=0.05)
     save_model(model, card, folder / "model.safetensors")
     return folder
 
 
 @pytest.fixture(scope="module")
-def files(run: Path) -> dict[str, Path]:
+def files(run: Path, traced_once: None) -> dict[str, Path]:
     """The run's exported files, by format."""
     return {name: export_run(run, name).file for name in dict(EXPORTED)}
 
@@ -88,6 +93,21 @@ def test_logits_are_resampled_to_the_frames_size_in_the_graph(
 
 
 @pytest.mark.parametrize(("file_format", "name"), EXPORTED)
+def test_every_engine_keeps_the_aspect_ratio_for_a_model_that_pads_frames(
+    run: Path, files: dict[str, Path], file_format: str, name: str
+) -> None:
+    engines = open_engine(files[file_format], name, "fp32"), open_engine(run, "torch", "fp32", "cpu")
+    for size, seen in (((201, 60), (96, 33)), ((60, 80), (54, 72))):
+        frame, masks = draw_scene(1, size)[0], []
+        for engine in engines:
+            engine.card = engine.card.model_copy(update={"fit": "pad"})
+            assert engine.seen(frame).shape == (*seen[::-1], 3)
+            masks.append(engine(frame))
+        assert masks[0].shape == size[::-1]
+        assert (masks[0] == masks[1]).mean() >= 0.998
+
+
+@pytest.mark.parametrize(("file_format", "name"), EXPORTED)
 @pytest.mark.parametrize("size", [(96, 72), (131, 97)])
 def test_every_engine_gives_torchs_confidence_in_fp32(
     files: dict[str, Path], exact: Predictor, file_format: str, name: str, size: tuple[int, int]
@@ -108,7 +128,7 @@ def test_a_confidence_that_nobody_asks_for_is_not_computed(files: dict[str, Path
     engine = open_engine(files["onnx"], "onnxruntime")
     engine(frame)
     assert [node.name for node in engine._session.get_outputs()] == ["mask"]
-    whole, *_ = _without_confidence(files["onnx"].read_bytes())
+    whole, *_ = without_confidence(files["onnx"].read_bytes())
     assert not {"Exp", "ReduceMax"} & {node.op_type for node in onnx.load_from_string(whole).graph.node}
     engine = open_engine(files["openvino"])
     engine(frame)
@@ -121,7 +141,7 @@ def test_a_confidence_that_nobody_asks_for_is_not_computed(files: dict[str, Path
 def test_a_file_of_an_earlier_version_predicts_and_its_confidence_needs_a_new_export(
     files: dict[str, Path], tmp_path: Path, street_data: Path, name: str
 ) -> None:
-    (file := tmp_path / "old.onnx").write_bytes(_without_confidence(files["onnx"].read_bytes())[0])
+    (file := tmp_path / "old.onnx").write_bytes(without_confidence(files["onnx"].read_bytes())[0])
     engine, frame = open_engine(file, name, "fp32"), draw_scene(0, SIZE)[0]
     assert np.array_equal(engine(frame), open_engine(files["onnx"], name, "fp32")(frame))
     with pytest.raises(UserError, match="export it again with linknet-fastai export"):
@@ -133,7 +153,7 @@ def test_a_file_of_an_earlier_version_predicts_and_its_confidence_needs_a_new_ex
 
 @pytest.mark.parametrize(
     "encoder",
-    ["convnext_atto", "mobilenetv3_small_050"],
+    ["test_convnext", "test_byobnet"],
     ids=["pads its input", "has values named as ours might be"],  # squeeze and excite takes a `mean`
 )
 def test_the_pixelshuffle_decoder_and_other_encoders_are_exported_too(tmp_path: Path, encoder: str) -> None:
@@ -178,7 +198,8 @@ def test_auto_takes_the_fastest_engine_that_is_installed(
         (None, {"engine": "onnxruntime"}, r"--engine: onnxruntime .*--format onnx"),
         ("openvino", {"engine": "onnxruntime"}, r"--engine: onnxruntime does not run \.xml"),
         ("onnx", {"engine": "torch"}, r"--engine: torch does not run \.onnx"),
-        ("onnx", {"device": "cuda"}, "--device: openvino runs on the CPU"),
+        ("onnx", {"engine": "openvino", "device": "cuda"}, "--device: openvino runs on the CPU"),
+        ("onnx", {"device": "mps"}, "--device: onnxruntime runs on cpu, cuda, .*, not on mps"),
         ("onnx", {"engine": "onnxruntime", "precision": "bf16"}, "--precision: onnxruntime computes in fp32 only"),
         ("openvino", {"precision": "fp16"}, "--precision: openvino computes in fp32 or bf16"),
         ("onnx", {"temperature": 1.0}, r"--temperature: export\.onnx contains its own"),
@@ -190,6 +211,41 @@ def test_what_an_engine_cannot_do_is_refused(
     with pytest.raises(UsageError, match=expected) as caught:
         open_engine(files[file_format] if file_format else run, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("cuda:1", [("CUDAExecutionProvider", {"device_id": "1"})]),
+        ("tensorrt", [("TensorrtExecutionProvider", {}), ("CUDAExecutionProvider", {})]),
+        ("directml", [("DmlExecutionProvider", {})]),
+        ("coreml", [("CoreMLExecutionProvider", {})]),
+    ],
+)
+def test_onnxruntime_runs_on_the_device_that_is_asked_for_or_not_at_all(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, device: str, expected: list
+) -> None:
+    with pytest.raises(UsageError, match=rf"--device: the onnxruntime .* has no {expected[0][0]}, only .*CPU"):
+        open_engine(files["onnx"], device=device)
+    # This machine has none of them: the providers' names alone are tested.
+    asked, real = [], onnxruntime.InferenceSession
+
+    def session(content: bytes, options: object, providers: list) -> SimpleNamespace:
+        asked.append(providers)
+        on_cpu = real(content, options, providers=["CPUExecutionProvider"])
+        return SimpleNamespace(
+            get_providers=lambda: started, **{name: getattr(on_cpu, name) for name in ("get_modelmeta", "get_inputs")}
+        )
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [name for name, _ in expected])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    started = [expected[0][0], "CPUExecutionProvider"]
+    engine = open_engine(files["onnx"], device=device)
+    assert asked == [[*expected, ("CPUExecutionProvider", {})]]
+    assert (str(engine), engine.frames_at_once) == (f"onnxruntime on {device} in fp32", 1)
+    started = ["CPUExecutionProvider"]  # as where a library of CUDA is missing
+    with pytest.raises(UserError, match=f"--device: {expected[0][0]} does not start on this machine"):
+        open_engine(files["onnx"], device=device)
 
 
 @pytest.mark.parametrize(("module", "extra"), [("onnxruntime", "onnx"), ("openvino", "openvino")])
@@ -305,7 +361,8 @@ def test_int8_is_written_checked_and_said(run: Path, street_data: Path, tmp_path
 @pytest.mark.parametrize(
     ("file_format", "options", "expected"),
     [
-        ("onnx", {"int8": True, "calibrate": Path()}, "--int8: goes with --format openvino"),
+        ("safetensors", {"int8": True, "calibrate": Path()}, "--int8: goes with --format onnx, openvino or web"),
+        ("onnx", {"int8": True}, "--int8 and --calibrate DIR need each other"),
         ("openvino", {"int8": True}, "--int8 and --calibrate DIR need each other"),
         ("openvino", {"calibrate": Path()}, "--int8 and --calibrate DIR need each other"),
         ("pkl", {"check": Path()}, "--check: compares"),

@@ -30,7 +30,7 @@ def threads() -> None:
     torch.set_num_threads(before)
 
 
-@pytest.mark.usefixtures("in_this_process", "threads")
+@pytest.mark.usefixtures("in_this_process", "threads", "traced_once")
 def test_every_engine_is_measured_at_every_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         linknet_fastai.engines.torch_engine,

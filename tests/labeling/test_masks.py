@@ -122,6 +122,14 @@ def test_255_among_more_values_is_void(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels["000"], np.where(IDS == 3, 255, IDS))
 
 
+def test_255_among_grays_for_viewing_is_a_class(tmp_path: Path) -> None:
+    values = {0: 0, 1: 85, 2: 170, 3: 255}
+    proposal = propose(tree(tmp_path / "data", ("{n}.jpg", "{n}_mask.png"), values=values), "own")
+    assert classes(proposal) == [(0, "class_0"), (85, "class_85"), (170, "class_170"), (255, "class_255")]
+    _, labels = read_back(proposal, tmp_path / "own.toml")
+    np.testing.assert_array_equal(labels["000"], IDS)
+
+
 def test_values_above_255_are_mapped(tmp_path: Path) -> None:
     folder = tree(tmp_path / "data", ("images/{n}.png", "other/{n}.png"))
     for file in (folder / "other").iterdir():
@@ -131,6 +139,32 @@ def test_values_above_255_are_mapped(tmp_path: Path) -> None:
     assert classes(proposal) == [(0, "class_0"), (1, "class_1000"), (2, "class_2000"), (3, "class_3000")]
     _, labels = read_back(proposal, tmp_path / "own.toml")
     np.testing.assert_array_equal(labels["000"], IDS)
+
+
+def with_palette(ids: np.ndarray) -> Image.Image:
+    label = Image.fromarray(ids)
+    label.putpalette([0, 0, 0, 128, 64, 128, 70, 70, 70, 220, 20, 60])
+    return label
+
+
+KINDS: dict[str, tuple[str, Callable[[np.ndarray], Image.Image], np.ndarray]] = {
+    "one bit": ("png", lambda ids: Image.fromarray(ids > 1), IDS // 2),
+    "three equal channels": ("png", lambda ids: Image.fromarray(ids[..., None].repeat(3, 2)), IDS),
+    "a palette": ("bmp", with_palette, IDS),
+    "16 bit TIFF": ("tif", lambda ids: Image.fromarray(ids.astype(np.uint16)), IDS),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_are_read_from_other_kinds_of_files(kind: str, tmp_path: Path) -> None:
+    ending, make, expected = KINDS[kind]
+    for n in range(4):
+        save(photo(n), tmp_path / f"data/d {n}.jpg")
+        make(np.roll(IDS, n, 1)).save(tmp_path / f"data/d {n} mask.{ending}")
+    proposal = propose(tmp_path / "data", "own")
+    assert [row.id for row in proposal.classes] == list(range(expected.max() + 1))
+    _, labels = read_back(proposal, tmp_path / "own.toml")
+    np.testing.assert_array_equal(labels["d 0"], expected)
 
 
 COLORS = np.array([(0, 0, 0), (128, 64, 128), (70, 70, 70), (220, 20, 60)], np.uint8)
@@ -166,13 +200,51 @@ def test_colors_without_a_list_are_counted(tmp_path: Path) -> None:
     assert {tuple(entry["color"]) for entry in proposal.table["classes"]} >= {(128, 64, 128), (70, 70, 70)}
 
 
-def test_frames_of_a_video_are_not_divided(tmp_path: Path) -> None:
-    for drive in "abcdef":
-        tree(tmp_path / "data", (f"images/{drive}_{{n}}.jpg", f"masks/{drive}_{{n}}.png"), frames=5)
+def split_read_back(proposal: Proposal, folder: Path) -> dict[str, list[str]]:
+    """The stems of each split by the recipe, which must be those that the proposal counted."""
+    write_proposal(proposal, file := folder.parent / f"{folder.name}.toml")
+    dataset = open_dataset(file, folder)
+    stems = {name: [frame.stem for frame in dataset.frames(name)] for name in ("train", "val")}
+    counts = f"train {len(stems['train'])}, val {len(stems['val'])}: "
+    assert dict(proposal.decisions)["split"].startswith(counts)
+    return stems
+
+
+@pytest.mark.parametrize(
+    ("drives", "splits"),
+    [
+        ("abcdef", {"train": {"fraction": 1.0}, "val": {"group": ["d_"]}}),  # two of six are far from a fifth
+        ("abcdefhjkl", {"train": {"fraction": 0.8}, "val": {"fraction": 0.2}}),
+    ],
+)
+def test_frames_of_a_video_are_a_group_of_the_recipe(drives: str, splits: dict, tmp_path: Path) -> None:
+    for drive in drives:
+        tree(tmp_path / "data", (f"images/{drive}_{{n}}.jpg", f"masks/{drive}_{{n}}.png"), frames=2)
     proposal = propose(tmp_path / "data", "own")
-    groups = {name: {Path(path).name[0] for path in paths} for name, paths in proposal.lists.items()}
-    assert not groups["own-train.txt"] & groups["own-val.txt"]
-    assert len(groups["own-val.txt"]) == 1
+    assert proposal.lists == {}
+    assert proposal.table["splits"] == splits
+    stems = split_read_back(proposal, tmp_path / "data")
+    groups = [{stem[0] for stem in of_split} for of_split in stems.values()]
+    assert not groups[0] & groups[1]
+    assert groups[0] | groups[1] == set(drives)
+
+
+def test_groups_that_stems_do_not_name_need_lists(tmp_path: Path) -> None:
+    for drive in "abcdef":
+        tree(tmp_path / "data", (f"images/{drive}/{{n}}.jpg", f"masks/{drive}/{{n}}.png"), frames=2)
+    proposal = propose(tmp_path / "data", "own")
+    assert set(proposal.lists) == {"own-train.txt", "own-val.txt"}
+    assert "group" not in proposal.table
+    split_read_back(proposal, tmp_path / "data")
+
+
+def test_frames_without_groups_are_a_fraction_of_the_recipe(tmp_path: Path) -> None:
+    for name in ("oak", "elm", "ash", "yew", "fir", "fig", "box", "bay", "may", "rue"):
+        tree(tmp_path / "data", (f"images/{name}.jpg", f"masks/{name}.png"), frames=1)
+    proposal = propose(tmp_path / "data", "own")
+    assert (proposal.lists, "group" in proposal.table) == ({}, False)
+    assert proposal.table["splits"] == {"train": {"fraction": 0.8}, "val": {"fraction": 0.2}}
+    assert len(split_read_back(proposal, tmp_path / "data")["val"]) == 2
 
 
 def test_roboflow(tmp_path: Path) -> None:

@@ -194,6 +194,17 @@ def test_scores_are_where_a_format_has_them_and_uncertain_pixels_get_no_label(en
     assert json.loads((out / "coco.json").read_text())["annotations"] == []
 
 
+def test_background_has_no_shapes(tmp_path: Path) -> None:
+    frames(folder := tmp_path / "data")
+    classes = [CLASSES[0] | {"name": "Background"}, *CLASSES[1:]]
+    card = ModelCard(recipe="drawn", classes=classes, void={"id": 255}, size=(WIDTH, HEIGHT))
+    jobs = annotation_jobs([folder], out := tmp_path / "out", "coco")
+    annotate_images(Drawn(card, "fp32", NATIVE), jobs, out, "coco")
+    coco = json.loads((out / "coco.json").read_text())
+    names = {entry["id"]: entry["name"] for entry in coco["categories"]}
+    assert {names[entry["category_id"]] for entry in coco["annotations"]} == set(NAMES[1:])
+
+
 def test_corrections_of_a_person_are_never_overwritten(engine: Drawn, tmp_path: Path) -> None:
     frames(folder := tmp_path / "data")
     out = tmp_path / "out"

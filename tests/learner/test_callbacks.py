@@ -26,7 +26,8 @@ from linknet_fastai.model.linknet import resample_logits
 
 @pytest.fixture
 def dls(street_data) -> DataLoaders:
-    return segmentation_dls("street", street_data, size="64x48", bs=4, workers=0, device="cpu")
+    options = {"size": "64x48", "bs": 4, "workers": 0, "device": "cpu", "encoder": "test_resnet"}
+    return segmentation_dls("street", street_data, **options)
 
 
 def head_weight(learn: LinkNetLearner) -> torch.Tensor:
@@ -82,7 +83,9 @@ def test_weights_are_channels_last_in_a_training(dls):
     learn = linknet_learner(dls, pretrained=False)
     with learn.no_bar(), learn.no_logging():
         learn.fit(1, 1e-3)
-    assert learn.model.encoder.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    weight = next(learn.model.encoder.parameters())
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
 
 
 def test_logits_are_resized_to_the_label_maps_size_bilinearly(dls):
@@ -134,7 +137,8 @@ def test_a_batch_with_one_labeled_pixel_is_not_skipped(dls):
 
 def first_gradient(street_data: Path, bs: int, accumulate: int, void: Callable[[int, Tensor], None]) -> Tensor:
     """The gradient of the first step, with a running batch norm: each batch's own statistics would differ."""
-    dls = segmentation_dls("street", street_data, size="64x48", bs=bs, workers=0, device="cpu", preset="course")
+    options = {"size": "64x48", "bs": bs, "workers": 0, "device": "cpu", "preset": "course", "encoder": "test_resnet"}
+    dls = segmentation_dls("street", street_data, **options)
     torch.manual_seed(0)
     options = {"pretrained": False, "precision": "fp32", "class_weights": "log", "accumulate": accumulate}
     learn, gradients = linknet_learner(dls, **options), []
@@ -203,7 +207,7 @@ def test_processes_step_along_the_gradient_of_all_their_frames(monkeypatch, batc
 
 @pytest.mark.parametrize(("batches", "steps"), [(1, 4), (2, 2), (3, 2), (8, 1)])
 def test_accumulated_steps_never_span_the_end_of_an_epoch(street_data, batches, steps):
-    dls = segmentation_dls("street", street_data, size="64x48", bs=2, workers=0, device="cpu")
+    dls = segmentation_dls("street", street_data, size="64x48", bs=2, workers=0, device="cpu", encoder="test_resnet")
     learn, taken = linknet_learner(dls, pretrained=False, accumulate=batches), []
     with learn.no_bar(), learn.no_logging():
         learn.fit(2, 1e-3, cbs=Callback(after_step=lambda callback: taken.append(callback.epoch)))

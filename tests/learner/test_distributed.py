@@ -1,16 +1,22 @@
 """A training in several processes: the frames of each, the scores of one process, one error that ends all."""
 
 import json
-import os
-import subprocess
+import multiprocessing
+import signal
 import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
+from types import SimpleNamespace
 
 import pytest
 import torch
 from fastai.data.core import DataLoaders, TfmdDL
+from one_of_several import run_command
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.parallel import usable_cores
@@ -143,25 +149,43 @@ def test_a_device_that_processes_cannot_share_is_an_error(monkeypatch):
 # The real command in two processes
 
 
-def launch(arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Run the command in two processes, which leave their weights in `folder`."""
+FRESH = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+
+def launch(arguments: str, folder: Path, **environment: str) -> SimpleNamespace:
+    """Run the command in two processes, which leave their weights in `folder`.
+
+    The launcher is torchrun's own. The processes start as copies of one that has imported torch already.
+    """
     folder.mkdir(exist_ok=True)
-    script = Path(__file__).parents[1] / "one_of_several.py"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    root = str(Path(processes.__file__).parents[2])
-    environment = os.environ | {"PYTHONPATH": root, "WEIGHTS": str(folder)} | environment
-    return subprocess.run(
-        [*torchrun, *arguments.split()], env=environment, capture_output=True, text=True, timeout=300
+    if FRESH == "forkserver":
+        multiprocessing.set_forkserver_preload(["linknet_fastai.training.fit"])
+    logs = DefaultLogsSpecs(mkdtemp(dir=folder), redirects=Std.ALL)
+    at = {"run_id": folder.name, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    config = LaunchConfig(1, 1, 2, **at, max_restarts=0, start_method=FRESH, logs_specs=logs, monitor_interval=0.1)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        elastic_launch(config, run_command)(arguments.split(), {"WEIGHTS": str(folder)} | environment)
+        code = 0
+    except ChildFailedError:
+        code = 1
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    stdout, stderr = (
+        "".join(file.read_text() for file in Path(logs.root_log_dir).rglob(f"{name}.log"))
+        for name in ("stdout", "stderr")
     )
+    return SimpleNamespace(returncode=code, stdout=stdout, stderr=stderr)
 
 
-def errors_of(done: subprocess.CompletedProcess) -> list[str]:
+def errors_of(done: SimpleNamespace) -> list[str]:
     """The error lines of the command, not torchrun's."""
     return [line for line in done.stderr.splitlines() if line.startswith("error: ")]
 
 
 @pytest.fixture(scope="module")
-def run(street_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
+def run(street_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SimpleNamespace]:
     """A run in two processes, with the weights of both; and what it printed."""
     folder = tmp_path_factory.mktemp("several")
     done = launch(f"fit street --data {street_data} {FIT} --out {folder / 'run'}", folder / "weights")

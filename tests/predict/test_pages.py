@@ -1,27 +1,34 @@
-"""The pages as a person meets them, in headless Chromium: what `serve` shows, and the report of a run."""
+"""The pages as a person meets them, in headless Chromium: those of `serve` and `export`, and the report of a run."""
 
 import base64
 import io
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
+from fake_onnxruntime_web import classes_of, fake_archive, fake_network
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from test_serve import free_port, photo
 from test_uploads import CARD, ROAD, Quarters
 from test_video import write_clip
 
+from linknet_fastai.engines.open_engine import open_engine
+from linknet_fastai.export.web import export_web
 from linknet_fastai.predict.serve import served
 from linknet_fastai.predict.uploads import Limits
 from linknet_fastai.training import fit as training
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking " + (
-    "--disable-component-update --disable-sync"
+    "--disable-component-update --disable-sync --use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
 )
 WIDE, NARROW = 1280, 390
 LOOKS = [(WIDE, "light"), (NARROW, "dark")]
@@ -75,12 +82,20 @@ def address(engine: Quarters) -> Iterator[str]:
 def report(street_data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a run's report."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    small = {"size": "64x48", "bs": 4, "workers": 0, "epochs": 1, "seed": 1, "device": "cpu"}
+    small = {
+        "size": "64x48",
+        "bs": 4,
+        "workers": 0,
+        "epochs": 1,
+        "seed": 1,
+        "device": "cpu",
+        "encoder": "test_resnet",
+    }
     training.fit("street", street_data, small, folder)
     return (folder / "report.html").as_uri()
 
 
-def drop(page: Page, file: Path) -> None:
+def drop(page: Page, file: Path, on: str = "Drop File Here") -> None:
     """Drop a file as a mouse would."""
     content = base64.b64encode(file.read_bytes()).decode()
     dragged = page.evaluate_handle(
@@ -92,7 +107,7 @@ def drop(page: Page, file: Path) -> None:
         }""",
         [file.name, content],
     )
-    page.get_by_text("Drop File Here").dispatch_event("drop", {"dataTransfer": dragged})
+    page.get_by_text(on).dispatch_event("drop", {"dataTransfer": dragged})
 
 
 def shown(page: Page, name: str) -> np.ndarray:
@@ -243,3 +258,75 @@ def test_the_slider_of_a_report_changes_its_masks(visit: Open, report: str) -> N
     page = visit(report)
     page.locator("#opacity").fill("10")
     assert float(page.locator("img.mask").first.evaluate("mask => getComputedStyle(mask).opacity")) == 0.1
+
+
+@pytest.fixture
+def web_page(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
+    """The address and the folder of what `export --format web` writes.
+
+    With a runtime that needs no WebAssembly, or the real one if $ONNXRUNTIME_WEB is the file that npm has.
+    """
+    real = os.environ.get("ONNXRUNTIME_WEB")
+    archive = Path(real) if real else fake_archive(tmp_path / "npm.tgz", monkeypatch)
+    if not real:
+        fake_network(monkeypatch)
+    folder = export_web(model, tmp_path / "page", runtime=archive).folder
+    handler = partial(SimpleHTTPRequestHandler, directory=folder)
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *arguments: None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/", folder
+        server.shutdown()
+
+
+def test_an_exported_page_predicts_in_the_browser(
+    visit: Open, web_page: tuple[str, Path], model: Path, tmp_path: Path
+) -> None:
+    address, folder = web_page
+    page = visit(address, NARROW, "dark")
+    state = page.locator("p[role=status]")
+    expect(state).to_have_text("Ready")
+    assert "11 classes, in fp32 on WebAssembly, 1 thread" in page.locator("p.lead").inner_text()
+    frame = Image.fromarray(np.random.default_rng(0).integers(0, 256, (97, 131, 3), np.uint8))
+    frame.save(tmp_path / "frame.png")
+    page.get_by_label("opacity").fill("100")
+    drop(page, tmp_path / "frame.png", "Open or drop a picture or a clip")
+    expect(state).to_contain_text(re.compile(r"frame\.png, 131x97: \d+\.\d ms in the network"))
+
+    def drawn() -> np.ndarray:
+        source = page.locator("canvas").evaluate("canvas => canvas.toDataURL()")
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).convert("RGB"))
+
+    if os.environ.get("ONNXRUNTIME_WEB"):
+        channels = open_engine(model, "torch", "fp32", "cpu").predict_channels(frame)
+    else:
+        channels = classes_of(frame, CARD.size)
+    colors = np.array([entry.color for entry in CARD.classes])
+    assert (drawn() == colors[channels]).all(-1).mean() >= 0.999
+    shares = np.bincount(channels.ravel(), minlength=11) / channels.size
+    for entry, share in zip(CARD.classes, shares, strict=True):
+        given = page.locator("li", has_text=re.compile(f"^{entry.name}")).locator("b").inner_text()
+        assert float(given.rstrip("%")) == pytest.approx(100 * share, abs=0.15)
+    page.get_by_label(re.compile("^Road")).uncheck()
+    road = channels == ROAD
+    assert (drawn() == np.where(road[..., None], np.asarray(frame), colors[channels])).all(-1).mean() >= 0.999
+    page.get_by_role("button", name="hide all").click()
+    assert (drawn() == np.asarray(frame)).all()
+    check_readable(page, "dark", "h1", "p.lead", "p[role=status]", "li span", "li b", ".figure span", "#camera")
+
+    page.get_by_role("button", name="Use the camera").click()
+    expect(page.locator("#fps")).to_have_text(re.compile(r"\d\.\d"))
+    page.get_by_role("button", name="Stop the camera").click()
+    expect(page.get_by_role("button", name="Pause")).to_be_hidden()
+    page.locator("#file").set_input_files(
+        write_clip(tmp_path / "clip.mp4", [np.full((48, 64, 3), 100, np.uint8)] * 5)
+    )
+    expect(state).to_have_text("clip.mp4, 64x48")
+    expect(page.locator("#fps")).to_have_text(re.compile(r"\d\.\d"))
+    (tmp_path / "x.png").write_text("no image")
+    page.locator("#file").set_input_files(tmp_path / "x.png")
+    expect(state).to_have_text("error: x.png: this browser reads it neither as a picture nor as a clip")
+
+    from_disk = visit((folder / "index.html").as_uri().removesuffix("index.html"))
+    from_disk.goto((folder / "index.html").as_uri())
+    expect(from_disk.locator("#empty")).to_contain_text("python -m http.server")

@@ -36,8 +36,8 @@ images = "images/{{stem}}.{image}"
 labels = "masks/{{stem}}.{label}"
 {mapping}
 [splits]
-train = {{ fraction = 0.5 }}
-val = {{ fraction = 0.5 }}
+train = {{ fraction = 0.4 }}
+val = {{ fraction = 0.6 }}
 
 [training]
 size = "64x48"

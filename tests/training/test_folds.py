@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 import pytest
 
 from linknet_fastai.core.errors import UsageError
+from linknet_fastai.core.parallel import is_first, process_count
 from linknet_fastai.data.match import Frame
 from linknet_fastai.training import folds as folds_module
 from linknet_fastai.training.fit import fit
@@ -71,6 +72,7 @@ def test_what_folds_cannot_be_cut_from_is_refused_before_anything_is_written(
     assert "leave out --folds" in capfd.readouterr().err
 
 
+@pytest.mark.usefixtures("short_end")
 def test_folds_are_plain_trainings_and_a_stopped_one_resumes_as_a_whole(
     recipe: Path, street_data: Path, command: Callable[..., int], capfd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,3 +116,50 @@ def test_folds_are_plain_trainings_and_a_stopped_one_resumes_as_a_whole(
     table = printed[printed.index("left out  ") :].splitlines()[1:5]
     assert [line.split()[0] for line in table] == ["fold-1", "fold-2", "mean", "spread"]
     assert "fold 2 of 2: fold-2 is left out" in printed
+
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert command("report", out) == 0
+    assert (out / "report.html").read_text(encoding="utf-8") == page
+    for text in (stored["mean"], stored["spread"], *mious):
+        assert f'<td class="number">{text:.4f}</td>' in page
+    for name in ("fold-1", "fold-2"):
+        assert f'<a href="{name}/report.html">{name}</a>' in page
+    assert f"worst fold: {stored['worst']}" in page
+    assert "<td>Road</td>" in page
+    assert command("report", out, "--data", street_data) == 2
+    assert "--data: the report of folds shows no frames" in capfd.readouterr().err
+
+
+def test_each_of_several_processes_trains_folds_of_its_own_as_if_it_was_alone(
+    recipe: Path, street_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, out, rank = [], tmp_path / "out", ""
+
+    def recorded(recipe: str, data: Path, options: dict, run: Path, *others: object) -> object:
+        trained.append((rank, run.name, process_count(), is_first()))
+        return fit(recipe, data, options, run, *others)
+
+    def until_all_end(finished: bool) -> bool:
+        return finished and len(trained) == 2
+
+    monkeypatch.setattr(folds_module, "fit", recorded)
+    monkeypatch.setattr(folds_module, "end_together", until_all_end)
+    for name, replacement in (("join_processes", lambda: None), ("from_rank_0", lambda work: work())):
+        monkeypatch.setattr(folds_module, name, replacement)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="start them on one machine"):
+        fit_folds(recipe, street_data, SMALL, 2, out)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    rank = "1"
+    assert not fit_folds(recipe, street_data, SMALL, 2, out).finished
+    assert [fold.last_miou for fold in read_folds(out).folds] == [None] * 2  # rank 0 writes
+    monkeypatch.setattr(folds_module, "_cut", lambda *_: (out, read_folds(out)))
+    monkeypatch.setattr(folds_module, "_is_finished", lambda run: len(trained) == 2)  # none was when both started
+    monkeypatch.setenv("RANK", "0")
+    rank = "0"
+    assert fit_folds(recipe, street_data, SMALL, 2, out).finished
+    assert trained == [("1", "fold-2", 1, True), ("0", "fold-1", 1, True)]
+    stored = read_folds(out)
+    assert stored.mean == pytest.approx(fmean(fold.last_miou for fold in stored.folds))
+    assert (out / "report.html").is_file()

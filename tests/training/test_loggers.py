@@ -14,7 +14,7 @@ from linknet_fastai.training import fit as training
 from linknet_fastai.training.loggers import LOGGERS
 
 Command = Callable[..., int]
-TINY = ("--encoder", "test_resnet", "--size", "64x48", "--bs", 4, "--epochs", 2, "--no-cache", "--out", "run")
+TINY = ("--encoder", "test_resnet", "--size", "64x48", "--bs", 4, "--epochs", 2, "--workers", 0, "--out", "run")
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +40,7 @@ def wandb_ids(run: Path) -> set[str]:
     return {path.name.split("-")[-1] for path in (run / "wandb").glob("offline-run-*")}
 
 
+@pytest.mark.usefixtures("short_end")
 def test_both_loggers_log_the_scores(
     command: Command, here: Path, street_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,6 +55,7 @@ def test_both_loggers_log_the_scores(
     assert all(word in content for word in (b"miou", b"train_loss", b"encoder_lr"))
 
 
+@pytest.mark.usefixtures("short_end")
 @pytest.mark.parametrize("optimizer", sorted({*OPTIMIZERS} - {"muon"}))
 def test_tensorboard_takes_every_optimizer(command: Command, here: Path, street_data: Path, optimizer: str) -> None:
     fit = ("fit", "street", "--data", street_data, *TINY, "--epochs", 1, "--optimizer", optimizer)
@@ -61,6 +63,7 @@ def test_tensorboard_takes_every_optimizer(command: Command, here: Path, street_
     assert "lr_0" in logged(here / "run").Tags()["scalars"]
 
 
+@pytest.mark.usefixtures("short_end")
 def test_a_resumed_run_continues_the_same_curves(
     here: Path, street_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,7 +79,7 @@ def test_a_resumed_run_continues_the_same_curves(
             if (epoch, done) == (2, 3):
                 raise OSError("power")
 
-    options = {"encoder": TINY[1], "size": "64x48", "bs": 2, "epochs": 3, "device": "cpu", "cache": False}
+    options = {"encoder": TINY[1], "size": "64x48", "bs": 2, "epochs": 3, "device": "cpu", "workers": 0}
     options["checkpoint_minutes"] = 1e-9
     run = here / "run"
     with pytest.raises(OSError, match="power"):

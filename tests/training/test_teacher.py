@@ -16,15 +16,13 @@ from linknet_fastai.training import fit as training
 from linknet_fastai.training.run_record import Observer
 
 
-def test_a_run_records_its_teacher_and_a_resumed_one_keeps_it(
-    street_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("short_end")
+def test_a_run_records_its_teacher_and_a_resumed_one_keeps_it(street_data: Path, tmp_path: Path) -> None:
     class PowerCut(Observer):
         def stepped(self, epoch: int, done: int, total: int, loss: float, lr: float, training: bool) -> None:
             if training and (epoch, done) == (2, 1):
                 raise OSError("power")
 
-    monkeypatch.setattr(training, "finish_run", lambda *_: None)  # pictures and scores
     torch.manual_seed(7)
     card = ModelCard.of(load_recipe("street"), (64, 48), encoder="test_resnet")
     save_model(LinkNet(11, "test_resnet", pretrained=False), card, tmp_path / "teacher.safetensors")

@@ -1,7 +1,7 @@
 // Written by the command export of linknet_fastai: an image to its class map, with ONNX Runtime.
 //
 //   g++ -std=c++17 example.cpp -I ONNXRUNTIME/include -L ONNXRUNTIME/lib -lonnxruntime -o example
-//   ffmpeg -i frame.png -vf scale=$width:$height -pix_fmt rgb24 frame.ppm
+//   ffmpeg -i frame.png -vf $scale -pix_fmt rgb24 frame.ppm
 //   ./example $model frame.ppm mask.pgm
 //
 // mask.pgm has the recipe's class id of each pixel, at the size of the network.
