@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from linknet_fastai import __version__
-from linknet_fastai.cli import data, export, model, runs, train
+from linknet_fastai.cli import data, export, model, models, runs, train
 from linknet_fastai.cli.hints import CommandGroup, explain_usage_error
 from linknet_fastai.core.errors import Note, UsageError, UserError
 from linknet_fastai.core.parallel import is_first, process_count
@@ -53,6 +53,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export.export,
     "data": data.data,
     "recipes": data.recipes,
+    "models": models.models,
     "report": runs.report,
     "compare": runs.compare,
     "benchmark": export.benchmark,

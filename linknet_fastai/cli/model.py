@@ -320,5 +320,7 @@ def _run_of(model: Path) -> "RunFile | None":
     """The run that a model belongs to; None if there is no run.toml with it."""
     from linknet_fastai.runs.folder import RUN_FILE, read_run
 
+    if not model.exists():  # a model by name
+        return None
     folder = model if model.is_dir() else model.parent
     return read_run(folder) if (folder / RUN_FILE).is_file() else None

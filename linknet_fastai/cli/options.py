@@ -127,7 +127,10 @@ RECIPE = typer.Argument(
 RecipeArgument = Annotated[str, RECIPE]
 SUFFIXES = ", ".join(entry.suffix for entry in FORMATS.values())
 ModelArgument = Annotated[
-    Path, f"Run folder, or file in one of the formats of `export`: {SUFFIXES} (.pkl with --trust-pickle).", "MODEL"
+    Path,
+    f"Run folder, or file in one of the formats of `export`: {SUFFIXES} (.pkl with --trust-pickle); or a name of "
+    "`models`, or hf://USER/NAME.",
+    "MODEL",
 ]
 DataOption = Annotated[
     Path | None,

@@ -4,10 +4,11 @@ import os
 import shlex
 from pathlib import Path
 
-from linknet_fastai.core.errors import UsageError, UserError
+from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.parallel import usable_cores
 from linknet_fastai.engines.engine import Engine, InputSize
 from linknet_fastai.engines.formats import ENGINES, format_of
+from linknet_fastai.model.named import find_model, no_such_model
 
 MOST_AT_ONCE = 8  # each frame in the network keeps its features in memory
 
@@ -29,7 +30,8 @@ def open_engine(
     all threads. For torch this sets the number of threads of the whole process.
 
     Args:
-        model: a run folder, or a file in one of the formats of `linknet_fastai.engines.formats`.
+        model: a run folder, or a file in one of the formats of `linknet_fastai.engines.formats`; or what `find_model`
+            finds by name.
         engine: an engine's name, or "auto" for the fastest that is installed for this file.
         precision: see the engines; "auto" is bf16 where engine and hardware support it.
         device: for torch, and for onnxruntime, see `OnnxPredictor`; openvino runs on the CPU.
@@ -48,6 +50,7 @@ def open_engine(
         engine = open_engine(Path("runs/street/export.onnx"))
         mask = engine("frame.png")
     """
+    model = find_model(model)
     at_once = max(1, min(usable_cores(), MOST_AT_ONCE, frames or MOST_AT_ONCE))
     on_cpu = device in (None, "auto", "cpu")
     name = _engine_name(model, engine, on_cpu)
@@ -72,7 +75,7 @@ def open_engine(
     if not on_cpu and name != "onnxruntime":
         raise UsageError(f"--device: {name} runs on the CPU here; for {device} give the run folder or .safetensors")
     if not os.path.isfile(model):
-        raise UserError(f"{model}: no such model")
+        raise no_such_model(model)
     if on_cpu:
         return ENGINES[name].load()(model, precision, size, at_once)
     return ENGINES[name].load()(model, precision, size, 1, device)

@@ -110,6 +110,18 @@ def benchmark(
     return speeds
 
 
+def frame_ms(model: Path) -> float:
+    """Milliseconds that a model takes for a single frame of its size here, as `predict` runs it.
+
+    Example::
+
+        frame_ms(Path("runs/street"))
+    """
+    engine = open_engine(model, frames=1)
+    width, height = engine.card.size
+    return 1e3 * _latency(engine, np.zeros((height, width, 3), np.uint8))
+
+
 def _untrained() -> Iterator[tuple[LinkNet, ModelCard]]:
     recipe = load_recipe("camvid")
     for decoder in get_args(Decoder):

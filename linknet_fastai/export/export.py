@@ -22,6 +22,7 @@ from linknet_fastai.learner.learner import wrap_model
 from linknet_fastai.learner.loss import SegmentationLoss
 from linknet_fastai.model.card import METADATA_KEY, ModelCard
 from linknet_fastai.model.linknet import LinkNet
+from linknet_fastai.model.named import folder_for
 from linknet_fastai.model.save_load import load_model, save_model
 from linknet_fastai.predict.inputs import find_images
 
@@ -78,7 +79,7 @@ def export_run(
     Args:
         run: a run folder or a `.safetensors`.
         file_format: a name in `linknet_fastai.engines.formats.FORMATS`.
-        out: the file to write, by default `export.SUFFIX` in the folder of the model, `export-int8.SUFFIX` for int8.
+        out: the file to write, by default `export.SUFFIX` in `folder_for` the model, `export-int8.SUFFIX` for int8.
         int8: whether to quantize, "onnx" and "openvino" only.
         calibrate: the folder of frames to quantize with.
         check: the folder of frames to compare on; by default those of `calibrate`, otherwise drawn street scenes.
@@ -102,7 +103,7 @@ def export_run(
     for folder in filter(None, (calibrate, check)):
         find_images(folder)  # raises before the work starts
     model, card = load_model(run)
-    file = out or (run if run.is_dir() else run.parent) / f"export{'-int8' if int8 else ''}{suffix}"
+    file = out or folder_for(run) / f"export{'-int8' if int8 else ''}{suffix}"
     file = file if file.suffix == suffix else file.with_name(f"{file.name}{suffix}")
     if file != out:
         check_own(file, _is_own)

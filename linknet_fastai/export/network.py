@@ -15,6 +15,7 @@ from linknet_fastai.export.export import Export, check_own_folder
 from linknet_fastai.export.graph import MIN_AGREEMENT, Check, check_frames
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import LinkNet
+from linknet_fastai.model.named import folder_for
 from linknet_fastai.model.save_load import load_model
 from linknet_fastai.predict.inputs import find_images
 
@@ -56,7 +57,7 @@ def export_network(
 
     if check:
         find_images(check)  # raises before the work starts
-    folder = out or (run if run.is_dir() else run.parent) / FOLDER
+    folder = out or folder_for(run) / FOLDER
     check_own_folder(folder, PREPROCESS)
     model, card = load_model(run)
     chosen = Interface(size or card.size, **interface)

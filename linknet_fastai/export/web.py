@@ -15,6 +15,7 @@ from linknet_fastai.export.export import check_int8, check_own_folder
 from linknet_fastai.export.graph import Check, check_graph, export_graph
 from linknet_fastai.export.web_runtime import runtime_files
 from linknet_fastai.model.card import METADATA_KEY, ModelCard
+from linknet_fastai.model.named import folder_for
 from linknet_fastai.model.save_load import load_model
 from linknet_fastai.predict.inputs import find_images
 
@@ -80,7 +81,7 @@ def export_web(
     check_int8(int8, calibrate)
     for frames in filter(None, (calibrate, check)):
         find_images(frames)  # raises before the work starts
-    folder = out or (run if run.is_dir() else run.parent) / FOLDER
+    folder = out or folder_for(run) / FOLDER
     check_own_folder(folder, INFO)
     names = ["wasm"] if int8 else ["wasm", "webgpu"]
     package = runtime_files([file for name in names for file in RUNTIMES[name]], runtime)

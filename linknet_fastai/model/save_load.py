@@ -15,8 +15,8 @@ from linknet_fastai.core.errors import UsageError, UserError, reason
 from linknet_fastai.core.files import atomic_write
 from linknet_fastai.model.card import METADATA_KEY, ModelCard, check_card, parse_card
 from linknet_fastai.model.linknet import LinkNet
-
-RUN_MODEL = "model.safetensors"
+from linknet_fastai.model.named import RUN_MODEL as RUN_MODEL
+from linknet_fastai.model.named import find_model, no_such_model
 
 
 def save_model(model: LinkNet, card: ModelCard, file: Path) -> None:
@@ -47,7 +47,7 @@ def load_model(path: str | Path, trust_pickle: bool = False) -> tuple[LinkNet, M
     """Load a model.
 
     Args:
-        path: a run folder, or a `.safetensors` or `.pkl` written by this package.
+        path: a run folder, or a `.safetensors` or `.pkl` written by this package; or what `find_model` finds by name.
         trust_pickle: whether a `.pkl` may be loaded: unpickling runs any code in the file.
 
     Returns:
@@ -63,13 +63,14 @@ def load_model(path: str | Path, trust_pickle: bool = False) -> tuple[LinkNet, M
             model, card = load_model("runs/street")
             logits = model(torch.zeros(1, 3, 360, 480))  # 1xCx360x480, in the order of card.class_names
     """
-    file = Path(path)
+    path = find_model(path)
+    file = path
     if os.path.isdir(file):
         file = file / RUN_MODEL
         if not os.path.isfile(file):
             raise UserError(f"{path}: no {RUN_MODEL} in this folder; is it a run folder, and has an epoch ended?")
     if not os.path.isfile(file):
-        raise UserError(f"{file}: no such model")
+        raise no_such_model(file)
     if file.suffix == ".pkl":
         return _load_pickle(file, trust_pickle)
     if file.suffix != ".safetensors":

@@ -27,6 +27,7 @@ from linknet_fastai.data.dataset import Dataset, open_dataset
 from linknet_fastai.learner.learner import learner_from_settings
 from linknet_fastai.learner.process_group import from_rank_0, join_processes, rank_0_first, training_together
 from linknet_fastai.learner.schedules import fit_schedule
+from linknet_fastai.model.named import find_model
 from linknet_fastai.runs.checkpoint import read_checkpoint, restore_learner
 from linknet_fastai.runs.folder import RUN_FILE, RunFile, locked, new_folder, read_run, write_run
 from linknet_fastai.runs.pictures import save_batch
@@ -173,7 +174,7 @@ def _pin_files(settings: Settings, dataset: Dataset) -> Settings:
     }
     for name in ("init_from", "encoder_weights", "teacher", "cache_dir"):
         if path := getattr(settings, name):
-            files[name] = path.resolve()
+            files[name] = (find_model(path) if name in ("init_from", "teacher") else path).resolve()
     return settings.model_copy(update=files)
 
 

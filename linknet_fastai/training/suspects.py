@@ -14,6 +14,7 @@ from linknet_fastai.core.parallel import Progress
 from linknet_fastai.data.dataset import Dataset, EmptySplitError, Frame, open_dataset
 from linknet_fastai.engines.engine import Engine
 from linknet_fastai.engines.open_engine import open_engine
+from linknet_fastai.model.named import find_model
 from linknet_fastai.runs.folder import RUN_FILE, read_run
 from linknet_fastai.runs.folds import FOLDS_FILE, read_folds
 from linknet_fastai.runs.suspects_page import is_own_page, suspect_parts, write_suspects_page
@@ -173,7 +174,7 @@ def find_suspects(
             found = find_suspects("camvid", None, Path("runs/drives"))
             print(found.suspects[0].frame, found.suspects[0].label, found.page)
     """
-    if not model.exists():
+    if not (model := find_model(model)).exists():
         raise UserError(f"--suspects: {model}: no such run, model file or folder of folds")
     dataset = open_dataset(recipe, data or data_of(model), progress)
     if page is None:

@@ -26,7 +26,7 @@ from linknet_fastai.core.errors import UsageError
 from linknet_fastai.runs.folder import write_run
 from linknet_fastai.training.run_record import FitResult
 
-COMMANDS = ["fit", "lr-find", "evaluate", "predict", "serve", "export", "data", "recipes", "benchmark"]
+COMMANDS = ["fit", "lr-find", "evaluate", "predict", "serve", "export", "data", "recipes", "models", "benchmark"]
 Command = Callable[..., int]
 
 
