@@ -177,6 +177,8 @@ class RunRecord(Callback):
             smooth_loss = self.learn.recorder.smooth_loss
             smooth_loss.count, smooth_loss.val = self.checkpoint["smooth_loss"]
             torch.set_rng_state(self.checkpoint["torch_rng"])
+            # The schedule sets it in the next batch; after a stop in validation there is none before the row.
+            self.opt.set_hyper("lr", [group["lr"] for group in self.checkpoint["optimizer"]["param_groups"]])
 
     def _write_checkpoint(self, epochs_done: int, batches_done: int) -> None:
         self._read_losses()

@@ -158,18 +158,18 @@ def test_the_same_seed_trains_the_same(run, street_data, tmp_path):
 
 
 class At:
-    """An observer that does something when a batch of an epoch (both from 1) is done, in the training part alone."""
+    """An observer that does something after a batch of an epoch (both from 1), of training or of validation."""
 
     progress = None
 
-    def __init__(self, epoch: int, batch: int, does: Callable[[], None]) -> None:
-        self.place, self.does = (epoch, batch), does
+    def __init__(self, epoch: int, batch: int, does: Callable[[], None], training: bool = True) -> None:
+        self.place, self.does = (epoch, batch, training), does
 
     def started(self, *arguments) -> None:
         pass
 
     def stepped(self, epoch, done, total, loss, lr, training) -> None:
-        if training and (epoch, done) == self.place:
+        if (epoch, done, training) == self.place:
             self.does()
 
     def epoch_ended(self, row) -> None:
@@ -207,6 +207,17 @@ def test_a_run_resumed_in_an_epoch_and_after_one_is_the_whole_one(street_data, t
     assert [row["epoch"] for row in whole] == ["1", "2", "3", "4"]
     assert resumed == whole
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+@pytest.mark.usefixtures("short_end")
+def test_a_run_stopped_in_validation_is_resumed_as_the_whole_one(street_data, tmp_path):
+    training.fit("street", street_data, SMALL, tmp_path / "whole")
+    stop = At(2, 1, send(signal.SIGINT), training=False)
+    assert not training.fit("street", street_data, SMALL, tmp_path / "run", stop).finished
+    assert [row["epoch"] for row in read_rows(tmp_path / "run")] == ["1"]
+    training.resume(tmp_path / "run")
+    whole, resumed = ([{**row, "seconds": ""} for row in read_rows(tmp_path / name)] for name in ("whole", "run"))
+    assert resumed == whole
 
 
 @pytest.mark.usefixtures("short_end")
