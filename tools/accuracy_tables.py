@@ -107,23 +107,17 @@ def results_tables(runs: Sequence[RunSummary]) -> list[str]:
                 for run in sorted(_full_size(runs), key=lambda run: run.last["epoch"])
             ],
         ),
-        *(
+        _table(
+            ("480x360, from `streets`", "class IoU, last epoch", "best epoch", "class accuracy, last"),
             [
-                _table(
-                    ("480x360, from `streets`", "class IoU, last epoch", "best epoch", "class accuracy, last"),
-                    [
-                        (
-                            f"`--epochs {run.last['epoch']}`",
-                            _score(run.last["miou"]),
-                            f"{_score(run.best['miou'])} ({run.best['epoch']})",
-                            _score(run.last["mean_accuracy"]),
-                        )
-                        for run in started
-                    ],
+                (
+                    f"`--epochs {run.last['epoch']}`",
+                    _score(run.last["miou"]),
+                    f"{_score(run.best['miou'])} ({run.best['epoch']})",
+                    _score(run.last["mean_accuracy"]),
                 )
-            ]
-            if started
-            else []
+                for run in started
+            ],
         ),
         _table(
             ("240x180, 100 epochs", "seeds", "class IoU, last epoch", "mean", "best epochs", "class accuracy"),
