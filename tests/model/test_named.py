@@ -13,11 +13,12 @@ import torch
 
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UserError
+from linknet_fastai.data.street import VOID, draw_scene, scene_seed
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.model import named
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import LinkNet
-from linknet_fastai.model.named import find_model, no_such_model
+from linknet_fastai.model.named import find_model, model_folder, model_names, no_such_model
 from linknet_fastai.model.save_load import load_model, save_model
 
 
@@ -104,3 +105,14 @@ def test_a_model_on_hugging_face_is_downloaded_once(shipped: Path, tmp_path: Pat
     assert requests.count(("GET", "/someone/streets/resolve/main/model.safetensors")) == 1
     for failed in (missing, find("hf://someone/else", HF_HUB_OFFLINE="1")):
         assert "model.safetensors cannot be downloaded" in failed.stderr.splitlines()[-1]
+
+
+def test_the_models_of_this_package_are_complete_and_segment_drawn_streets() -> None:
+    files = [model_folder() / f"{name}.safetensors" for name in model_names()]
+    assert [file.stem for file in files] == ["camvid-m"]
+    assert sum(file.stat().st_size for file in files) <= 32e6
+    for file in files:
+        assert file.with_suffix(".md").read_text(encoding="utf-8").startswith(f"# {file.stem}\n")
+    frame, labels = draw_scene(scene_seed("val", 0))
+    same = open_engine(Path("camvid-m"), precision="fp32").predict_channels(frame) == labels
+    assert same[labels != VOID].mean() > 0.5
