@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import socketserver
 import struct
 import threading
@@ -92,7 +93,7 @@ class Camera(BaseHTTPRequestHandler):
             content = jpeg(number)
             head = f"--next\r\nContent-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
             self.wfile.write(head.encode() + content + b"\r\n")
-            time.sleep(0.1)
+            time.sleep(0.2)
         if name == "/silent":
             time.sleep(2)
 
@@ -137,12 +138,12 @@ def test_a_stream_that_breaks_off_ends_with_its_reason_and_a_video_of_what_came_
     out = tmp_path / "out"
     assert command("predict", model, served("/live"), "--allow-network", "--out", out) == 1
     printed = "".join(capfd.readouterr())
-    assert "/live: broke off after 0." in printed
+    assert re.search(r"/live: broke off after [01]\.\d s", printed)
     assert "(the connection was closed)" in printed
     (file,) = (out / "overlays").iterdir()
     times = times_of(file)
     assert len(times) >= 2
-    assert times[-1] / (len(times) - 1) > 0.08  # at the times at which they came
+    assert times[-1] / (len(times) - 1) > 0.06  # at the times at which they came, not at 25 frames a second
     assert_no_secret(printed, out)
 
 
