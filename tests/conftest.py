@@ -22,6 +22,7 @@ from linknet_fastai.cli import main as cli
 from linknet_fastai.cli.terminal import console
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.data import street
+from linknet_fastai.engines.engine import Engine
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import save_model
@@ -304,6 +305,19 @@ def command(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         return caught.value.code
 
     return run
+
+
+class Drawn(Engine):
+    """Gives the red of a frame as its channels, and the green as the confidence."""
+
+    name = "drawn"
+    has_confidence = True
+
+    def channels(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        return np.ascontiguousarray(pixels[..., 0])
+
+    def channels_and_confidence(self, pixels: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        return self.channels(pixels, size), np.ascontiguousarray(pixels[..., 1])
 
 
 def result_alone(dataset: object, settings: object, result: FitResult, progress: object) -> None:

@@ -27,7 +27,7 @@ class Split(Checked):
         folder: by default the split's own name.
         list: path of a list of frames, below the recipe's folder.
         data_list: path of a list of frames, below the data folder.
-        fraction: of all frames, from 0 to 1, or of all groups if the recipe has a `group`; see `place_of`.
+        fraction: of all frames, from 0 to 1, or of all groups if the recipe has a `group`; see `divide`.
         group: the names of groups.
         frames: the number of frames of the published split, if there is no list.
         stems: the content of the list, see `read_stems`; filled in when the recipe is loaded.

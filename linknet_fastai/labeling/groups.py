@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from unicodedata import normalize
 
 from linknet_fastai.config import groups as recipe_groups
-from linknet_fastai.config.groups import StemGroup, place_of
+from linknet_fastai.config.groups import StemGroup, divide
 
 VAL_SHARE, MOST_OFF = 0.2, 0.05  # of a fraction, which names decide, from what was wanted
 # `group_of` for a stem: the group that a recipe can name.
@@ -88,13 +88,12 @@ def propose_split(frames: Sequence[PurePosixPath], images: str) -> ProposedSplit
 
 def _by_fraction(names: dict[PurePosixPath, str], how: str) -> ProposedSplit | None:
     """The split of a recipe's fractions by the names of frames or of their groups; None if it is far from a fifth."""
-    divided: dict[str, list[PurePosixPath]] = {"train": [], "val": []}
-    for frame, name in names.items():
-        divided["train" if place_of(name) < 1 - VAL_SHARE else "val"].append(frame)
+    fractions = {"train": 1 - VAL_SHARE, "val": VAL_SHARE}
+    of_split = divide({*names.values()}, fractions)
+    divided = {split: [frame for frame, name in names.items() if name in of_split[split]] for split in fractions}
     if abs(len(divided["val"]) / len(names) - VAL_SHARE) > MOST_OFF:
         return None
-    splits = {"train": {"fraction": 1 - VAL_SHARE}, "val": {"fraction": VAL_SHARE}}
-    return ProposedSplit(divided, how, {"splits": splits})
+    return ProposedSplit(divided, how, {"splits": {split: {"fraction": share} for split, share in fractions.items()}})
 
 
 def group_of(frame: PurePosixPath) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from linknet_fastai.core.files import write_text
@@ -14,6 +13,7 @@ from linknet_fastai.core.images import data_url, resize_labels
 from linknet_fastai.core.text import printable
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.predict.overlay import overlay
+from linknet_fastai.runs.report import render_page
 from linknet_fastai.scoring.suspects import JudgedFrame
 
 WIDTH = 400  # pixels, of each picture at most
@@ -74,9 +74,9 @@ def write_suspects_page(
     Raises:
         UserError: the file cannot be written.
     """
-    loader = PackageLoader("linknet_fastai.runs")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = environment.get_template("suspects.html").render(
+    page = render_page(
+        "suspects.html",
+        {},
         recipe=card.recipe,
         shown=shown,
         found=found,

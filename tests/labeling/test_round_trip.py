@@ -7,13 +7,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import save
+from conftest import Drawn, save
 from PIL import Image, ImageDraw
 
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.data.dataset import open_dataset
-from linknet_fastai.engines.engine import NATIVE, Engine
+from linknet_fastai.engines.engine import NATIVE
 from linknet_fastai.labeling.look import propose, write_proposal
 from linknet_fastai.labeling.runs import brush_values
 from linknet_fastai.labeling.shapes import Polygons
@@ -27,19 +27,6 @@ WIDTH, HEIGHT = 120, 90
 NAMES = ["road", "tree & bush", "pole", "car"]
 CLASSES = [{"id": n, "name": name, "color": (50 * n, 9, 250 - 50 * n)} for n, name in enumerate(NAMES)]
 CARD = ModelCard(recipe="drawn", classes=CLASSES, void={"id": 255}, size=(WIDTH, HEIGHT))
-
-
-class Drawn(Engine):
-    """Gives the red of a frame as its channels, and half of the green as the confidence."""
-
-    name = "drawn"
-    has_confidence = True
-
-    def channels(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        return np.ascontiguousarray(pixels[..., 0])
-
-    def channels_and_confidence(self, pixels: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        return self.channels(pixels, size), np.ascontiguousarray(pixels[..., 1])
 
 
 @pytest.fixture

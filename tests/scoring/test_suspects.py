@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import save
+from conftest import Drawn, save
 
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.data.dataset import Dataset, open_dataset
 from linknet_fastai.data.match import Frame
-from linknet_fastai.engines.engine import NATIVE, Engine
+from linknet_fastai.engines.engine import NATIVE
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.scoring.suspects import (
     BINS,
@@ -25,19 +25,6 @@ from linknet_fastai.scoring.suspects import (
 GROUND, WALL, AIR = range(3)
 
 
-class Drawn(Engine):
-    """Gives the red of a frame as its channels, and the green as the confidence."""
-
-    name = "drawn"
-    has_confidence = True
-
-    def channels(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        return np.ascontiguousarray(pixels[..., 0])
-
-    def channels_and_confidence(self, pixels: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        return self.channels(pixels, size), np.ascontiguousarray(pixels[..., 1])
-
-
 def weak(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """True channels, 48x64, and what a model says that calls about half of the ground wall, and is sure of it."""
     truth = np.repeat([AIR, WALL, GROUND], 16)[:, None].repeat(64, 1).astype(np.uint8)
@@ -46,7 +33,7 @@ def weak(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture
-def drawn(tmp_path: Path, own_recipe) -> tuple[Engine, Dataset]:
+def drawn(tmp_path: Path, own_recipe) -> tuple[Drawn, Dataset]:
     """Ten frames. In f3 a piece of air is labeled ground; all of f6 is labeled wrong; f8 has void."""
     for number in range(10):
         labels, predicted = weak(number)
@@ -66,7 +53,7 @@ def drawn(tmp_path: Path, own_recipe) -> tuple[Engine, Dataset]:
     return Drawn(ModelCard.of(dataset.recipe, (64, 48)), "fp32", NATIVE), dataset
 
 
-def test_planted_errors_are_found_and_usual_confusions_are_not(drawn: tuple[Engine, Dataset]) -> None:
+def test_planted_errors_are_found_and_usual_confusions_are_not(drawn: tuple[Drawn, Dataset]) -> None:
     engine, dataset = drawn
     frames = sorted(dataset.frames("train+val"), key=lambda frame: frame.stem)
     evidence = collect_evidence(engine, dataset, frames)
@@ -80,7 +67,7 @@ def test_planted_errors_are_found_and_usual_confusions_are_not(drawn: tuple[Engi
     assert piece.confidence == pytest.approx(250 / 255, abs=0.5 / BINS)
 
 
-def test_further_classes_of_a_frame_count_less(drawn: tuple[Engine, Dataset]) -> None:
+def test_further_classes_of_a_frame_count_less(drawn: tuple[Drawn, Dataset]) -> None:
     engine, dataset = drawn
     frames = dataset.frames("train+val")
     evidence = collect_evidence(engine, dataset, frames)
@@ -100,7 +87,7 @@ def test_further_classes_of_a_frame_count_less(drawn: tuple[Engine, Dataset]) ->
     assert scores == pytest.approx([max(expected), min(expected) / 4])
 
 
-def test_contradicted_pixels_are_those_of_the_error(drawn: tuple[Engine, Dataset]) -> None:
+def test_contradicted_pixels_are_those_of_the_error(drawn: tuple[Drawn, Dataset]) -> None:
     engine, dataset = drawn
     frames = dataset.frames("train+val")
     (frame,) = [frame for frame in frames if frame.stem == "f3"]
@@ -119,7 +106,7 @@ def test_a_frame_without_others_and_one_of_void_have_no_suspects() -> None:
     assert rank_suspects([alone], 2) == rank_suspects([void], 2) == []
 
 
-def test_an_engine_without_confidence_is_refused(drawn: tuple[Engine, Dataset]) -> None:
+def test_an_engine_without_confidence_is_refused(drawn: tuple[Drawn, Dataset]) -> None:
     engine, dataset = drawn
     engine.has_confidence = False
     with pytest.raises(UserError, match="no confidence"):
