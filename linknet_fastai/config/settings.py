@@ -36,6 +36,7 @@ RENAMED = {"colour": "color"}  # old names of settings, which are still read
 # What versions that did not have a setting did, so that their runs can be compared with those of today.
 BEFORE = {
     "fit": "squish",
+    "width": 1.0,
     "accumulate": 1,
     "compile": False,
     "deterministic": False,
@@ -96,6 +97,7 @@ Device = Annotated[str, BeforeValidator(parse_device)]
 LearningRate = Annotated[float | str, BeforeValidator(_parse_lr)]
 Text = Annotated[str, Field(max_length=4096)]  # a name or a path
 Scale = Annotated[float, Field(ge=0.1, le=10)]
+Width = Annotated[float, Field(ge=0.125, le=4)]
 
 
 class Settings(BaseModel):
@@ -130,6 +132,8 @@ class Settings(BaseModel):
     """Upsampling: deconv (transposed) or pixelshuffle (sub-pixel convolutions)."""
     encoder: Text = "resnet18"
     """timm model to use as the encoder, as in resnet34."""
+    width: Width = 1.0
+    """Factor of all numbers of channels, for a ResNet, 0.125 to 4."""
     pretrained: bool = True
     """Start the encoder from timm's pretrained weights."""
     encoder_weights: Path | None = None

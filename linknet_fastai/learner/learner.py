@@ -128,9 +128,9 @@ def linknet_learner(
     Every setting of `fit` can be given by name. Those that are not given, or None, follow `dls.settings`: the recipe
     and the preset that the loaders were built with.
 
-    - Network, loss, optimizer and precision are chosen here: `encoder`, `decoder`, `pretrained`, `encoder_weights`,
-      `init_from`, `class_weights`, `optimizer`, `lr` (the learner's default rate), `weight_decay`, `accumulate`,
-      `precision`, `compile`, `deterministic`, `teacher`, `teacher_share`, `teacher_temperature`.
+    - Network, loss, optimizer and precision are chosen here: `encoder`, `width`, `decoder`, `pretrained`,
+      `encoder_weights`, `init_from`, `class_weights`, `optimizer`, `lr` (the learner's default rate), `weight_decay`,
+      `accumulate`, `precision`, `compile`, `deterministic`, `teacher`, `teacher_share`, `teacher_temperature`.
     - `epochs`, `schedule` and `encoder_lr` are used by `fit_schedule(learn)`.
     - `checkpoint_minutes` is used by the command `fit` alone.
 
@@ -173,12 +173,14 @@ def linknet_learner(
     resolve_precision(settings.precision, torch.device(dls.device))  # raises before weights are loaded
     if settings.deterministic:
         set_deterministic(True)
-    network: dict[str, Any] = settings.model_dump(include={"fit", "encoder", "decoder"})
+    network: dict[str, Any] = settings.model_dump(include={"fit", "encoder", "decoder", "width"})
     if settings.encoder_is_trained:
         network["mean"], network["std"] = encoder_normalization(settings.encoder)
     card = ModelCard.of(dls.recipe, dls.size, **network)
     pretrained = settings.pretrained and settings.init_from is None
-    model = LinkNet(len(card.classes), settings.encoder, settings.decoder, pretrained, settings.encoder_weights)
+    model = LinkNet(
+        len(card.classes), settings.encoder, settings.decoder, pretrained, settings.encoder_weights, settings.width
+    )
     if settings.init_from is not None:
         card = initialize_from(model, card, settings.init_from)
     set_normalization(dls, card.mean, card.std)

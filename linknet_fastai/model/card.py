@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from linknet_fastai.config.classes import Classes, VoidEntry, check_classes
 from linknet_fastai.config.recipe import Recipe
-from linknet_fastai.config.settings import Decoder, explain
+from linknet_fastai.config.settings import Decoder, Width, explain
 from linknet_fastai.config.size import Fit, Size
 from linknet_fastai.core.errors import UserError, reason
 from linknet_fastai.core.files import parse_json
@@ -35,6 +35,7 @@ class ModelCard(BaseModel):
         fit: how frames of another shape fit this size, see `linknet_fastai.config.size.fitted_size`.
         encoder: name of the timm model.
         decoder: name of the decoder, see `linknet_fastai.model.linknet.LinkNet`.
+        width: factor of the numbers of channels, see there.
         mean: of the three input channels, whose values range from 0 to 1 before normalization.
         std: their standard deviation.
         temperature: what logits are divided by before a softmax gives the confidence, fitted on the validation frames
@@ -50,6 +51,7 @@ class ModelCard(BaseModel):
     fit: Fit = "squish"
     encoder: Line = "resnet18"
     decoder: Decoder = "deconv"
+    width: Width = 1.0
     mean: tuple[Mean, Mean, Mean] = IMAGENET_MEAN
     std: tuple[Std, Std, Std] = IMAGENET_STD
     temperature: Temperature = 1.0
@@ -66,7 +68,7 @@ class ModelCard(BaseModel):
         Args:
             recipe: the recipe that the model is trained with.
             size: (width, height) of the training.
-            network: `fit`, `encoder`, `decoder`, `mean` and `std`, if they are not the defaults.
+            network: `fit`, `encoder`, `decoder`, `width`, `mean` and `std`, if they are not the defaults.
 
         Example:
             >>> from linknet_fastai.config.recipe import load_recipe

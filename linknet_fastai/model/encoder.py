@@ -3,15 +3,18 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
-from timm.models import load_state_dict
+from timm.layers import make_divisible
+from timm.models import is_model_in_modules, load_state_dict
 from torch import nn
 
 from linknet_fastai.core.errors import UsageError, UserError, reason
 from linknet_fastai.model.card import IMAGENET_MEAN, IMAGENET_STD
 
 STRIDES = (4, 8, 16, 32)
+RESNET_CHANNELS, RESNET_STEM = (64, 128, 256, 512), 32  # of the stages, and of the first layer of a deep stem
 
 
 def encoder_normalization(name: str) -> tuple[Sequence[float], Sequence[float]]:
@@ -34,19 +37,48 @@ def encoder_normalization(name: str) -> tuple[Sequence[float], Sequence[float]]:
     return (weights.mean, weights.std) if weights else (IMAGENET_MEAN, IMAGENET_STD)
 
 
-def create_encoder(name: str, pretrained: bool, weights: str | Path | None = None) -> nn.Module:
+def encoder_options(name: str, width: float) -> dict[str, Any]:
+    """The arguments by which timm creates a narrower or wider ResNet.
+
+    Its stem is ResNet-D's, three 3x3 convolutions: the 7x7 convolution to 64 channels, which timm does not narrow,
+    would take longer than all that follows (He et al., "Bag of Tricks for Image Classification", 2019).
+
+    Args:
+        name: the timm model.
+        width: the factor of the number of channels; 1 is the model as timm has it.
+
+    Returns:
+        The arguments for `timm.create_model`.
+
+    Raises:
+        UsageError: the model is not a ResNet.
+
+    Example:
+        >>> encoder_options("resnet18", 0.25)
+        {'channels': (16, 32, 64, 128), 'stem_type': 'deep', 'stem_width': 8}
+    """
+    if width == 1:
+        return {}
+    if not is_model_in_modules(name.split(".")[0], {"resnet"}):
+        raise UsageError(f"--width: timm's {name} has a single width; only ResNets, as resnet18, have others")
+    channels = tuple(make_divisible(width * channels) for channels in RESNET_CHANNELS)
+    return {"channels": channels, "stem_type": "deep", "stem_width": make_divisible(width * RESNET_STEM)}
+
+
+def create_encoder(name: str, pretrained: bool, weights: str | Path | None = None, width: float = 1.0) -> nn.Module:
     """Create a timm encoder that returns its features.
 
     Args:
         name: the timm model.
         pretrained: whether to load timm's ImageNet weights, downloaded once into timm's cache.
         weights: a local checkpoint of the same timm model (.pth, .safetensors) to load instead.
+        width: the factor of the number of channels, see `encoder_options`.
 
     Returns:
         A network that takes Bx3xHxW floats and returns a list of features, BxCxhxw.
 
     Raises:
-        UsageError: timm has no such model, or the model cannot return features.
+        UsageError: timm has no such model, the model cannot return features, or there are no weights of this width.
         UserError: the weights are not available, or do not fit the encoder.
 
     Example:
@@ -57,12 +89,17 @@ def create_encoder(name: str, pretrained: bool, weights: str | Path | None = Non
         similar = timm.list_models(f"*{name[:6]}*")[:3]
         hint = f"; similar names: {', '.join(similar)}" if similar else ""
         raise UsageError(f"--encoder: timm has no model {name!r}{hint}")
+    options = encoder_options(name, width)
+    if options and (pretrained or weights is not None):
+        raise UsageError(f"--width: timm's weights of {name} are of width 1: train from scratch with --no-pretrained")
     overlay = None
     if weights is not None:
         _check_encoder_weights(name, Path(weights))
         pretrained, overlay = True, {"file": str(weights)}
     try:
-        encoder = timm.create_model(name, features_only=True, pretrained=pretrained, pretrained_cfg_overlay=overlay)
+        encoder = timm.create_model(
+            name, features_only=True, pretrained=pretrained, pretrained_cfg_overlay=overlay, **options
+        )
     except Exception as error:  # the hub, the network and timm raise a dozen kinds of errors
         if not pretrained or overlay:
             raise unsuitable_encoder(name, error) from error

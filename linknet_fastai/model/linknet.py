@@ -8,13 +8,14 @@ from typing import NamedTuple, get_args
 import torch
 import torch.nn.functional as F
 from fastai.layers import PixelShuffle_ICNR
+from timm.layers import make_divisible
 from torch import Tensor, nn
 
 from linknet_fastai.config.settings import Decoder
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.model.encoder import STRIDES, create_encoder, unsuitable_encoder
 
-HEAD_WIDTH = 32
+HEAD_WIDTH = 32  # channels, at a width of 1
 
 
 class Upsampling(NamedTuple):
@@ -68,13 +69,14 @@ class Head(nn.Sequential):
         in_channels: C.
         n_classes: channels of the logits.
         upsampling: doubles height and width, twice.
+        hidden: channels in between.
     """
 
-    def __init__(self, in_channels: int, n_classes: int, upsampling: Upsampling) -> None:
-        last = upsampling.last(HEAD_WIDTH, n_classes)  # created first, as in `DecoderBlock`
+    def __init__(self, in_channels: int, n_classes: int, upsampling: Upsampling, hidden: int = HEAD_WIDTH) -> None:
+        last = upsampling.last(hidden, n_classes)  # created first, as in `DecoderBlock`
         super().__init__(
-            *norm_relu(upsampling.inner(in_channels, HEAD_WIDTH), HEAD_WIDTH),
-            *norm_relu(nn.Conv2d(HEAD_WIDTH, HEAD_WIDTH, 3, padding=1, bias=False), HEAD_WIDTH),
+            *norm_relu(upsampling.inner(in_channels, hidden), hidden),
+            *norm_relu(nn.Conv2d(hidden, hidden, 3, padding=1, bias=False), hidden),
             last,
         )
 
@@ -101,9 +103,10 @@ class LinkNet(nn.Module):
             convolutions (fastai's PixelShuffle_ICNR).
         pretrained: whether the encoder starts with timm's ImageNet weights.
         encoder_weights: a local checkpoint of the timm model to start the encoder with instead.
+        width: the factor of all numbers of channels: of the encoder (a ResNet, see `encoder_options`) and the decoder.
 
     Raises:
-        UsageError: the decoder is unknown, or the encoder is unknown or does not fit.
+        UsageError: the decoder is unknown, or the encoder is unknown, does not fit, or does not have this width.
         UserError: the weights are not available, or do not fit the encoder.
 
     Example:
@@ -119,13 +122,14 @@ class LinkNet(nn.Module):
         decoder: str = "deconv",
         pretrained: bool = True,
         encoder_weights: str | Path | None = None,
+        width: float = 1.0,
     ) -> None:
         super().__init__()
         if decoder not in DECODERS:
             raise UsageError(f"--decoder: {decoder!r} is not one of {', '.join(get_args(Decoder))}")
         upsampling = DECODERS[decoder]
         self.encoder_name, self.n_classes = encoder, n_classes
-        self.encoder = create_encoder(encoder, pretrained, encoder_weights)
+        self.encoder = create_encoder(encoder, pretrained, encoder_weights, width)
         # timm's features do not include the pooled stem of a ResNet, so `encode` runs the layers one by one.
         self.has_pooled_stem = "maxpool" in dict(self.encoder.named_children())
         stem_channels, channels, self.input_multiple = self._probe_encoder()
@@ -133,7 +137,7 @@ class LinkNet(nn.Module):
         self.blocks = nn.ModuleList(
             DecoderBlock(channels[i], finer[i], upsampling if i > 0 else None) for i in range(len(channels))
         )
-        self.head = Head(finer[0], n_classes, upsampling)
+        self.head = Head(finer[0], n_classes, upsampling, make_divisible(width * HEAD_WIDTH))
 
     def encode(self, images: Tensor) -> tuple[Tensor | None, Sequence[Tensor]]:
         """Run the encoder.

@@ -14,6 +14,7 @@ from safetensors.torch import save
 from linknet_fastai.core.errors import UsageError, UserError, reason
 from linknet_fastai.core.files import atomic_write
 from linknet_fastai.model.card import METADATA_KEY, ModelCard, check_card, parse_card
+from linknet_fastai.model.encoder import encoder_options
 from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.named import RUN_MODEL as RUN_MODEL
 from linknet_fastai.model.named import find_model, no_such_model
@@ -82,7 +83,7 @@ def load_model(path: str | Path, trust_pickle: bool = False) -> tuple[LinkNet, M
             shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118 - not a dict
             _check_encoder(card, shapes)
             tensors = {name: opened.get_tensor(name) for name in shapes}
-        model = LinkNet(len(card.classes), card.encoder, card.decoder, pretrained=False)
+        model = LinkNet(len(card.classes), card.encoder, card.decoder, pretrained=False, width=card.width)
         model.load_state_dict(tensors)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file}: damaged, or not a safetensors file ({reason(error)})") from None
@@ -101,8 +102,9 @@ def _check_encoder(card: ModelCard, shapes: Mapping[str, list[int]]) -> None:
     if not timm.is_model(card.encoder.split(".")[0]):
         return  # creating the network raises an error with similar names
     try:
+        options = encoder_options(card.encoder, card.width)
         with torch.device("meta"):
-            expected = timm.create_model(card.encoder, features_only=True).state_dict()
+            expected = timm.create_model(card.encoder, features_only=True, **options).state_dict()
     except Exception:  # some cannot be created on the meta device, or not at all, which creating the network reports
         return
     for name, tensor in expected.items():
@@ -139,7 +141,7 @@ def initialize_from(model: LinkNet, card: ModelCard, path: str | Path) -> ModelC
         The card, with the mean and standard deviation that the other model expects images to be normalized with.
 
     Raises:
-        UsageError: the other model has another encoder or decoder.
+        UsageError: the other model has another encoder, decoder or width.
         UserError: the other model cannot be loaded.
 
     Example:
@@ -148,7 +150,7 @@ def initialize_from(model: LinkNet, card: ModelCard, path: str | Path) -> ModelC
             card = initialize_from(model, card, "runs/cityscapes")
     """
     source, source_card = load_model(path)
-    for part in ("encoder", "decoder"):
+    for part in ("encoder", "decoder", "width"):
         own, other = getattr(card, part), getattr(source_card, part)
         if own != other:
             raise UsageError(f"--init-from: {path} has the {part} {other}, this model {own}")

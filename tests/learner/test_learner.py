@@ -28,7 +28,7 @@ from linknet_fastai.learner.learner import OF_LOADERS, LinkNetLearner, learner_f
 from linknet_fastai.learner.optimizers import OPTIMIZERS, Muon
 from linknet_fastai.learner.schedules import fit_schedule
 from linknet_fastai.model.card import ModelCard
-from linknet_fastai.model.save_load import save_model
+from linknet_fastai.model.save_load import load_model, save_model
 
 mpl.use("Agg")
 TINY_ENCODER = "test_resnet.r160_in1k"
@@ -214,6 +214,16 @@ def test_init_from_takes_everything_or_all_but_the_head(dls, tmp_path):
     assert not torch.equal(first.model.head[-1].weight, third.model.head[-1].weight)
 
 
+def test_a_narrow_model_is_loaded_as_it_was_saved_and_starts_none_of_another_width(dls, tmp_path):
+    narrow = linknet_learner(dls, encoder="resnet18", width=0.25, pretrained=False)
+    save_model(narrow.model, narrow.card, file := tmp_path / "narrow.safetensors")
+    loaded, card = load_model(file)
+    assert card == narrow.card
+    assert all(torch.equal(a, b) for a, b in zip(narrow.model.parameters(), loaded.parameters(), strict=True))
+    with pytest.raises(UsageError, match=r"--init-from: .*narrow\.safetensors has the width 0\.25, this model 0\.5"):
+        linknet_learner(dls, encoder="resnet18", width=0.5, init_from=file)
+
+
 class NotePrecision(Callback):
     """Notes the types of the network's output, of what the loss and the scores get, and where autocast is on."""
 
@@ -324,7 +334,8 @@ def test_a_compiled_network_trains_as_a_plain_one(street_data, monkeypatch):
 def test_every_setting_can_be_given_by_name(dls, street_data):
     same = {name: getattr(dls.settings, name) for name in OF_LOADERS}
     others = {
-        "encoder": TINY_ENCODER,
+        "encoder": "resnet18",
+        "width": 0.25,
         "decoder": "pixelshuffle",
         "pretrained": False,
         "class_weights": "sqrt",
@@ -349,7 +360,8 @@ def test_every_setting_can_be_given_by_name(dls, street_data):
     learn = linknet_learner(dls, **same, **others)
     assert learn.lr == 0.01
     assert learn.precision == "fp32"
-    assert learn.card.decoder == "pixelshuffle"
+    assert (learn.card.decoder, learn.card.width) == ("pixelshuffle", 0.25)
+    assert learn.model.head[1].num_features == 8
     assert learn.accumulate_gradients.batches == 2
     given = {name: value for name, value in others.items() if value is not None}
     assert learn.settings == dls.settings.model_copy(update=given)

@@ -219,6 +219,31 @@ def test_other_encoders_fit_with_and_without_a_pooled_stem(encoder):
         assert model(torch.zeros(1, 3, 65, 97)).shape == (1, 3, 65, 97)
 
 
+@pytest.mark.parametrize(("encoder", "last"), [("resnet18", 128), ("resnet50", 512)])
+def test_width_is_a_factor_of_all_channels_and_the_stem_is_three_small_convolutions(encoder, last):
+    model = LinkNet(3, encoder=encoder, pretrained=False, width=0.25).eval()
+    stem = [layer for layer in model.encoder.conv1 if isinstance(layer, nn.Conv2d)]
+    assert [(layer.out_channels, layer.kernel_size) for layer in stem] == [(8, (3, 3)), (8, (3, 3)), (16, (3, 3))]
+    assert model.blocks[-1][0].in_channels == last
+    assert [layer.out_channels for layer in model.head if isinstance(layer, nn.Conv2d)] == [8]
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 65, 97)).shape == (1, 3, 65, 97)
+    full, quarter = (
+        sum(p.numel() for p in LinkNet(3, encoder, "deconv", False, width=w).parameters()) for w in (1, 0.25)
+    )
+    assert quarter < full / 14
+
+
+def test_a_width_that_an_encoder_or_its_weights_do_not_have_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"--width: .*mobilenetv3_small_050.*only ResNets"):
+        LinkNet(3, encoder="mobilenetv3_small_050", pretrained=False, width=0.5)
+    for weights in ({"pretrained": True}, {"pretrained": False, "encoder_weights": tmp_path / "resnet18.pth"}):
+        if file := weights.get("encoder_weights"):
+            torch.save(timm.create_model("resnet18").state_dict(), file)
+        with pytest.raises(UsageError, match=r"--width: .*weights of resnet18.*--no-pretrained"):
+            LinkNet(3, width=0.5, **weights)
+
+
 @pytest.mark.parametrize("encoder", ["vit_tiny_patch16_224", "resnet8000"])
 def test_an_encoder_that_does_not_fit_is_refused_by_name(encoder):
     with pytest.raises(UsageError, match=encoder):
