@@ -36,11 +36,12 @@ class Finished(Exception):  # noqa: N818 - it is none
 
 
 class Setting(NamedTuple):
-    """Where the data and temporary files are, and how long a contestant may train."""
+    """Where the data and temporary files are, how long a contestant may train, and the score that ends it earlier."""
 
     camvid: Path
     folder: Path
     minutes: float
+    enough: float = TARGETS[-1]
 
     def names(self, split: str) -> list[str]:
         """The file names of the frames of a split."""
@@ -267,7 +268,7 @@ def measure(entry: Entry, setting: Setting) -> list[tuple[float, float]]:
 def _train(train: Callable[[Setting, Report], None], setting: Setting, pipe: Connection, begin: float) -> None:
     def report(class_iou: float) -> None:
         pipe.send((round((time.time() - begin) / 60, 2), round(class_iou, 4)))
-        if class_iou >= TARGETS[-1]:
+        if class_iou >= setting.enough:
             raise Finished("the highest target is reached")  # fastai needs an argument
 
     multiprocessing.set_start_method(None, force=True)  # the platform's own for loader processes, as in any script

@@ -103,7 +103,7 @@ class LinkNet(nn.Module):
             convolutions (fastai's PixelShuffle_ICNR).
         pretrained: whether the encoder starts with timm's ImageNet weights.
         encoder_weights: a local checkpoint of the timm model to start the encoder with instead.
-        width: the factor of all numbers of channels: of the encoder (a ResNet, see `encoder_options`) and the decoder.
+        width: the factor of all numbers of channels, of the encoder (a ResNet, see `encoder_options`) and the decoder
 
     Raises:
         UsageError: the decoder is unknown, or the encoder is unknown, does not fit, or does not have this width.
