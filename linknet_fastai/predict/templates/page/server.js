@@ -1,0 +1,102 @@
+// The engine of a page that `linknet-fastai serve` sends: files and frames go to that server, which keeps nothing.
+
+import { asText, current, grab } from "./sources.js";
+
+const QUALITY = 0.95; // of the frames of the camera, as JPEG
+
+let limits; // of files: {bytes, text}
+
+/** What the page says of the server's network. */
+export async function start(info) {
+  limits = info.limits;
+  const size = info.size ? asText(info.size) : "each frame's own size";
+  return {
+    about: `by ${info.by} at ${size}. Pictures go to the machine that serves this page; nothing is kept there.`,
+    ready: limits.text,
+  };
+}
+
+/** The bytes of an answer: `line` takes those up to the end of a line, as JSON, and `rest` all others. */
+function reader(body) {
+  const stream = body.getReader();
+  let bytes = new Uint8Array();
+  return {
+    async line() {
+      let end;
+      while ((end = bytes.indexOf(10)) < 0) {
+        const { done, value } = await stream.read();
+        if (done) throw new Error("the server has ended");
+        const more = new Uint8Array(bytes.length + value.length);
+        more.set(bytes);
+        more.set(value, bytes.length);
+        bytes = more;
+      }
+      const text = new TextDecoder().decode(bytes.subarray(0, end));
+      bytes = bytes.subarray(end + 1);
+      return JSON.parse(text);
+    },
+    async rest() {
+      const parts = [bytes];
+      for (let part; !(part = await stream.read()).done; ) parts.push(part.value);
+      return new Blob(parts);
+    },
+  };
+}
+
+/**
+ * Send a file. The server answers with lines of JSON; after the last one, which counts them, come the bytes of `parts`.
+ * @param about the query
+ * @param onLine called with each line but the last
+ */
+async function send(content, about, signal, onLine) {
+  const request = { method: "POST", body: content, signal };
+  const answer = await fetch(`predict?${new URLSearchParams(about)}`, request).catch((error) => {
+    throw signal?.aborted ? error : new Error("the server does not answer: it is busy, or has ended");
+  });
+  if (!answer.ok) throw new Error(await answer.text());
+  const { line, rest } = reader(answer.body);
+  let last;
+  while (!(last = await line()).parts) {
+    if (last.error) throw new Error(last.error);
+    onLine(last);
+  }
+  const bytes = await rest();
+  let end = 0;
+  const parts = last.parts.map((count) => bytes.slice(end, (end += count)));
+  if (bytes.size !== end) throw new Error("the server has ended");
+  return { ...last, parts };
+}
+
+const asMask = async (part) => new Uint8Array(await part.arrayBuffer());
+
+/**
+ * A file as a source: a picture with its prediction, or the film that the server makes of a clip.
+ * @param file the file
+ * @param view opacity, and shown, the numbers of the classes that a film shows
+ * @param signal aborted when the visitor wants another file
+ * @param onFrame called with how many frames of a clip are done, and of how many
+ */
+export async function opened(file, view, signal, onFrame) {
+  if (file.size > limits.bytes) throw new Error(`${file.name} is too large. ${limits.text}`);
+  const about = { name: file.name, opacity: view.opacity, shown: view.shown };
+  const { parts, ...answer } = await send(file, about, signal, ({ done, total }) => onFrame(done, total));
+  const { name } = file;
+  if (answer.frames) return { name, ...answer, film: parts[0].slice(0, parts[0].size, "video/mp4"), stop() {} };
+  const [width, height] = answer.shown;
+  const frame = await createImageBitmap(parts[0]);
+  const predicted = { frame, mask: await asMask(parts[1]), width, height, milliseconds: answer.milliseconds };
+  return { name, size: () => answer.size, predicted, stop() {} };
+}
+
+/**
+ * Predict the current frame of the camera; a picture was predicted when it was opened.
+ * @param source what is shown
+ * @param seen width and height of what the network sees
+ */
+export async function predict(source, seen) {
+  if (source.predicted) return source.predicted;
+  const frame = current(source);
+  const content = await new Promise((resolve) => grab(frame, seen).toBlob(resolve, "image/jpeg", QUALITY));
+  const { parts, milliseconds } = await send(content, { name: source.name, mask: "only" });
+  return { frame, mask: await asMask(parts[1]), width: seen[0], height: seen[1], milliseconds };
+}
