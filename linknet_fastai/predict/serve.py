@@ -63,7 +63,7 @@ class _Server(ThreadingHTTPServer):
         info = page_info("server", engine.card) | {"size": size, "by": str(engine), "limits": shown_limits}
         self.files = page_files("server") | {INFO: json.dumps(info).encode()}
         super().__init__((host, port), _Visit)
-        self.is_local = _is_loopback(self.server_address[0])
+        self.is_local = _is_loopback(str(self.server_address[0]))
 
     def server_bind(self) -> None:
         """Listen, without asking for the name of this machine, which may take long."""

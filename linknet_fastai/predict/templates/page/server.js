@@ -96,7 +96,9 @@ export async function opened(file, view, signal, onFrame) {
 export async function predict(source, seen) {
   if (source.predicted) return source.predicted;
   const frame = current(source);
-  const content = await new Promise((resolve) => grab(frame, seen).toBlob(resolve, "image/jpeg", QUALITY));
+  // Not by toBlob, which a busy browser puts off.
+  const [, encoded] = grab(frame, seen).toDataURL("image/jpeg", QUALITY).split(",");
+  const content = Uint8Array.from(atob(encoded), (byte) => byte.charCodeAt(0));
   const { parts, milliseconds } = await send(content, { name: source.name, mask: "only" });
   return { frame, mask: await asMask(parts[1]), width: seen[0], height: seen[1], milliseconds };
 }
