@@ -42,7 +42,6 @@ HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; media-src blob:; object-src 'none'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
 Answer = tuple[dict[str, Any], list[bytes]]  # the last line, and the bytes after it
@@ -66,22 +65,19 @@ class _Server(ThreadingHTTPServer):
         self.is_local = _is_loopback(str(self.server_address[0]))
 
     def server_bind(self) -> None:
-        """Listen, without asking for the name of this machine, which may take long."""
-        TCPServer.server_bind(self)
+        TCPServer.server_bind(self)  # HTTPServer would ask for the name of this machine, which may take long
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether there is room for one more connection."""
         return self.connections.acquire(blocking=False)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer one request in its thread."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self.connections.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print nothing: visitors leave at any time."""
+        pass  # visitors leave at any time
 
     def close(self) -> None:
         """End what is being predicted, and listen no longer."""

@@ -291,15 +291,19 @@ def test_more_connections_than_there_is_room_for_are_closed(temporary: Path, mon
     raise AssertionError("the place of a connection that was closed is never free")
 
 
-def test_serving_connects_to_no_other_machine(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = set()
+def test_serving_connects_to_no_other_machine_and_opens_the_browser(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, opened = set(), []
+    monkeypatch.setattr("webbrowser.open", opened.append)
     for name in ("getaddrinfo", "gethostbyaddr", "getfqdn"):
         real = getattr(socket, name)
         monkeypatch.setattr(
             socket, name, lambda host="", *more, real=real, **options: asked.add(host) or real(host, *more, **options)
         )
-    with temporary_folder(temporary), served(Quarters(), "127.0.0.1", 0, LIMITS) as address:
+    with temporary_folder(temporary), served(Quarters(), "127.0.0.1", 0, LIMITS, open_browser=True) as address:
         assert ask(address).status == 200
+    assert opened == [address]
     assert asked <= {"127.0.0.1"}
 
 

@@ -23,11 +23,9 @@ function say(text, isError = false) {
 
 const complain = (error) => say(`error: ${error.message ?? error}`, true);
 
-/** Show how much is done, a share; of what is not known, a number that is not finite, only that it goes on. */
 function showProgress(share) {
   find("progress").hidden = false;
-  if (Number.isFinite(share)) find("progress").value = share;
-  else find("progress").removeAttribute("value");
+  find("progress").value = share;
 }
 
 /** What the network sees of a frame: all of its size, or, if it pads frames, what has the frame's aspect ratio. */
@@ -149,7 +147,7 @@ async function show(start) {
 function open(file) {
   const shown = legend.flatMap(({ input }, channel) => (input.checked ? [channel] : []));
   const onFrame = (done, total) => {
-    showProgress(done / total);
+    showProgress(total ? done / total : 0);
     say(`${file.name}: ${done} of ${total || "its"} frames predicted`);
   };
   say(`${file.name} is being predicted`);

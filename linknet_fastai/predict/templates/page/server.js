@@ -16,37 +16,10 @@ export async function start(info) {
   };
 }
 
-/** The bytes of an answer: `line` takes those up to the end of a line, as JSON, and `rest` all others. */
-function reader(body) {
-  const stream = body.getReader();
-  let bytes = new Uint8Array();
-  return {
-    async line() {
-      let end;
-      while ((end = bytes.indexOf(10)) < 0) {
-        const { done, value } = await stream.read();
-        if (done) throw new Error("the server has ended");
-        const more = new Uint8Array(bytes.length + value.length);
-        more.set(bytes);
-        more.set(value, bytes.length);
-        bytes = more;
-      }
-      const text = new TextDecoder().decode(bytes.subarray(0, end));
-      bytes = bytes.subarray(end + 1);
-      return JSON.parse(text);
-    },
-    async rest() {
-      const parts = [bytes];
-      for (let part; !(part = await stream.read()).done; ) parts.push(part.value);
-      return new Blob(parts);
-    },
-  };
-}
-
 /**
- * Send a file. The server answers with lines of JSON; after the last one, which counts them, come the bytes of `parts`.
+ * Send a file. The answer is lines of JSON, and after one with `parts`, numbers of bytes, those bytes.
  * @param about the query
- * @param onLine called with each line but the last
+ * @param onLine called with each line before that one
  */
 async function send(content, about, signal, onLine) {
   const request = { method: "POST", body: content, signal };
@@ -54,17 +27,24 @@ async function send(content, about, signal, onLine) {
     throw signal?.aborted ? error : new Error("the server does not answer: it is busy, or has ended");
   });
   if (!answer.ok) throw new Error(await answer.text());
-  const { line, rest } = reader(answer.body);
-  let last;
-  while (!(last = await line()).parts) {
-    if (last.error) throw new Error(last.error);
-    onLine(last);
+  const stream = answer.body.getReader();
+  let line = {}, bytes = new Blob();
+  for (let part; !(part = await stream.read()).done; ) {
+    bytes = new Blob([bytes, part.value]);
+    while (!line.parts) {
+      const text = await bytes.text(); // ASCII, until the bytes begin
+      const end = text.indexOf("\n");
+      if (end < 0) break;
+      line = JSON.parse(text.slice(0, end));
+      bytes = bytes.slice(end + 1);
+      if (line.error) throw new Error(line.error);
+      if (!line.parts) onLine(line);
+    }
   }
-  const bytes = await rest();
   let end = 0;
-  const parts = last.parts.map((count) => bytes.slice(end, (end += count)));
-  if (bytes.size !== end) throw new Error("the server has ended");
-  return { ...last, parts };
+  const parts = line.parts?.map((count) => bytes.slice(end, (end += count)));
+  if (!parts || bytes.size !== end) throw new Error("the server has ended");
+  return { ...line, parts };
 }
 
 const asMask = async (part) => new Uint8Array(await part.arrayBuffer());
