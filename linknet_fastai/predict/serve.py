@@ -62,7 +62,9 @@ class _Server(ThreadingHTTPServer):
         info = page_info("server", engine.card) | {"size": size, "by": str(engine), "limits": shown_limits}
         self.files = page_files("server") | {INFO: json.dumps(info).encode()}
         super().__init__((host, port), _Visit)
-        self.is_local = _is_loopback(str(self.server_address[0]))
+        address, port = self.server_address[:2]
+        self.is_local = _is_loopback(str(address))
+        self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
     def server_bind(self) -> None:
         TCPServer.server_bind(self)  # HTTPServer would ask for the name of this machine, which may take long
@@ -113,8 +115,8 @@ class _Visit(BaseHTTPRequestHandler):
         host, origin = self.headers.get("Host", "").lower(), self.headers.get("Origin")
         name = re.sub(r":\d*$", "", host).strip("[]")
         if self.server.is_local and name != self.server.host and not _is_loopback(name):  # a name may point anywhere
-            known = f"http://{self.server.host}:{self.server.server_address[1]}/"
-            self.send_error(403, explain=f"open {known}: by other names only a page of --host 0.0.0.0 is served")
+            why = f"open {self.server.address}: by other names only a page of --host 0.0.0.0 is served"
+            self.send_error(403, explain=why)
         elif origin is not None and origin.lower().partition("://")[2] != host:
             self.send_error(403, explain="another page has sent this request")
         else:
@@ -264,12 +266,11 @@ def served(engine: Engine, host: str, port: int, limits: Limits, open_browser: b
                 f"--port: cannot listen on port {port} of {host}: the port is in use, or this machine does not have "
                 "the address; choose another --port or --host"
             ) from None
-        address = f"http://{f'[{host}]' if ':' in host else host}:{server.server_address[1]}/"
         Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
         try:
             if open_browser:
-                webbrowser.open(address)
-            yield address
+                webbrowser.open(server.address)
+            yield server.address
         finally:
             server.close()
 

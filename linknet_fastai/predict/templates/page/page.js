@@ -103,7 +103,7 @@ function showFilm(made) {
 
 // Sources
 
-/** Predict no longer what was opened last. */
+/** Stop what was opened last; what is shown stays. */
 function leave() {
   wish.abort();
   wish = new AbortController();
@@ -227,6 +227,7 @@ function save() {
 
 function addControls() {
   opacity.oninput = draw;
+  film.onerror = () => complain("this browser cannot play the film; save it to see it elsewhere");
   find("file").onchange = ({ target }) => {
     const [file] = target.files;
     target.value = ""; // so that the same file can be opened again

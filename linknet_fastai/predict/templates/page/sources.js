@@ -1,4 +1,5 @@
-// What is shown: the frames of pictures, clips and the camera.
+// Where frames come from. A source is {name, size, frame, stop}: size a function, frame what can be drawn, stop its end;
+// a clip or the camera also has video, and isCamera.
 
 const MOST = 1600; // pixels of the longer side on the page; larger frames are reduced first
 
