@@ -304,7 +304,7 @@ def serve(
     max_seconds: Annotated[float, "Longest clip, in seconds.", "N", None, {"min": 0.1}] = 30,
     open: Annotated[bool, "Open the page in the browser."] = False,
 ) -> None:
-    """Serve a page that predicts images and clips dropped on it; nothing is kept."""
+    """Serve a page that predicts pictures, clips and the camera; nothing is kept."""
     from linknet_fastai.cli.terminal import console
     from linknet_fastai.predict import serve as page
     from linknet_fastai.predict.uploads import Limits

@@ -1,26 +1,23 @@
-"""Write a run's network as a web page that predicts in the browser; the page itself is in `templates/web`."""
+"""Write a run's network as a web page that predicts in the browser; the page itself is in `predict/page.py`."""
 
 import gzip
 import json
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from linknet_fastai.config.size import SMALLEST_SIDE
 from linknet_fastai.core.files import atomic_write
 from linknet_fastai.engines.onnx_engine import without_confidence
 from linknet_fastai.export.export import check_int8, check_own_folder
 from linknet_fastai.export.graph import Check, check_graph, export_graph
 from linknet_fastai.export.web_runtime import runtime_files
-from linknet_fastai.model.card import METADATA_KEY, ModelCard
+from linknet_fastai.model.card import METADATA_KEY
 from linknet_fastai.model.named import folder_for
 from linknet_fastai.model.save_load import load_model
 from linknet_fastai.predict.inputs import find_images
+from linknet_fastai.predict.page import INFO, page_files, page_info
 
-FOLDER, INFO, NETWORK = "export-web", "model.json", "model.onnx.gz"
-PAGE = ("index.html", "style.css", "page.js", "overlay.js", "worker.js", "resize.js", "runtime/LICENSE.txt")
+FOLDER, NETWORK = "export-web", "model.onnx.gz"
 # Of onnxruntime-web, by what it runs on: its interface, and the script and WebAssembly that the interface loads.
 RUNTIMES = {
     "wasm": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
@@ -91,14 +88,16 @@ def export_web(
         precision = "auto" if int8 else "fp32"
         result = check_graph(model, card, file, check or calibrate, precision, engine="onnxruntime")
         network = without_confidence(file.read_bytes())[0]
-    page = resources.files("linknet_fastai.export") / "templates" / "web"
-    files = {NETWORK: gzip.compress(network, mtime=0)} | {name: (page / name).read_bytes() for name in PAGE}
+    files = {NETWORK: gzip.compress(network, mtime=0)} | page_files("browser")
     runtimes = {name: _runtime_paths(name) for name in names}
     for name, paths in runtimes.items():
         for path, source in zip(paths.values(), RUNTIMES[name], strict=True):
             content = package[source]
             files[path] = gzip.compress(content, mtime=0) if path.endswith(".gz") else content
-    info = _info(card, "int8" if int8 else "fp32") | {
+    info = page_info("browser", card) | {
+        "written_by": METADATA_KEY,
+        "precision": "int8" if int8 else "fp32",
+        "model": NETWORK,
         "runtimes": runtimes,
         "bytes": {name: len(content) for name, content in files.items()},
     }
@@ -121,17 +120,3 @@ def _runtime_paths(name: str) -> dict[str, str]:
     As .js, which every server sends as a script, and as .gz, because few servers compress WebAssembly.
     """
     return {"api": f"runtime/{name}.js", "glue": f"runtime/{name}-glue.js", "binary": f"runtime/{name}.wasm.gz"}
-
-
-def _info(card: ModelCard, precision: str) -> dict[str, Any]:
-    """What the page shows of the model."""
-    return {
-        "written_by": METADATA_KEY,
-        "recipe": card.recipe,
-        "size": list(card.size),
-        "fit": card.fit,
-        "smallest_side": SMALLEST_SIDE,
-        "precision": precision,
-        "model": NETWORK,
-        "classes": [{"name": entry.name, "color": list(entry.color)} for entry in card.classes],
-    }

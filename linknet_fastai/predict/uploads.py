@@ -1,4 +1,4 @@
-"""Predicts what is uploaded to the page of `serve`, within limits, and counts pixels and time. Imports no Gradio."""
+"""Predicts what is uploaded to the page of `serve`, within limits, and counts pixels and time."""
 
 import math
 import time
@@ -12,9 +12,8 @@ from PIL import Image
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.images import open_image, resize_image, resize_labels
 from linknet_fastai.engines.engine import Engine
-from linknet_fastai.predict.frames import open_container
 
-SHOWN_SIDE = 1600  # the longer side, in pixels, of images on the page and in the memory of a session
+SHOWN_SIDE = 1600  # the longer side, in pixels, of images on the page
 CLIP_FPS = 30  # frames per second; more are dropped
 
 
@@ -36,14 +35,6 @@ class Limits:
             f"An image or a clip of up to {self.megapixels:g} million pixels and {self.mebibytes} MiB, "
             f"a clip of up to {self.seconds:g} seconds"
         )
-
-
-@dataclass(frozen=True, eq=False)
-class LastImage:
-    """The last image of a session: RGB, and its predicted channels (HxW uint8), at the size on the page."""
-
-    image: Image.Image
-    channels: np.ndarray
 
 
 class CountingEngine(Engine):
@@ -100,7 +91,7 @@ class CountingEngine(Engine):
         return 1000 * self.seconds / self.frames
 
 
-def predict_image(engine: Engine, file: Path, limits: Limits) -> tuple[LastImage, tuple[int, int]]:
+def predict_image(engine: Engine, file: Path, limits: Limits) -> tuple[Image.Image, np.ndarray, tuple[int, int]]:
     """Predict an image.
 
     Args:
@@ -109,7 +100,7 @@ def predict_image(engine: Engine, file: Path, limits: Limits) -> tuple[LastImage
         limits: limits of the file.
 
     Returns:
-        The image and its channels, resized to at most `SHOWN_SIDE`; the original (width, height).
+        The RGB image and its channels (HxW uint8), resized to at most `SHOWN_SIDE`; the original (width, height).
 
     Raises:
         UserError: the file is not an image, or too large.
@@ -117,13 +108,13 @@ def predict_image(engine: Engine, file: Path, limits: Limits) -> tuple[LastImage
     Example:
         ::
 
-            image, size = predict_image(engine, Path("frame.png"), Limits(64, 25, 30))
+            image, channels, size = predict_image(engine, Path("frame.png"), Limits(64, 25, 30))
     """
     image = open_image(file, limits.megapixels * 1e6)
     channels = engine.predict_channels(image)
     scale = min(SHOWN_SIDE / max(image.size), 1)
     width, height = (max(round(side * scale), 1) for side in image.size)
-    return LastImage(resize_image(image, (width, height)), resize_labels(channels, (width, height))), image.size
+    return resize_image(image, (width, height)), resize_labels(channels, (width, height)), image.size
 
 
 def check_clip(file: Path, limits: Limits) -> None:
@@ -135,6 +126,8 @@ def check_clip(file: Path, limits: Limits) -> None:
             check_clip(Path("drive.mp4"), Limits(64, 25, 30))
             predict_video(engine, Path("drive.mp4"), Path("overlay.mp4"), fps=CLIP_FPS)
     """
+    from linknet_fastai.predict.frames import open_container  # needs an extra
+
     with open_container(file) as container:
         for video in container.streams.video[:1]:
             size = f"{video.width}x{video.height}"

@@ -101,7 +101,7 @@ def test_the_runtimes_are_those_of_the_package_and_the_large_files_are_compresse
 
 def test_the_page_names_files_beside_it_only_and_nothing_of_this_machine(folder: Path) -> None:
     texts = {path: path.read_text() for path in folder.glob("*.*") if path.suffix != ".gz"}
-    assert len(texts) == 7
+    assert len(texts) == 10
     for path, text in texts.items():
         assert set(re.findall(r"https?://[^\s\"']+", text)) <= {"http://localhost:8000"}, path
         assert "secret-place" not in text

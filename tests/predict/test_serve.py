@@ -1,39 +1,34 @@
-"""The page of `serve`, without a browser: its limits, its answers, and that no upload is kept."""
+"""The page of `serve`, without a browser: its limits, its answers, who may ask, and that no upload is kept."""
 
-import base64
 import io
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from tempfile import gettempdir
-from threading import Event
-from typing import Any
+from threading import Event, Thread
+from urllib.parse import urlencode, urlsplit
 
-import httpx
 import numpy as np
 import pytest
-from gradio_client import Client, handle_file
 from PIL import Image
-from test_uploads import CARD, LIMITS, Quarters
-from test_video import write_clip
+from test_uploads import CARD, LIMITS, ROAD, Quarters
+from test_video import read_clip, write_clip
 
-import linknet_fastai
+from linknet_fastai.predict import serve as serving
 from linknet_fastai.predict.serve import served
 from linknet_fastai.predict.uploads import Limits
 
 Command = Callable[..., int]
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]
+Answer = tuple[list[dict], list[bytes]]
 
 
 @pytest.fixture(scope="module")
@@ -59,23 +54,9 @@ def temporary_folder(folder: Path) -> Iterator[None]:
 def address(engine: Quarters, temporary: Path) -> Iterator[str]:
     """A page that takes files up to 1 MiB and images up to 12 000 pixels."""
     with temporary_folder(temporary):
-        with served(engine, "127.0.0.1", free_port(), Limits(1, 0.012, 1)) as address:
+        with served(engine, "127.0.0.1", 0, Limits(1, 0.012, 1)) as address:
             yield address
         assert [*temporary.iterdir()] == []
-
-
-@pytest.fixture(scope="module")
-def opened(address: str) -> Iterator[Client]:
-    client = Client(address, verbose=False, download_files=False)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def client(opened: Client) -> Client:
-    """A visitor who has dropped nothing yet."""
-    opened.reset_session()
-    return opened
 
 
 def photo(file: Path, size: tuple[int, int] = (80, 60)) -> Path:
@@ -84,16 +65,27 @@ def photo(file: Path, size: tuple[int, int] = (80, 60)) -> Path:
     return file
 
 
-def drop(client: Client, file: Any, opacity: float = 0.5, shown: list[str] | None = None) -> tuple:
-    """Drop a file as the page would; the answers."""
-    shown = CARD.class_names if shown is None else shown
-    return client.predict(file, opacity, shown, api_name="/show")
+def clip(file: Path, frames: int = 5) -> Path:
+    return write_clip(file, [np.full((48, 64, 3), 100, np.uint8)] * frames)
 
 
-def decoded(picture: dict) -> np.ndarray:
-    """The pixels of a picture in an answer, HxWx3."""
-    content = base64.b64decode(picture["url"].partition(",")[2])
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+def ask(address: str, path: str = "", content: bytes | None = None, **headers: str) -> HTTPResponse:
+    """The answer to a request, of which the content can still be read."""
+    connection = HTTPConnection(urlsplit(address).netloc, timeout=60)
+    connection.request("GET" if content is None else "POST", f"/{path}", content, headers)
+    return connection.getresponse()
+
+
+def drop(address: str, file: Path, **query: object) -> Answer:
+    """Send a file as the page does: the lines of the answer, and the bytes after them."""
+    answer = ask(address, f"predict?{urlencode({'name': file.name, **query})}", file.read_bytes())
+    assert answer.status == 200
+    lines = [json.loads(answer.readline())]
+    while not {"parts", "error"} & lines[-1].keys():
+        lines.append(json.loads(answer.readline()))
+    parts = [answer.read(count) for count in lines[-1].get("parts", [])]
+    assert answer.read() == b""
+    return lines, parts
 
 
 def files_in(folder: Path) -> list[bytes]:
@@ -101,173 +93,241 @@ def files_in(folder: Path) -> list[bytes]:
     return [content for file in folder.rglob("*") if file.is_file() and (content := file.read_bytes())]
 
 
-def test_an_image_becomes_overlay_class_map_shares_and_milliseconds(client: Client, tmp_path: Path) -> None:
-    nothing, status, classes, overlay, class_map, video = drop(client, handle_file(photo(tmp_path / "frame.png")))
-    assert nothing is video is None  # free for the next one
-    assert "frame.png, 80x60: " in status
-    assert "ms in the network" in status
-    assert [label for label, _ in classes["choices"]][:4] == ["Sky 25.0%", "Building 0.0%", "Pole 0.0%", "Road 75.0%"]
-    assert overlay["url"].startswith("data:image/jpeg")
-    pixels = decoded(class_map)
-    assert {tuple(pixels[:, :20].reshape(-1, 3)[0]), tuple(pixels[0, 20])} == {
-        CARD.classes[0].color,
-        CARD.classes[3].color,
-    }
-    assert len(np.unique(pixels[:, 20:].reshape(-1, 3), axis=0)) == 1
-
-
-def test_drawing_again_shows_the_selected_classes_and_predicts_nothing(
-    client: Client, engine: Quarters, tmp_path: Path
+def test_a_picture_is_answered_with_itself_its_mask_and_milliseconds(
+    address: str, temporary: Path, tmp_path: Path
 ) -> None:
-    original = np.asarray(Image.open(photo(tmp_path / "frame.png")).convert("RGB")).astype(int)
-    drop(client, handle_file(tmp_path / "frame.png"))
-    calls = engine.calls
-    clear = decoded(client.predict(0, CARD.class_names, api_name="/draw"))
-    assert np.abs(clear - original).mean() < 5  # JPEG
-    road = decoded(client.predict(1, ["Road"], api_name="/draw"))
-    assert np.abs(road[:, :16] - original[:, :16]).mean() < 5
-    assert np.abs(road[:, 24:] - CARD.classes[3].color).max() < 10
-    assert engine.calls == calls
-
-
-def clip(file: Path, seconds: float = 0.5) -> Path:
-    return write_clip(file, [np.full((48, 64, 3), 100, np.uint8)] * round(10 * seconds))
+    (line,), (picture, mask) = drop(address, frame := photo(tmp_path / "frame.png"))
+    assert (line["size"], line["shown"]) == ([80, 60], [80, 60])
+    assert line["milliseconds"] > 0
+    shown = np.asarray(Image.open(io.BytesIO(picture))).astype(int)
+    assert np.abs(shown - np.asarray(Image.open(frame))).mean() < 5  # JPEG
+    channels = np.frombuffer(mask, np.uint8).reshape(60, 80)
+    assert (channels[:, :20] == 0).all()
+    assert (channels[:, 20:] == ROAD).all()
+    _, (picture, again) = drop(address, frame, mask="only")  # as of a frame of the camera
+    assert (picture, again) == (b"", mask)
+    assert files_in(temporary) == []
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.MTS"])
-def test_a_clip_becomes_a_video_and_the_shares_of_all_its_frames(
-    client: Client, temporary: Path, tmp_path: Path, name: str
+def test_a_clip_is_answered_with_a_film_and_the_shares_of_all_its_frames(
+    address: str, temporary: Path, tmp_path: Path, name: str
 ) -> None:
-    drop(client, handle_file(photo(tmp_path / "frame.png")))
-    before = files_in(temporary)
-    _, status, classes, overlay, class_map, video = drop(client, handle_file(clip(tmp_path / name)))
-    assert re.search(rf"{name}, 5 frames: \d+\.\d ms a frame in the network", status)
-    assert classes["choices"][3] == ["Road 75.0%", "Road"]
-    assert overlay is class_map is None
-    film = httpx.get(video["url"]).content
-    assert sorted(files_in(temporary)) == sorted([*before, film])
+    (*steps, line), (film,) = drop(address, clip(tmp_path / name), opacity=1, shown=ROAD)
+    assert [step["done"] for step in steps] == [1, 2, 3, 4, 5, 5]
+    assert (line["frames"], line["shares"][ROAD], line["note"]) == (5, 0.75, "")
+    assert line["milliseconds"] > 0
+    assert line["fps"] > 0
+    (tmp_path / "film.mp4").write_bytes(film)
+    pixels = read_clip(tmp_path / "film.mp4")[0][0].astype(int)
+    assert np.abs(pixels[8:40, 24:56] - CARD.classes[ROAD].color).max() < 12
+    assert np.abs(pixels[8:40, 2:12] - 100).max() < 12  # of a class that was switched off
+    assert files_in(temporary) == []
 
 
-def test_a_second_clip_waits_for_its_visitor_not_in_a_queue(temporary: Path, tmp_path: Path) -> None:
-    started, resume = Event(), Event()
+def test_frames_above_the_rate_and_a_damaged_clip_are_noted_without_paths(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "CLIP_FPS", 5)
+    file = write_clip(tmp_path / "clip.mkv", [*np.random.default_rng(0).integers(0, 256, (10, 48, 64, 3), np.uint8)])
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 4 // 10])
+    note = drop(address, file)[0][-1]["note"]
+    assert re.match(
+        r"\d frames above 5 a second are left out\. clip\.mkv: damaged or incomplete \(0\.\d s of 1\.0 s", note
+    )
+
+
+def test_a_second_clip_is_refused_while_one_is_predicted(
+    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "PATIENCE", 0.01)
+    started, resume, answers = Event(), Event(), []
     engine = Quarters()
-    with temporary_folder(temporary), served(engine, "127.0.0.1", free_port(), LIMITS) as address:
+    with temporary_folder(temporary), served(engine, "127.0.0.1", 0, LIMITS) as address:
         engine.work = lambda: started.set() or resume.wait(60)
-        client = Client(address, verbose=False, download_files=False)
+        first = Thread(target=lambda: answers.append(drop(address, clip(tmp_path / "one.mp4"))))
+        first.start()
         try:
-            first = client.submit(handle_file(clip(tmp_path / "one.mp4")), 0.5, [], api_name="/show")
             assert started.wait(60)
-            assert (
-                "error: two.mp4: another clip is being predicted"
-                in drop(client, handle_file(clip(tmp_path / "two.mp4")))[1]
-            )
+            error = drop(address, clip(tmp_path / "two.mp4"))[0][-1]["error"]
         finally:
             resume.set()
-        assert "one.mp4, 5 frames" in first.result(60)[1]
-        client.close()
+        first.join(60)
+    assert error == "two.mp4: another clip is being predicted; drop it again when that is done"
+    assert answers[0][0][-1]["frames"] == 5
 
 
-def test_a_session_that_has_seen_nothing_draws_nothing(client: Client) -> None:
-    assert client.predict(0.5, CARD.class_names, api_name="/draw") is None
+def test_a_clip_ends_when_its_visitor_leaves(tmp_path: Path, temporary: Path) -> None:
+    engine = Quarters()
+    with temporary_folder(temporary), served(engine, "127.0.0.1", 0, LIMITS) as address:
+        engine.calls, engine.work = 0, lambda: time.sleep(0.02)
+        answer = ask(address, "predict?name=long.mp4", clip(tmp_path / "long.mp4", 100).read_bytes())
+        answer.readline()
+        answer.close()
+        assert drop(address, clip(tmp_path / "next.mp4"))[0][-1]["frames"] == 5  # it waited for the other to end
+        assert 6 < engine.calls < 100
+
+
+def test_a_clip_ends_when_the_page_is_closed(tmp_path: Path) -> None:
+    engine = Quarters()
+    (temporary := tmp_path / "temporary").mkdir()
+    with temporary_folder(temporary):
+        with served(engine, "127.0.0.1", 0, LIMITS) as address:
+            engine.calls, engine.work = 0, lambda: time.sleep(0.02)
+            answer = ask(address, "predict?name=long.mp4", clip(tmp_path / "long.mp4", 100).read_bytes())
+            answer.readline()
+        assert answer.readlines()[-1] == b'{"error": "the page was closed"}\n'
+        assert engine.calls < 100
+        assert [*temporary.iterdir()] == []
+    with pytest.raises(ConnectionRefusedError):
+        ask(address)
 
 
 @pytest.mark.parametrize(
-    ("size", "line"),
+    ("name", "content", "line"),
     [
-        (None, "error: x.png: cannot read this image"),
-        ((200, 100), "error: x.png: cannot read this image (200x100 is more than 0.012 million"),
+        ("x.png", b"no image", "x.png: cannot read this image (none of "),
+        ("../x.mp4", b"no clip", "../x.mp4: cannot be opened as a video ("),
+        ("x.png", (200, 100), "x.png: cannot read this image (200x100 is more than 0.012 million pixels)"),
     ],
 )
-def test_what_is_no_image_or_too_large_is_one_line_and_leaves_nothing_shown(
-    client: Client, temporary: Path, tmp_path: Path, size: tuple[int, int] | None, line: str
+def test_what_cannot_be_predicted_is_one_line_without_paths(
+    address: str, temporary: Path, tmp_path: Path, name: str, content: bytes | tuple[int, int], line: str
 ) -> None:
-    file = tmp_path / "x.png"
-    if size:
-        photo(file, size)
+    file = tmp_path / "x"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
     else:
-        file.write_text("no image")
-    drop(client, handle_file(photo(tmp_path / "frame.png")))
-    answer = drop(client, handle_file(file))
-    assert line in answer[1]
-    assert answer[3:6] == (None, None, None)
-    assert "%" not in str(answer[2])
-    assert str(temporary) not in str(answer)
-    assert client.predict(0.5, CARD.class_names, api_name="/draw") is None
+        file = photo(tmp_path / name, content)
+    (answer,), _ = drop(address, file, name=name)
+    assert answer["error"].startswith(line)
+    assert "\n" not in answer["error"]
+    assert str(temporary) not in answer["error"]
+    assert files_in(temporary) == []
 
 
-def test_a_file_of_too_many_bytes_is_refused_while_it_comes(address: str, temporary: Path) -> None:
-    answer = httpx.post(f"{address}gradio_api/upload", files={"files": ("a.png", bytes(1 << 20) + b"!")})
-    assert answer.status_code == 413
-    assert str(temporary) not in answer.text
+def test_an_error_of_the_program_is_one_line_without_its_message(
+    address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (answer,), _ = drop(address, clip(tmp_path / "clip.mp4"), opacity="much")
+    assert answer["error"] == "clip.mp4: cannot be predicted here: linknet-fastai predict shows the reason"
+    assert capfd.readouterr() == ("", "")
 
 
-def test_no_image_that_was_dropped_or_drawn_is_kept(client: Client, temporary: Path, tmp_path: Path) -> None:
-    before = files_in(temporary)
-    drop(client, handle_file(photo(tmp_path / "frame.png")))
-    client.predict(0.3, ["Road"], api_name="/draw")
-    (tmp_path / "x.png").write_text("no image")
-    drop(client, handle_file(tmp_path / "x.png"))
-    assert files_in(temporary) == before
+def test_a_file_of_too_many_bytes_is_refused_before_it_comes(address: str) -> None:
+    with socket.create_connection(("127.0.0.1", urlsplit(address).port)) as visitor:
+        visitor.sendall(b"POST /predict HTTP/1.0\r\nHost: localhost\r\nContent-Length: 1048577\r\n\r\n")
+        answer = visitor.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.0 413 ")
+    assert answer.endswith(b"\r\n\r\nthe file is too large. " + str(Limits(1, 0.012, 1)).encode() + b"\n")
+    with socket.create_connection(("127.0.0.1", urlsplit(address).port)) as visitor:
+        visitor.sendall(b"POST /predict HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        assert visitor.makefile("rb").read().startswith(b"HTTP/1.0 411 ")
 
 
-@pytest.mark.parametrize("path", ["https://pypi.org/frame.png", "http://127.0.0.1:1/frame.png", "{secret}"])
-def test_only_what_was_dropped_is_read(address: str, tmp_path: Path, path: str) -> None:
-    path = path.format(secret=photo(tmp_path / "secret.png"))
-    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    call = f"{address}gradio_api/call/show"
-    posted = httpx.post(call, json={"data": [file, 0.5, []]}).json()
-    answer = httpx.get(f"{call}/{posted['event_id']}").text
-    assert answer.startswith("event: error")
-    assert ("drop it again" in answer) == path.startswith("http")  # it was not even asked for
-    assert str(tmp_path) not in answer
-    assert httpx.get(f"{address}gradio_api/file={path}").status_code == 403
-
-
-def test_no_other_way_to_send_files_is_open(address: str) -> None:
-    answer = httpx.post(f"{address}gradio_api/process_recording", files={"video": ("a.mp4", b"0")})
-    assert answer.status_code == 403
+@pytest.mark.parametrize("path", ["worker.js", "../serve.py", "%2e%2e/serve.py", "/etc/passwd", "http://a.b/page.js"])
+def test_only_the_files_of_the_page_are_sent(address: str, path: str) -> None:
+    assert ask(address, path).status == 404
+    assert ask(address, path, b"0").status == 404
 
 
 def test_the_page_names_no_path_and_nothing_elsewhere(address: str, temporary: Path) -> None:
-    served_text = httpx.get(address).text + httpx.get(f"{address}config").text
-    for path in (temporary, Path.cwd(), Path(sys.prefix), Path.home()):
-        assert f"{path}/" not in served_text
-    assert not re.search(r"""<(script|link)[^>]*(src|href)=["'](https?:)?//""", served_text)
+    texts = {}
+    for name in ("", "model.json", "page.js", "server.js", "sources.js", "overlay.js", "style.css", "disk.js"):
+        answer = ask(address, name)
+        assert (answer.status, answer.headers["X-Content-Type-Options"]) == (200, "nosniff")
+        assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+        texts[name] = answer.read().decode()
+        assert not set(re.findall(r"https?://[^\s\"']+", texts[name])) - {"http://localhost:8000"}
+        for path in (temporary, Path.cwd(), Path(sys.prefix), Path.home()):
+            assert f"{path}/" not in texts[name]
+    info = json.loads(texts["model.json"])
+    assert (info["engine"], info["by"], info["size"]) == ("server", "quarters in fp32", [64, 48])
+    assert info["classes"][ROAD] == {"name": "Road", "color": list(CARD.classes[ROAD].color)}
 
 
-def test_serving_connects_to_no_other_machine(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, real = set(), socket.getaddrinfo
-    monkeypatch.setattr(
-        socket, "getaddrinfo", lambda host, *more, **options: asked.add(host) or real(host, *more, **options)
-    )
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    with temporary_folder(temporary), served(Quarters(), "127.0.0.1", free_port(), LIMITS) as address:
-        monkeypatch.delenv("http_proxy")
-        assert httpx.get(address).status_code == 200
-    assert asked <= {"127.0.0.1", b"127.0.0.1"}
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(address)
+def test_requests_of_other_pages_and_by_other_names_are_refused(
+    address: str, temporary: Path, tmp_path: Path
+) -> None:
+    content, host = photo(tmp_path / "frame.png").read_bytes(), urlsplit(address).netloc
+    for headers in ({"Origin": "https://elsewhere.org"}, {"Origin": "null"}, {"Host": "rebound.org:7860"}):
+        answer = ask(address, "predict?name=frame.png", content, **headers)
+        assert (answer.status, answer.read().count(b"\n")) == (403, 1)
+    for headers in ({"Origin": f"http://{host}"}, {"Host": "localhost:80"}, {"Host": "[::1]"}):
+        assert ask(address, "predict?name=frame.png", content, **headers).status == 200
+    with temporary_folder(temporary), served(Quarters(), "0.0.0.0", 0, LIMITS) as everywhere:
+        assert ask(everywhere, Host="robot.local").status == 200
+
+
+def test_visitors_who_send_nothing_block_no_other_and_are_closed(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serving, "CONNECTIONS", 2)
+    monkeypatch.setattr(serving._Visit, "timeout", 0.5)
+    with temporary_folder(temporary), served(Quarters(), "127.0.0.1", 0, LIMITS) as address:
+        port = urlsplit(address).port
+        with socket.create_connection(("127.0.0.1", port)) as silent:
+            assert ask(address).status == 200
+            silent.sendall(b"POST /predict HTTP/1.0\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf")
+            assert silent.recv(9) == b""
+    assert capfd.readouterr() == ("", "")
+
+
+def test_more_connections_than_there_is_room_for_are_closed(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "CONNECTIONS", 1)
+    with temporary_folder(temporary), served(Quarters(), "127.0.0.1", 0, LIMITS) as address:
+        port = urlsplit(address).port
+        with (
+            socket.create_connection(("127.0.0.1", port)),
+            socket.create_connection(("127.0.0.1", port)) as second,
+        ):
+            assert second.recv(9) == b""
+        for _ in range(100):
+            try:
+                assert ask(address).status == 200
+                return
+            except ConnectionError:  # the first one's place is not yet free
+                time.sleep(0.02)
+    raise AssertionError("the place of a connection that was closed is never free")
+
+
+def test_serving_connects_to_no_other_machine_and_opens_the_browser(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, opened = set(), []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    for name in ("getaddrinfo", "gethostbyaddr", "getfqdn"):
+        real = getattr(socket, name)
+        monkeypatch.setattr(
+            socket, name, lambda host="", *more, real=real, **options: asked.add(host) or real(host, *more, **options)
+        )
+    with temporary_folder(temporary), served(Quarters(), "127.0.0.1", 0, LIMITS, open_browser=True) as address:
+        assert ask(address).status == 200
+    assert opened == [address]
+    assert asked <= {"127.0.0.1"}
 
 
 def test_the_command_serves_until_sigterm_and_leaves_no_folder(model: Path, tmp_path: Path) -> None:
     (temporary := tmp_path / "temporary").mkdir()
-    command = [sys.executable, "-m", "linknet_fastai", "serve", str(model), "--port", str(free_port())]
-    environment = {name: value for name, value in os.environ.items() if name != "GRADIO_TEMP_DIR"}  # another page's
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
     process = subprocess.Popen(
-        command,
-        env=environment | {"TMPDIR": str(temporary)},
+        [sys.executable, "-m", "linknet_fastai", "serve", str(model), "--port", str(port)],
+        env=os.environ | {"TMPDIR": str(temporary)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        line = process.stdout.readline()
-        address = re.match(r"http://127\.0\.0\.1:\d+/", line)[0]
-        answer = httpx.post(f"{address}gradio_api/upload", files={"files": ("a.png", b"kept?")})
-        assert answer.status_code == 200
-        assert files_in(temporary) == [b"kept?"]
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=300)
+        assert process.stdout.readline() == f"http://127.0.0.1:{port}/ (Ctrl-C ends it)\n"
+        with socket.create_connection(("127.0.0.1", port)) as visitor:
+            visitor.sendall(
+                b"POST /predict HTTP/1.0\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\n" + bytes(70_000)
+            )
+            while not files_in(temporary):
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=300)
     finally:
         process.kill()
     assert (process.returncode, errors) == (0, "")
@@ -283,11 +343,13 @@ def test_a_taken_port_is_one_line(command: Command, model: Path, capsys: pytest.
     assert error.count("\n") == 1
 
 
-def test_without_gradio_the_error_names_the_extra(
-    command: Command, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+def test_a_clip_without_its_extra_is_one_line_that_names_it(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "linknet_fastai.predict.serve")
-    monkeypatch.delattr(linknet_fastai.predict, "serve")
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    assert command("serve", model) == 1
-    assert "pip install 'linknet-fastai[demo]'" in capsys.readouterr().err
+    file = clip(tmp_path / "clip.mp4")
+    for module in ("video", "frames"):
+        monkeypatch.delitem(sys.modules, f"linknet_fastai.predict.{module}")
+    monkeypatch.setitem(sys.modules, "av", None)
+    (answer,), _ = drop(address, file)
+    assert "pip install 'linknet-fastai[video]'" in answer["error"]
+    assert "mask" not in answer

@@ -1,4 +1,4 @@
-"""Predictions of uploads: limits, counts of pixels and time, the image that a session keeps."""
+"""Predictions of uploads: limits, counts of pixels and time, the size of what the page shows."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -98,13 +98,13 @@ def test_an_error_of_the_engine_names_no_file_of_the_model(kind: type[Exception]
         CountingEngine(Quarters(work=fail), Event())(Image.new("RGB", (80, 60)))
 
 
-def test_a_session_keeps_an_image_no_larger_than_the_page_shows(tmp_path: Path) -> None:
+def test_an_image_is_predicted_as_it_is_and_reduced_for_the_page(tmp_path: Path) -> None:
     Image.new("RGB", (4000, 10)).save(tmp_path / "wide.png")
-    seen, size = predict_image(Quarters(), tmp_path / "wide.png", LIMITS)
+    image, channels, size = predict_image(Quarters(), tmp_path / "wide.png", LIMITS)
     assert size == (4000, 10)
-    assert seen.image.size == seen.channels.shape[::-1] == (SHOWN_SIDE, 4)
-    assert (seen.channels[:, : SHOWN_SIDE // 4] == 0).all()
-    assert (seen.channels[:, SHOWN_SIDE // 4 :] == ROAD).all()
+    assert image.size == channels.shape[::-1] == (SHOWN_SIDE, 4)
+    assert (channels[:, : SHOWN_SIDE // 4] == 0).all()
+    assert (channels[:, SHOWN_SIDE // 4 :] == ROAD).all()
 
 
 def test_an_image_of_too_many_pixels_is_not_decoded(tmp_path: Path) -> None:
