@@ -65,12 +65,10 @@ def evaluate(
         if not equals:
             raise UsageError(f"--map: {text!r} is not MODELCLASS=RECIPECLASS, as in --map Tree=vegetation")
         renamed[name.strip()] = target.strip()
-    run = None if recipe else _run_of(model)
-    train_on = "train"
+    run = _run_of(model)
     opened = open_engine(model, tta=tta, temperature=temperature)
-    if run:
+    if run and not recipe:
         recipe, data = run.run["recipe"], data or Path(run.run["data"])
-        train_on = run.settings.get("train_on", train_on)
     elif recipe is None:
         raise UsageError(
             f"RECIPE is missing: evaluate {model} RECIPE, as in {opened.card.recipe}, which the model was trained on"
@@ -81,7 +79,10 @@ def evaluate(
             raise UsageError(f"--by group: {recipe} does not say what a group is; add group = ... to the recipe")
         share = BOUNDARY_SHARE if boundary else None
         result = evaluation.evaluate(opened, dataset, split, progress, protocol == "course", renamed, share)
-    for note in [*dataset.notes(split, train_on), *result.data_notes, *filter(None, [result.note])]:
+    trained_on = [run.settings.get("train_on", "train") if run else "train"]
+    if dataset.recipe.name != opened.card.recipe:
+        trained_on = []  # what another recipe calls train, the model has not seen
+    for note in [*dataset.notes(split, *trained_on), *result.data_notes, *filter(None, [result.note])]:
         show_note(note)
     scored, known = len(result.class_names), len(dataset.recipe.classes)
     title = f"{model} on {recipe} {split}" + f", {scored} of its {known} classes" * (scored < known)

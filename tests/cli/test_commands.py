@@ -436,6 +436,22 @@ def test_evaluate_and_predict_agree_to_the_pixel(
     assert row_of(shown, "mean")[1] == f"{scores['miou']:.4f}"
 
 
+def test_frames_that_the_model_was_trained_on_are_noted_but_not_those_of_another_recipe(
+    command: Command,
+    tmp_path: Path,
+    street_data: Path,
+    cityscapes_tree: Path,
+    model: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    (names := tmp_path / "names.txt").write_text(sorted((street_data / "train/images").iterdir())[0].stem)
+    assert command("evaluate", model, "street", "--data", street_data, "--split", names) == 0
+    assert f"frames in both {names} and train: 1" in " ".join(capsys.readouterr().err.split())
+    names.write_text("aachen_000000_000019")
+    assert command("evaluate", model, "cityscapes", "--data", cityscapes_tree, "--split", names) == 0
+    assert "frames in both" not in " ".join(capsys.readouterr().err.split())
+
+
 def test_scores_are_shown_even_if_they_cannot_be_written(
     command: Command, here: Path, street_data: Path, model: Path, capsys: pytest.CaptureFixture
 ) -> None:
