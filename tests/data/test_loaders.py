@@ -273,7 +273,7 @@ def test_training_turns_a_frame_upright_as_prediction_does(own_tree: Path) -> No
 
 def test_every_setting_can_be_given_and_is_carried(street_data: Path, tmp_path: Path) -> None:
     text = """preset=paper epochs=3 size=64x48 fit=pad crop=48x40 bs=4 accumulate=2 lr=0.01 decoder=pixelshuffle
-        encoder=resnet34 pretrained=no class_weights=median optimizer=sgd schedule=step weight_decay=0.1
+        encoder=resnet34 width=0.5 pretrained=no class_weights=median optimizer=sgd schedule=step weight_decay=0.1
         encoder_lr=0.5 flip=no color=0.1 relight=0.2 precision=fp32 device=cpu seed=3 compile=yes deterministic=yes
         checkpoint_minutes=1 workers=0 train_on=val validate_on=test teacher_share=2 teacher_temperature=4"""
     paths = {"encoder_weights": tmp_path / "weights", "cache_dir": tmp_path / "caches", "teacher": tmp_path / "run"}
