@@ -17,6 +17,7 @@ from linknet_fastai.config.settings import RENAMED, WITHOUT_OPTION, Settings
 from linknet_fastai.runs.compare import RunSummary, summarize
 
 RESULTS = Path(__file__).parents[1] / "results"
+NETWORKS = ("width", "teacher")  # settings by which the runs that start from drawn streets differ
 DRIVES = ("0001TP", "0006R0", "0016E5")
 PRESETS = ("best", "course-modified", "course", "paper")
 FOLDERS = {"--data", "--cache-dir", "--out"}  # they belong to the machine that a run was made on
@@ -111,7 +112,12 @@ def results_tables(runs: Sequence[RunSummary]) -> list[str]:
             ("480x360, from `streets`", "class IoU, last epoch", "best epoch", "class accuracy, last"),
             [
                 (
-                    f"`--epochs {run.last['epoch']}`",
+                    f"`--epochs {run.last['epoch']}`"
+                    + "".join(
+                        f" `--{name} {Path(str(value)).stem if name == 'teacher' else value}`"
+                        for name in NETWORKS
+                        if (value := run.settings.get(name)) not in (None, 1.0)
+                    ),
                     _score(run.last["miou"]),
                     f"{_score(run.best['miou'])} ({run.best['epoch']})",
                     _score(run.last["mean_accuracy"]),
