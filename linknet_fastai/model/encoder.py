@@ -40,8 +40,8 @@ def encoder_normalization(name: str) -> tuple[Sequence[float], Sequence[float]]:
 def encoder_options(name: str, width: float) -> dict[str, Any]:
     """The arguments by which timm creates a narrower or wider ResNet.
 
-    Its stem is ResNet-D's, three 3x3 convolutions (He et al., "Bag of Tricks for Image Classification", 2019): the 7x7
-    convolution to 64 channels, which timm does not narrow, would be nearly half of a network of width 0.25.
+    Its stem is ResNet-D's, three 3x3 convolutions (He et al., "Bag of Tricks for Image Classification", 2019). The
+    7x7 convolution to 64 channels, which timm does not narrow, would be nearly half of a network of width 0.25.
 
     Args:
         name: the timm model.
