@@ -8,7 +8,7 @@ time_to_score.py: on the training frames, scored on val; and on two of their thr
 (0016E5), which is closer to what a network does on a street that it has not seen. Then each network predicts frames
 of 640x360 and 1280x720 (smp and yolo the next multiples of 32) with the faster of OpenVINO and torch in bf16: pixels
 as floats in, class map out. Trainings that the JSON file has are not repeated: the benchmark can be run in parts, for
-hours; times are measured once all are there, or with --speed.
+hours. Times are measured with --speed.
 
 ultralytics (AGPL-3.0, `pip install ultralytics`) is not in the extra `benchmarks`; without it, it is left out.
 """
@@ -24,7 +24,7 @@ from typing import Annotated, Any, NamedTuple
 
 import contest
 import typer
-from time_to_score import SIZE, Entry, Report, Setting, measure, smp_tuned, yolo
+from time_to_score import Entry, Report, Setting, measure, smp_tuned, train_ours, yolo
 
 MINUTES, DRIVE = 20.0, "0016E5"
 WIDTHS = {"n": 0.25, "s": 0.5, "m": 1.0}
@@ -49,41 +49,13 @@ def ours(setting: Setting, report: Report, width: str, place: Place, taught: boo
 
     One epoch is trained to measure how many these are; it counts as well.
     """
-    from fastai.callback.core import Callback
-
-    from linknet_fastai.config.presets import settings_for
-    from linknet_fastai.data.dataset import open_dataset
-    from linknet_fastai.learner.learner import learner_from_settings
-    from linknet_fastai.learner.schedules import fit_schedule
     from linknet_fastai.model.save_load import save_model
 
-    class ReportScore(Callback):
-        """Reports the mIoU of each epoch, and how long the epoch took."""
-
-        order = 60  # after the recorder
-
-        def before_epoch(self) -> None:
-            """Start the clock."""
-            self.begin = time.perf_counter()
-
-        def after_epoch(self) -> None:
-            """Report."""
-            self.seconds = time.perf_counter() - self.begin
-            report(self.recorder.values[-1][self.recorder.metric_names.index("miou") - 1])
-
     begin = time.perf_counter()
-    dataset = open_dataset("camvid", setting.camvid)
-    given: dict[str, Any] = {"pretrained": False, "size": SIZE, "width": WIDTHS[width], "cache_dir": setting.folder}
-    if taught:
-        given["teacher"] = place.teacher
-    clock = ReportScore()
-    for epochs in (1, None):
-        left = setting.minutes * 60 - (time.perf_counter() - begin) - SECONDS_TO_BEGIN
-        settings, _ = settings_for(
-            dataset.recipe, dataset.layout, given | {"epochs": epochs or max(1, int(SHARE * left / clock.seconds))}
-        )
-        learn = learner_from_settings(dataset, settings)
-        fit_schedule(learn, cbs=[clock])
+    given = {"width": WIDTHS[width]} | ({"teacher": place.teacher} if taught else {})
+    _, seconds = train_ours(setting, report, 1, **given)
+    left = setting.minutes * 60 - (time.perf_counter() - begin) - SECONDS_TO_BEGIN
+    learn, _ = train_ours(setting, report, max(1, int(SHARE * left / seconds)), **given)
     name = f"{width}{'-taught' if taught else ''}-{place.split}"
     save_model(learn.model, learn.card, place.models / f"{name}.safetensors")
 
@@ -118,6 +90,11 @@ class Timing(NamedTuple):
 
     network: str
     size: tuple[int, int]
+
+
+def network_of(name: str) -> str:
+    """The network of a contestant: without how it was trained."""
+    return name.partition(",")[0]
 
 
 def network(name: str) -> Any:
@@ -188,9 +165,8 @@ def predicts(timing: Timing, engine: str) -> Callable[[], float]:
 
 def times(names: list[str], rounds: int) -> dict[str, dict[str, Any]]:
     """The ms a frame of each network and size, by the faster of its engines."""
-    networks = [*dict.fromkeys(name.partition(",")[0] if name.startswith("LinkNet") else name for name in names)]
-    found: dict[str, dict[str, Any]] = {name: {} for name in networks}
-    for name in networks:
+    found: dict[str, dict[str, Any]] = {network_of(name): {} for name in names}
+    for name in found:
         for size in FRAMES:
             contestants = {engine: partial(predicts, engine=engine) for engine in ("openvino", "torch")}
             results = contest.run(contestants, Timing(name, size), rounds)
@@ -208,9 +184,10 @@ def draw(content: dict[str, Any], file: Path) -> None:
     titles = {"val": "val, whose frames are close to training frames", DRIVE: f"a drive left out ({DRIVE})"}
     for axes, (split, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         for name, scores in content["class_iou"].items():
-            speed = content["times"][name.partition(",")[0] if name.startswith("LinkNet") else name]
-            x, y = speed["640x360"]["ms"], scores[split]
-            axes.plot(x, y, "o" if name.startswith("LinkNet") else "s", color="C0" if name[:7] == "LinkNet" else "C1")
+            if split not in scores or network_of(name) not in content["times"]:
+                continue  # measured in another part
+            x, y = content["times"][network_of(name)]["640x360"]["ms"], scores[split]
+            axes.plot(x, y, "oC0" if name.startswith("LinkNet") else "sC1")
             axes.annotate(name.removeprefix("ultralytics "), (x, y), (5, 4), textcoords="offset points", fontsize=8)
         axes.set(title=title, xlabel="ms a frame at 640x360, two cores", ylabel="class IoU", xlim=0)
         axes.margins(0.25)
@@ -230,7 +207,7 @@ def main(
     speed: Annotated[bool, typer.Option(help="Measure the times, on a quiet machine.")] = False,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
 ) -> None:
-    """Train the contestants that have no figures yet, then measure their times."""
+    """Train the contestants that have no figures yet; with --speed measure their times, with --chart draw both."""
     empty: dict[str, Any] = {"curves": {}, "class_iou": {}, "times": {}}
     content = json.loads(json_file.read_text(encoding="utf-8")) if json_file.exists() else empty
     names = [name for name in CONTESTANTS if "yolo" not in name or find_spec("ultralytics")]

@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import contest
 import typer
@@ -49,7 +49,22 @@ class Setting(NamedTuple):
 
 
 def ours(setting: Setting, report: Report) -> None:
-    """`linknet-fastai fit camvid --no-pretrained --epochs 20`: the same functions build and train its learner."""
+    """`linknet-fastai fit camvid --no-pretrained --epochs 20`."""
+    train_ours(setting, report, OUR_EPOCHS)
+
+
+def train_ours(setting: Setting, report: Report, epochs: int, **given: Any) -> tuple[Any, float]:
+    """Train as `linknet-fastai fit camvid --no-pretrained` does, by the same functions.
+
+    Args:
+        setting: the data, and the folder of the cache.
+        report: called after each epoch.
+        epochs: how many.
+        given: other settings by name.
+
+    Returns:
+        The learner, and the seconds of its epochs.
+    """
     from fastai.callback.core import Callback
 
     from linknet_fastai.config.presets import settings_for
@@ -67,9 +82,12 @@ def ours(setting: Setting, report: Report) -> None:
             report(self.recorder.values[-1][self.recorder.metric_names.index("miou") - 1])
 
     dataset = open_dataset("camvid", setting.camvid)
-    given = {"pretrained": False, "size": SIZE, "epochs": OUR_EPOCHS, "cache_dir": setting.folder}
+    given |= {"pretrained": False, "size": SIZE, "epochs": epochs, "cache_dir": setting.folder}
     settings, _ = settings_for(dataset.recipe, dataset.layout, given)
-    fit_schedule(learner_from_settings(dataset, settings), cbs=[ReportScore()])
+    learn = learner_from_settings(dataset, settings)
+    begin = time.perf_counter()
+    fit_schedule(learn, cbs=[ReportScore()])
+    return learn, time.perf_counter() - begin
 
 
 def smp_documented(setting: Setting, report: Report) -> None:
