@@ -181,7 +181,7 @@ def draw(content: dict[str, Any], file: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure((9, 4), layout="constrained")
-    titles = {"val": "val, whose frames are close to training frames", DRIVE: f"a drive left out ({DRIVE})"}
+    titles = {"val": "val, close to training frames", DRIVE: f"a drive left out ({DRIVE})"}
     for axes, (split, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         for name, scores in content["class_iou"].items():
             if split not in scores or network_of(name) not in content["times"]:
@@ -189,8 +189,8 @@ def draw(content: dict[str, Any], file: Path) -> None:
             x, y = content["times"][network_of(name)]["640x360"]["ms"], scores[split]
             axes.plot(x, y, "oC0" if name.startswith("LinkNet") else "sC1")
             axes.annotate(name.removeprefix("ultralytics "), (x, y), (5, 4), textcoords="offset points", fontsize=8)
-        axes.set(title=title, xlabel="ms a frame at 640x360, two cores", ylabel="class IoU", xlim=0)
-        axes.margins(0.25)
+        axes.margins(0.4, 0.25)  # room for the names
+        axes.set(title=title, xlabel="ms a frame at 640x360, two cores", ylabel="class IoU", xlim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=150)
 
