@@ -1,19 +1,22 @@
 """Speed against accuracy: milliseconds a frame and class IoU after 20 minutes of training from scratch.
 
-    python benchmarks/pareto.py CAMVID --json results/benchmarks/pareto.json --chart docs/pareto.png
+    python benchmarks/pareto.py CAMVID --json results/benchmarks/pareto.json --speed --chart docs/pareto.png
 
 CAMVID is the data in the SegNet layout. LinkNet at three widths (n .25, s .5, m 1), n and s with m as their teacher
-too, smp's Linknet tuned by hand and ultralytics' yolo26n-sem are each trained twice at 480x360, as in
-time_to_score.py: on the training frames, scored on val; and on two of their three drives, scored on the third
-(0016E5), which is closer to what a network does on a street that it has not seen. Then each network predicts frames
-of 640x360 and 1280x720 (smp and yolo the next multiples of 32) with the faster of OpenVINO and torch in bf16: pixels
-as floats in, class map out. Trainings that the JSON file has are not repeated: the benchmark can be run in parts, for
-hours. Times are measured with --speed.
+too, smp's Linknet tuned by hand and ultralytics' yolo26n-sem are each trained once, as in time_to_score.py: at
+480x360, on two of CamVid's three training drives. The weights of the last epoch are scored on val, which is close to
+these frames, and on the third drive (0006R0), a street that the network has not seen. With --speed, each network then
+predicts frames of 640x360 and 1280x720 by the faster of OpenVINO and torch, both in bf16: pixels from 0 to 1 in,
+classes out; normalizing, and padding where a network needs multiples of 32, are in it. Contestants that the JSON file
+has are not trained again: the benchmark can be run in parts.
 
 ultralytics (AGPL-3.0, `pip install ultralytics`) is not in the extra `benchmarks`; without it, it is left out.
 """
 
 import json
+import math
+import shutil
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,27 +27,16 @@ from typing import Annotated, Any, NamedTuple
 
 import contest
 import typer
-from time_to_score import Entry, Report, Setting, measure, smp_tuned, train_ours, yolo
+from time_to_score import Entry, Report, Setting, class_iou, measure, smp_tuned, train_ours, yolo
 
-MINUTES, DRIVE = 20.0, "0016E5"
+MINUTES, DRIVE = 20.0, "0006R0"
 WIDTHS = {"n": 0.25, "s": 0.5, "m": 1.0}
 FRAMES = ((640, 360), (1280, 720))
 SECONDS_TO_BEGIN, SHARE = 20, 0.95  # of ours: imports and building it twice; room for epochs that take longer
+MINUTES_TO_END = 4  # for the last epoch and what a contestant does after it
 
 
-class Place(NamedTuple):
-    """What is scored, the frames of it, and where models go; `teacher` is there from its own turn on."""
-
-    split: str
-    models: Path
-
-    @property
-    def teacher(self) -> Path:
-        """The largest network, trained on the same frames."""
-        return self.models / f"m-{self.split}.safetensors"
-
-
-def ours(setting: Setting, report: Report, width: str, place: Place, taught: bool) -> None:
+def train_linknet(setting: Setting, report: Report, file: Path, width: str, teacher: Path | None = None) -> None:
     """`linknet-fastai fit camvid --no-pretrained --width WIDTH [--teacher M]` with the epochs that fit into the time.
 
     One epoch is trained to measure how many these are; it counts as well.
@@ -52,34 +44,100 @@ def ours(setting: Setting, report: Report, width: str, place: Place, taught: boo
     from linknet_fastai.model.save_load import save_model
 
     begin = time.perf_counter()
-    given = {"width": WIDTHS[width]} | ({"teacher": place.teacher} if taught else {})
+    given = {"width": WIDTHS[width]} | ({"teacher": teacher} if teacher else {})
     _, seconds = train_ours(setting, report, 1, **given)
     left = setting.minutes * 60 - (time.perf_counter() - begin) - SECONDS_TO_BEGIN
     learn, _ = train_ours(setting, report, max(1, int(SHARE * left / seconds)), **given)
-    name = f"{width}{'-taught' if taught else ''}-{place.split}"
-    save_model(learn.model, learn.card, place.models / f"{name}.safetensors")
+    save_model(learn.model, learn.card, file)
 
 
-CONTESTANTS: dict[str, Callable[[Place], Callable[[Setting, Report], None]]] = {
-    "LinkNet m": lambda place: partial(ours, width="m", place=place, taught=False),
-    "LinkNet s": lambda place: partial(ours, width="s", place=place, taught=False),
-    "LinkNet n": lambda place: partial(ours, width="n", place=place, taught=False),
-    "LinkNet s, taught by m": lambda place: partial(ours, width="s", place=place, taught=True),
-    "LinkNet n, taught by m": lambda place: partial(ours, width="n", place=place, taught=True),
-    "smp Linknet, tuned by hand": lambda place: smp_tuned,
-    "ultralytics yolo26n-sem": lambda place: yolo,
-}
+def train_smp(setting: Setting, report: Report, file: Path) -> None:
+    """smp's Linknet, tuned by hand."""
+    import torch
+
+    torch.save(smp_tuned(setting, report).state_dict(), file)
 
 
-def without_drive(camvid: Path, folder: Path) -> Path:
-    """CamVid whose val is a drive of its training frames, and whose train are the other two; links to the files."""
-    for split, is_in in {"train": False, "val": True}.items():
-        for kind in ("", "annot"):
+def train_yolo(setting: Setting, report: Report, file: Path) -> None:
+    """ultralytics' own training."""
+    shutil.copyfile(yolo(setting, report), file)
+
+
+def contestants(models: Path) -> dict[str, Callable[..., None]]:
+    """What trains each; `models` has the teacher, which is trained first."""
+    teacher = models / "LinkNet m"
+    return {
+        "LinkNet m": partial(train_linknet, width="m"),
+        "LinkNet n": partial(train_linknet, width="n"),
+        "ultralytics yolo26n-sem": train_yolo,
+        "smp Linknet, tuned by hand": train_smp,
+        "LinkNet n, taught by m": partial(train_linknet, width="n", teacher=model_file(models, teacher.name)),
+        "LinkNet s": partial(train_linknet, width="s"),
+        "LinkNet s, taught by m": partial(train_linknet, width="s", teacher=model_file(models, teacher.name)),
+    }
+
+
+def model_file(models: Path, name: str) -> Path:
+    """Where a contestant's trained network is."""
+    return models / f"{name}{'.safetensors' if name.startswith('LinkNet') else '.pt'}"
+
+
+def two_drives(camvid: Path, folder: Path) -> Path:
+    """CamVid with links to its files, whose `train` is without a drive, which is the split of its name."""
+    for kind in ("", "annot"):
+        for split in ("train", DRIVE):
             (folder / f"{split}{kind}").mkdir(parents=True)
-            for file in (camvid / f"train{kind}").glob("*.png"):
-                if file.name.startswith(DRIVE) == is_in:
-                    (folder / f"{split}{kind}" / file.name).symlink_to(file)
+        (folder / f"val{kind}").symlink_to(camvid / f"val{kind}")
+        for file in (camvid / f"train{kind}").glob("*.png"):
+            split = DRIVE if file.name.startswith(DRIVE) else "train"
+            (folder / f"{split}{kind}" / file.name).symlink_to(file)
     return folder
+
+
+# Networks
+
+
+def predictor(name: str, file: Path | None = None) -> Any:
+    """A contestant's network, trained if there is a file: Bx3xHxW floats of 0 to 1 to BxHxW uint8 classes."""
+    import torch
+    from peers import MEAN, STD, pad_to_32, smp_linknet
+    from torchvision.transforms.functional import normalize
+
+    from linknet_fastai.model.linknet import LinkNet
+    from linknet_fastai.model.save_load import load_model
+
+    mean, std, prepare = MEAN, STD, pad_to_32
+    if name.startswith("LinkNet"):
+        prepare = torch.nn.Identity()
+        model = load_model(file)[0] if file else LinkNet(11, pretrained=False, width=WIDTHS[name[8]])
+    elif name.startswith("smp"):
+        model = smp_linknet()
+        if file:
+            model.load_state_dict(torch.load(file))
+    else:
+        from ultralytics import YOLO
+        from ultralytics.nn.tasks import SemanticSegmentationModel
+
+        mean, std = (0, 0, 0), (1, 1, 1)
+        model = YOLO(file).model.float() if file else SemanticSegmentationModel("yolo26n-sem.yaml", nc=11)
+        model.fuse()
+        for module in model.modules():
+            if hasattr(module, "export"):
+                module.export = True  # as in its own exports: logits of the frame's size alone
+
+    class Predictor(torch.nn.Module):
+        """Pixels to classes."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model.eval()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            """Predict."""
+            logits = self.model(prepare(normalize(images, mean, std)))
+            return logits[..., : images.shape[-2], : images.shape[-1]].argmax(1).to(torch.uint8)
+
+    return Predictor()
 
 
 # Speed
@@ -97,57 +155,22 @@ def network_of(name: str) -> str:
     return name.partition(",")[0]
 
 
-def network(name: str) -> Any:
-    """The network of a contestant, untrained: Bx3xHxW floats to logits."""
-    if name.startswith("LinkNet"):
-        from linknet_fastai.model.linknet import LinkNet
-
-        return LinkNet(11, pretrained=False, width=WIDTHS[name[8]])
-    if name.startswith("smp"):
-        from peers import smp_linknet
-
-        return smp_linknet()
-    from ultralytics import YOLO
-
-    model = YOLO("yolo26n-sem.yaml").model
-    model.fuse()
-    for module in model.modules():
-        if hasattr(module, "export"):
-            module.export = True  # as in its own exports: logits alone
-    return model
-
-
 def predicts(timing: Timing, engine: str) -> Callable[[], float]:
     """Prepare a network on an engine; the result takes the time of a frame in ms."""
-    import numpy as np
     import openvino
     import torch
-    from torch import nn
-
-    class ToClasses(nn.Module):
-        """Logits to the class of each pixel."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network(timing.network).eval()
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            """BxHxW uint8."""
-            return self.network(images).argmax(1).to(torch.uint8)
 
     width, height = timing.size
-    if not timing.network.startswith("LinkNet"):
-        height += -height % 32
-    images = np.random.default_rng(0).random((1, 3, height, width), np.float32)
-    model = ToClasses()
+    images = torch.rand(1, 3, height, width)
+    model = predictor(timing.network)
     if engine == "openvino":
-        converted = openvino.convert_model(model, example_input=torch.from_numpy(images), input=[*images.shape])
+        converted = openvino.convert_model(model, example_input=images, input=[*images.shape])
         options = {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "LATENCY"}
         request = openvino.Core().compile_model(converted, "CPU", options).create_infer_request()
-        predict: Callable[[], Any] = partial(request.infer, [images])
+        predict: Callable[[], Any] = partial(request.infer, [images.numpy()])
     else:
         model = model.to(memory_format=torch.channels_last)
-        batch = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
+        batch = images.contiguous(memory_format=torch.channels_last)
 
         @torch.inference_mode()
         def predict() -> Any:
@@ -184,9 +207,8 @@ def draw(content: dict[str, Any], file: Path) -> None:
     titles = {"val": "val, close to training frames", DRIVE: f"a drive left out ({DRIVE})"}
     for axes, (split, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         for name, scores in content["class_iou"].items():
-            if split not in scores or network_of(name) not in content["times"]:
-                continue  # measured in another part
-            x, y = content["times"][network_of(name)]["640x360"]["ms"], scores[split]
+            runs = [run["networks"][network_of(name)]["640x360"]["ms"] for run in content["times"]]
+            x, y = statistics.mean(runs), scores[split]
             axes.plot(x, y, "oC0" if name.startswith("LinkNet") else "sC1")
             axes.annotate(name.removeprefix("ultralytics "), (x, y), (5, 4), textcoords="offset points", fontsize=8)
         axes.margins(0.4, 0.25)  # room for the names
@@ -198,42 +220,44 @@ def draw(content: dict[str, Any], file: Path) -> None:
 def main(
     camvid: Annotated[Path, typer.Argument(help="CamVid in the SegNet layout.")],
     json_file: Annotated[Path, typer.Option("--json", help="Where the figures go; those in it are kept.")],
-    models: Annotated[Path, typer.Option(help="Where our trained models go; m is the teacher.")] = Path(
+    models: Annotated[Path, typer.Option(help="Where the trained networks go; LinkNet m is the teacher.")] = Path(
         "pareto-models"
     ),
     chart: Annotated[Path | None, typer.Option(help="Where the chart goes.")] = None,
     only: Annotated[str, typer.Option(help="Train only those whose name contains this.")] = "",
     minutes: Annotated[float, typer.Option(help="Of training, less for a try.")] = MINUTES,
-    speed: Annotated[bool, typer.Option(help="Measure the times, on a quiet machine.")] = False,
+    speed: Annotated[bool, typer.Option(help="Measure the times, on a quiet machine; each run is kept.")] = False,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
 ) -> None:
     """Train the contestants that have no figures yet; with --speed measure their times, with --chart draw both."""
-    empty: dict[str, Any] = {"curves": {}, "class_iou": {}, "times": {}}
+    empty: dict[str, Any] = {"curves": {}, "class_iou": {}, "times": []}
     content = json.loads(json_file.read_text(encoding="utf-8")) if json_file.exists() else empty
-    names = [name for name in CONTESTANTS if "yolo" not in name or find_spec("ultralytics")]
+    models = models.resolve()
+    models.mkdir(parents=True, exist_ok=True)
+    entered = contestants(models)
+    if not find_spec("ultralytics"):
+        del entered["ultralytics yolo26n-sem"]
 
     def save() -> None:
         content["machine"], content["minutes"] = contest.machine(), minutes
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
-    models.mkdir(parents=True, exist_ok=True)
-    for split in ("val", DRIVE):
-        for name in names:
-            curves = content["curves"].setdefault(name, {})
-            if split in curves or only not in name:
-                continue
-            print(name, split, flush=True)
-            with TemporaryDirectory() as folder:
-                data = camvid.resolve() if split == "val" else without_drive(camvid.resolve(), Path(folder) / "data")
-                setting = Setting(data, Path(folder), minutes, enough=1.0)
-                entry = Entry(CONTESTANTS[name](Place(split, models.resolve())), minutes)
-                # Ours ends by itself, in time; what is still training at the limit is stopped.
-                curves[split] = measure(entry, setting)
-            content["class_iou"].setdefault(name, {})[split] = curves[split][-1][1] if curves[split] else 0.0
-            save()
+    for name, train in entered.items():
+        if name in content["curves"] or only not in name:
+            continue
+        print(name, flush=True)
+        file = model_file(models, name)
+        with TemporaryDirectory() as folder:
+            setting = Setting(two_drives(camvid.resolve(), Path(folder) / "data"), Path(folder), minutes, math.inf)
+            # Each ends by itself, in time.
+            content["curves"][name] = measure(Entry(partial(train, file=file), minutes + MINUTES_TO_END), setting)
+            scores = {split: class_iou(setting, split, predictor(name, file)) for split in ("val", DRIVE)}
+        content["class_iou"][name] = {split: round(score, 4) for split, score in scores.items()}
+        print(name, content["class_iou"][name], flush=True)
+        save()
     if speed:
-        content["times"] = times(names, rounds)
+        content["times"].append({"date": contest.machine()["date"], "networks": times([*entered], rounds)})
         save()
     if chart and content["times"]:
         draw(content, chart)

@@ -90,13 +90,13 @@ def train_ours(setting: Setting, report: Report, epochs: int, **given: Any) -> t
     return learn, time.perf_counter() - begin
 
 
-def smp_documented(setting: Setting, report: Report) -> None:
+def smp_documented(setting: Setting, report: Report) -> Any:
     """smp's Linknet as its CamVid example trains it: fp32, Dice loss, Adam at 2e-4 falling to 1e-5 by a cosine."""
     from peers import segmentation_loss
     from torch.optim import Adam
     from torch.optim.lr_scheduler import CosineAnnealingLR
 
-    _torch_loop(
+    return _torch_loop(
         setting,
         report,
         segmentation_loss("dice"),
@@ -106,13 +106,13 @@ def smp_documented(setting: Setting, report: Report) -> None:
     )
 
 
-def smp_tuned(setting: Setting, report: Report) -> None:
+def smp_tuned(setting: Setting, report: Report) -> Any:
     """The same network tuned by hand: bf16, channels_last, cross-entropy, fused AdamW with one cycle up to 2e-3."""
     from peers import segmentation_loss
     from torch.optim import AdamW
     from torch.optim.lr_scheduler import OneCycleLR
 
-    _torch_loop(
+    return _torch_loop(
         setting,
         report,
         segmentation_loss("cross-entropy"),
@@ -124,7 +124,7 @@ def smp_tuned(setting: Setting, report: Report) -> None:
 
 def _torch_loop(
     setting: Setting, report: Report, loss: Callable, optimize: Callable, schedule: Callable, tuned: bool
-) -> None:
+) -> Any:
     import torch
     from peers import CamVidFrames, smp_linknet
     from torch.utils.data import DataLoader
@@ -156,26 +156,37 @@ def _torch_loop(
             seconds = time.perf_counter() - begin
             left = math.floor(setting.minutes * 60 / seconds) - 1
             scheduler = schedule(optimizer, max(left, 1) * len(loader))
+    return model
 
 
 def _class_iou(setting: Setting, logits: Callable) -> float:
-    """The class IoU of a network that wants sides of multiples of 32, over the val frames of 480x360."""
+    """The class IoU over val of a network that wants normalised images with sides of multiples of 32."""
+    from peers import MEAN, STD, pad_to_32
+    from torchvision.transforms.functional import normalize
+
+    def predict(images):
+        padded = pad_to_32(normalize(images, MEAN, STD))
+        return logits(padded)[..., : images.shape[-2], : images.shape[-1]].argmax(1)
+
+    return class_iou(setting, "val", predict)
+
+
+def class_iou(setting: Setting, split: str, predict: Callable) -> float:
+    """The class IoU over a split's frames of `predict`, which takes 1x3xHxW floats of 0 to 1 to 1xHxW classes."""
     import numpy as np
     import torch
-    from peers import MEAN, STD, pad_to_32
     from PIL import Image
-    from torchvision.transforms import functional as transforms
+    from torchvision.transforms.functional import to_tensor
 
     from linknet_fastai.scoring.scores import Scores, count_pixels
 
     counts = np.zeros((11, 11), np.int64)
     with torch.inference_mode():
-        for name in setting.names("val"):
-            image = transforms.to_tensor(Image.open(setting.camvid / "val" / name).convert("RGB"))
-            labels = np.array(Image.open(setting.camvid / "valannot" / name))
-            padded = pad_to_32(transforms.normalize(image, MEAN, STD)[None])
-            predicted = logits(padded)[0, :, : labels.shape[0], : labels.shape[1]].argmax(0).numpy()
-            counts += count_pixels(predicted.astype(np.uint8), np.where(labels == 11, 255, labels), 11)
+        for name in setting.names(split):
+            image = to_tensor(Image.open(setting.camvid / split / name).convert("RGB"))
+            labels = np.array(Image.open(setting.camvid / f"{split}annot" / name))
+            predicted = predict(image[None])[0].numpy().astype(np.uint8)
+            counts += count_pixels(predicted, np.where(labels == 11, 255, labels), 11)
     return Scores(counts).miou
 
 
@@ -205,10 +216,11 @@ def unet(setting: Setting, report: Report) -> None:
 UNET_MINUTES = 23  # an epoch on two cores, see train_speed.py
 
 
-def yolo(setting: Setting, report: Report) -> None:
+def yolo(setting: Setting, report: Report) -> Path:
     """ultralytics' `yolo semantic train model=yolo26n-sem.yaml imgsz=480 batch=8 pretrained=False`, on the CPU.
 
-    The score is its own, of its averaged weights: the mean class IoU over val at 480 pixels.
+    The score is its own, of its averaged weights: the mean class IoU over val at 480 pixels. Returns the file of
+    the last ones.
     """
     import yaml
     from PIL import Image
@@ -241,12 +253,13 @@ def yolo(setting: Setting, report: Report) -> None:
         plots=False,
         exist_ok=True,
     )
+    return model.trainer.last
 
 
 class Entry(NamedTuple):
     """A contestant and the minutes that it may take at most."""
 
-    train: Callable[[Setting, Report], None]
+    train: Callable[[Setting, Report], Any]
     minutes: float
 
 
@@ -260,14 +273,14 @@ CONTESTANTS = {
 
 
 def measure(entry: Entry, setting: Setting) -> list[tuple[float, float]]:
-    """Train a contestant in a process of its own: (minutes, class IoU) of each epoch."""
+    """Train a contestant in a process of its own, for `entry.minutes` at most: (minutes, class IoU) of each epoch."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_train, args=(entry.train, setting, sender, time.time()))
     process.start()
     sender.close()
     curve: list[tuple[float, float]] = []
-    deadline = time.time() + setting.minutes * 60
+    deadline = time.time() + entry.minutes * 60
     try:
         while receiver.poll(max(0, deadline - time.time())):
             match receiver.recv():
@@ -283,7 +296,7 @@ def measure(entry: Entry, setting: Setting) -> list[tuple[float, float]]:
     return curve
 
 
-def _train(train: Callable[[Setting, Report], None], setting: Setting, pipe: Connection, begin: float) -> None:
+def _train(train: Callable[[Setting, Report], Any], setting: Setting, pipe: Connection, begin: float) -> None:
     def report(class_iou: float) -> None:
         pipe.send((round((time.time() - begin) / 60, 2), round(class_iou, 4)))
         if class_iou >= setting.enough:
@@ -329,8 +342,8 @@ def main(
             continue
         print(name, flush=True)
         with TemporaryDirectory() as folder:
-            setting = Setting(camvid.resolve(), Path(folder), min(minutes or math.inf, entry.minutes))
-            content["curves"][name] = measure(entry, setting)
+            limited = entry._replace(minutes=min(minutes or math.inf, entry.minutes))
+            content["curves"][name] = measure(limited, Setting(camvid.resolve(), Path(folder), limited.minutes))
         content["machine"], content["minutes"] = contest.machine(), {n: e.minutes for n, e in CONTESTANTS.items()}
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
