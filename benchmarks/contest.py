@@ -40,6 +40,7 @@ def run(contestants: Mapping[str, Contestant], setting: Any, rounds: int) -> dic
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(contestant, setting, theirs))
         process.start()
+        theirs.close()  # or its end would not be noticed here
         pipes[name] = (process, ours)
         _ask(name, ours)  # it is prepared and warm before the next one starts
     for number in range(rounds):
@@ -58,7 +59,10 @@ def run(contestants: Mapping[str, Contestant], setting: Any, rounds: int) -> dic
 
 def _ask(name: str, pipe: Connection) -> tuple[float, int]:
     pipe.send(True)
-    answer = pipe.recv()
+    try:
+        answer = pipe.recv()
+    except (EOFError, ConnectionResetError):
+        raise SystemExit(f"{name}: its process ended") from None
     if isinstance(answer, str):
         raise SystemExit(f"{name}: {answer}")
     return answer
