@@ -140,7 +140,7 @@ def _export(run: Path, folder: Path, train: Path) -> None:
 
 def _scores(setting: Setting, camvid: Path) -> dict[str, float]:
     """The mIoU on val of each engine, at the run's own size."""
-    from linknet_fastai.data.dataset import open_dataset
+    from linknet_fastai.data.open import open_dataset
     from linknet_fastai.engines.open_engine import open_engine
     from linknet_fastai.scoring.evaluate import evaluate
 

@@ -68,7 +68,7 @@ def train_ours(setting: Setting, report: Report, epochs: int, **given: Any) -> t
     from fastai.callback.core import Callback
 
     from linknet_fastai.config.presets import settings_for
-    from linknet_fastai.data.dataset import open_dataset
+    from linknet_fastai.data.open import open_dataset
     from linknet_fastai.learner.learner import learner_from_settings
     from linknet_fastai.learner.schedules import fit_schedule
 

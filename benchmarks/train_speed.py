@@ -62,7 +62,7 @@ def ours_uncached(setting: Setting) -> Callable[[], float]:
 
 def _ours(setting: Setting, options: dict) -> Callable[[], float]:
     from linknet_fastai.config.presets import settings_for
-    from linknet_fastai.data.dataset import open_dataset
+    from linknet_fastai.data.open import open_dataset
     from linknet_fastai.learner.learner import learner_from_settings
 
     valid = setting.cache / "valid.txt"

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers and editors, which do not see `__getattr__`; a test compares it with _HOMES
     from linknet_fastai.config.recipe import load_recipe as load_recipe
-    from linknet_fastai.data.dataset import open_dataset as open_dataset
     from linknet_fastai.data.loaders import segmentation_dls as segmentation_dls
+    from linknet_fastai.data.open import open_dataset as open_dataset
     from linknet_fastai.engines.torch_engine import Predictor as Predictor
     from linknet_fastai.learner.learner import linknet_learner as linknet_learner
     from linknet_fastai.learner.loss import SegmentationLoss as SegmentationLoss
@@ -29,7 +29,7 @@ _HOMES = {
     "linknet_learner": "learner.learner",
     "load_model": "model.save_load",
     "load_recipe": "config.recipe",
-    "open_dataset": "data.dataset",
+    "open_dataset": "data.open",
     "segmentation_dls": "data.loaders",
     "segmentation_metrics": "scoring.metrics",
 }

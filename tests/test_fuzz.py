@@ -39,15 +39,16 @@ from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.images import open_image
 from linknet_fastai.data.cache import FrameCache, Index
-from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.data.labels import LabelReader
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.data.survey import Survey
 from linknet_fastai.model.card import METADATA_KEY, ModelCard, parse_card
 from linknet_fastai.model.save_load import load_model
 from linknet_fastai.runs import report
 from linknet_fastai.runs.checkpoint import read_checkpoint
 from linknet_fastai.runs.compare import differing_settings, spreads, summarize, write_table
-from linknet_fastai.runs.folder import best_row, write_evaluation, write_metrics, write_run
+from linknet_fastai.runs.folder import write_evaluation, write_run
+from linknet_fastai.runs.metrics import best_row, write_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore::linknet_fastai.core.errors.Note")
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))

@@ -21,7 +21,7 @@ from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.images import open_image
-from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.engines.engine import Engine
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.engines.torch_engine import Predictor
@@ -32,7 +32,8 @@ from linknet_fastai.predict.images import predict_images
 from linknet_fastai.predict.inputs import collect_jobs
 from linknet_fastai.runs.charts import class_bars, confusion_matrix, save_figure, svg
 from linknet_fastai.runs.compare import summarize
-from linknet_fastai.runs.folder import COLUMNS, write_metrics, write_run
+from linknet_fastai.runs.folder import write_run
+from linknet_fastai.runs.metrics import COLUMNS, write_metrics
 
 Command = Callable[..., int]
 OwnRecipe = Callable[..., Path]

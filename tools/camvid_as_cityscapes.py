@@ -19,7 +19,8 @@ from scipy import ndimage
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.files import atomic_write
 from linknet_fastai.core.images import open_image
-from linknet_fastai.data.dataset import Dataset, Frame, open_dataset
+from linknet_fastai.data.dataset import Dataset, Frame
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.scoring.cityscapes import LABELS
 
 LABEL_OF_CLASS = {

@@ -11,7 +11,7 @@ import torch
 from fastai.callback.core import Callback
 
 from linknet_fastai.config.presets import settings_for
-from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.data.street import SPLITS, write_scenes
 from linknet_fastai.learner.learner import LinkNetLearner, learner_from_settings
 

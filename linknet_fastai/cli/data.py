@@ -129,7 +129,7 @@ def data(
     """Check what is on disk: counts, sizes, classes, what splits share, damaged files, a picture of a batch."""
     from linknet_fastai.cli.tables import show_inspection
     from linknet_fastai.cli.terminal import console, progress_bar, show_or_print_json
-    from linknet_fastai.data.dataset import open_dataset
+    from linknet_fastai.data.open import open_dataset
 
     if suspects and (clear_cache or cache_dir):
         option = "--clear-cache" if clear_cache else "--cache-dir"

@@ -53,7 +53,7 @@ def evaluate(
     """
     from linknet_fastai.cli.tables import show_evaluation
     from linknet_fastai.cli.terminal import progress_bar, show_note, show_or_print_json
-    from linknet_fastai.data.dataset import open_dataset
+    from linknet_fastai.data.open import open_dataset
     from linknet_fastai.runs.folder import RUN_FILE
     from linknet_fastai.runs.frame_counts import write_frame_counts
     from linknet_fastai.scoring import evaluate as evaluation

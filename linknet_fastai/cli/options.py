@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from linknet_fastai.config.layers import current_names
 from linknet_fastai.config.settings import (
     RENAMED,
     SHOWN_DEFAULTS,
     WITHOUT_OPTION,
     Precision,
     Settings,
-    current_names,
     group_of,
     option_of,
     parse_device,

@@ -7,11 +7,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from linknet_fastai.config.layers import check_training_table, resolve_settings
 from linknet_fastai.config.layouts import Layout
 from linknet_fastai.config.recipe import Recipe
-from linknet_fastai.config.settings import Settings, check_training_table, explain, resolve_settings
+from linknet_fastai.config.settings import Settings
 from linknet_fastai.config.toml_files import find_shipped, read_toml, recipe_folder, toml_names
-from linknet_fastai.core.errors import UsageError
+from linknet_fastai.core.errors import UsageError, explain
 from linknet_fastai.core.text import Line
 
 

@@ -9,12 +9,12 @@ from pydantic import Field, ValidationError, model_validator
 
 from linknet_fastai.config.classes import VOID_LABEL, Checked, Classes, VoidEntry, check_classes
 from linknet_fastai.config.groups import Group
+from linknet_fastai.config.layers import check_training_table
 from linknet_fastai.config.layouts import FIELD, Layout, Split, check_below
 from linknet_fastai.config.parts import MOST_PARTS, Part, joined_table
 from linknet_fastai.config.selection import GROUP, selection_parts
-from linknet_fastai.config.settings import check_training_table, explain
 from linknet_fastai.config.toml_files import find_shipped, read_source, read_toml, recipe_folder, toml_names
-from linknet_fastai.core.errors import UsageError
+from linknet_fastai.core.errors import UsageError, explain
 from linknet_fastai.core.files import MAX_LIST_BYTES, write_text
 from linknet_fastai.core.images import IMAGE_SUFFIXES
 from linknet_fastai.core.text import Line, Name

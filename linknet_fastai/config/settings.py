@@ -1,10 +1,8 @@
-"""The settings of a training: defaults, descriptions, checks, and how layers of them are merged."""
+"""The settings of a training: defaults, descriptions and checks."""
 
 import math
 import re
 import reprlib
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,14 +11,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from linknet_fastai.config.size import Fit, Size
-from linknet_fastai.core.errors import UsageError
 
 # Settings that few people change: `--set`, presets and recipes set them, there is no option.
 WITHOUT_OPTION = frozenset(
@@ -33,19 +29,6 @@ MOST_EPOCHS = 100_000
 # Files of one machine, given on the command line alone.
 PATHS = ("cache_dir", "encoder_weights", "init_from", "teacher")
 RENAMED = {"colour": "color"}  # old names of settings, which are still read
-# What versions that did not have a setting did, so that their runs can be compared with those of today.
-BEFORE = {
-    "fit": "squish",
-    "width": 1.0,
-    "accumulate": 1,
-    "compile": False,
-    "deterministic": False,
-    "encoder_lr": 1.0,
-    "teacher_share": 1.0,
-    "teacher_temperature": 2.0,
-    "relight": 0.0,
-}
-
 
 Decoder = Literal["deconv", "pixelshuffle"]
 ClassWeights = Literal["log", "sqrt", "median", "none"]
@@ -239,108 +222,3 @@ def option_of(name: str) -> str:
         ('--class-weights', '--set flip')
     """
     return f"--set {name}" if name in WITHOUT_OPTION else f"--{name.replace('_', '-')}"
-
-
-def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings under their current names; an old name is reported by a FutureWarning."""
-    for old in RENAMED.keys() & values.keys():
-        warnings.warn(f"the setting {old!r} is now called {RENAMED[old]!r}", FutureWarning, stacklevel=2)
-    return {RENAMED.get(name, name): value for name, value in values.items()}
-
-
-def explain(error: ValidationError) -> str:
-    """The first error that pydantic found, in one line: where it is, and what is wrong.
-
-    Example:
-        >>> try:
-        ...     Settings(bs=1)
-        ... except ValidationError as error:
-        ...     print(explain(error))
-        bs: Input should be greater than or equal to 2
-    """
-    return _explain(error.errors()[0])
-
-
-def _explain(first: Mapping[str, Any]) -> str:
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")[:200]
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {where!r}"
-    message = first["msg"].removeprefix("Value error, ")[:500]
-    if first["loc"][-1:] == ("[key]",):
-        message += "; a key of the whole file is written above the first [table]"
-    return f"{where}: {message}" if where else message
-
-
-def settings_of_a_run(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """What this version can read of the settings that an older or newer one wrote.
-
-    Args:
-        values: settings by name.
-
-    Returns:
-        The valid ones under their current names, as in TOML, with what a version without a setting did if that is
-        known; and what is wrong with each of the others, by name.
-
-    Example:
-        >>> settings_of_a_run({"bs": 4, "ema": 0.9})[1]
-        {'ema': "unknown key 'ema'"}
-    """
-    valid = BEFORE | {RENAMED.get(name, name): value for name, value in values.items()}
-    wrong: dict[str, str] = {}
-    while True:
-        try:
-            settings = Settings.model_validate(valid)
-            return settings.model_dump(mode="json", include={*valid}, exclude_none=True), wrong
-        except ValidationError as error:
-            for details in error.errors():
-                name = str(details["loc"][0])
-                wrong.setdefault(name, _explain(details))
-                valid.pop(name, None)
-
-
-def check_training_table(table: Mapping[str, Any]) -> None:
-    """Check the settings of a recipe or preset.
-
-    Raises:
-        ValueError: an unknown setting, an invalid value, or a path: files of one machine are given on its command
-            line, and a recipe or preset may come from anywhere.
-    """
-    if named := [name for name in PATHS if name in table]:
-        raise ValueError(f"{named[0]}: a path cannot be set in a file; use {option_of(named[0])}")
-    try:
-        Settings(**current_names(table))
-    except ValidationError as error:
-        raise ValueError(explain(error)) from None
-
-
-def resolve_settings(*layers: tuple[str, Mapping[str, Any]]) -> tuple[Settings, dict[str, str]]:
-    """Merge layers of settings over the defaults.
-
-    Args:
-        layers: pairs of an origin ("recipe", "command line") and its settings by name, in ascending precedence.
-            None means not given.
-
-    Returns:
-        The checked settings, and the origin of each by name ("default" if no layer has it).
-
-    Raises:
-        UsageError: a value is invalid; the message names option and origin.
-
-    Example:
-        >>> settings, origins = resolve_settings(("recipe", {"bs": 4, "lr": 0.1}), ("command line", {"lr": 0.2}))
-        >>> settings.lr, settings.bs, settings.seed
-        (0.2, 4, 0)
-        >>> origins["lr"], origins["bs"], origins["seed"]
-        ('command line', 'recipe', 'default')
-    """
-    values: dict[str, Any] = {}
-    origins = dict.fromkeys(Settings.model_fields, "default")
-    for origin, layer in layers:
-        given = {name: value for name, value in current_names(layer).items() if value is not None}
-        values |= given
-        origins |= dict.fromkeys(given, origin)
-    try:
-        return Settings(**values), origins
-    except ValidationError as error:
-        name = str(error.errors()[0]["loc"][0])
-        raise UsageError(f"{option_of(name)} (from the {origins.get(name, 'settings')}): {explain(error)}") from None

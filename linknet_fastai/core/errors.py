@@ -1,7 +1,12 @@
 """Errors that a user can fix. Each message is one line that names the file or option and how to fix it."""
 
 import importlib
+from collections.abc import Mapping
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class UserError(Exception):
@@ -64,3 +69,28 @@ def reason(error: Exception) -> str:
     """
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split())[:200]
+
+
+def explain(error: "ValidationError") -> str:
+    """The first error that pydantic found, in one line: where it is, and what is wrong.
+
+    Example:
+        >>> from linknet_fastai.config.settings import Settings
+        >>> try:
+        ...     Settings(bs=1)
+        ... except ValueError as error:
+        ...     print(explain(error))
+        bs: Input should be greater than or equal to 2
+    """
+    return explain_details(error.errors()[0])
+
+
+def explain_details(first: Mapping[str, Any]) -> str:
+    """One of the errors that pydantic found, in one line; see `explain`."""
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")[:200]
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {where!r}"
+    message = first["msg"].removeprefix("Value error, ")[:500]
+    if first["loc"][-1:] == ("[key]",):
+        message += "; a key of the whole file is written above the first [table]"
+    return f"{where}: {message}" if where else message

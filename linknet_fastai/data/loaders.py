@@ -30,9 +30,10 @@ from linknet_fastai.core.parallel import Progress, process_count, usable_cores
 from linknet_fastai.core.text import did_you_mean
 from linknet_fastai.data.augmentation import FIRST, AugmentBatch, PadToLargest, ResizeFrame, ResizeImage
 from linknet_fastai.data.cache import CachedFrame, cached_frames
-from linknet_fastai.data.dataset import Dataset, Frame, open_dataset
+from linknet_fastai.data.dataset import Dataset, Frame
 from linknet_fastai.data.labels import LabelReader
 from linknet_fastai.data.leaks import Selected, find_leaks, leak_notes
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.data.reproducible_dl import ReproducibleDL
 from linknet_fastai.data.survey import Survey, survey, survey_notes
 

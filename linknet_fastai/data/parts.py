@@ -1,6 +1,5 @@
 """The data of a recipe that joins others: each part is found, split and read as its own recipe says."""
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -9,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from linknet_fastai.config.recipe import Recipe, load_recipe
+from linknet_fastai.config.recipe import Recipe
 from linknet_fastai.config.selection import selection_parts
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.images import VOID
-from linknet_fastai.core.parallel import Progress
 from linknet_fastai.core.text import printable
-from linknet_fastai.data.dataset import Dataset, EmptySplitError, open_dataset
+from linknet_fastai.data.dataset import Dataset, EmptySplitError
 from linknet_fastai.data.labels import LabelReader
 from linknet_fastai.data.match import Frame
 
@@ -127,37 +125,3 @@ class JoinedDataset(Dataset):
         if not found:
             raise absent[0]
         return found
-
-
-def open_parts(recipe: Recipe, root: Path, origin: str, progress: Progress | None = None) -> JoinedDataset:
-    """Find the data of a recipe with parts.
-
-    Args:
-        recipe: the recipe.
-        root: the folder that the folders of its parts are relative to.
-        origin: see `Dataset`.
-        progress: called with what is being done, how many are done and of how many.
-
-    Raises:
-        UsageError: the recipe of a part is missing, or has no class of the whole; there is no folder with the data
-            of a part, and it cannot be downloaded.
-        UserError: see `open_dataset`.
-
-    Example:
-        ::
-
-            dataset = open_parts(load_recipe("streets.toml"), Path("data"), "streets.toml")
-    """
-    parts = []
-    for part in recipe.parts:
-        own = load_recipe(part.recipe)
-        folder = (root / (part.data or own.name)).resolve()
-        if not (part.data or own.fetch or os.path.isdir(folder)):
-            raise UsageError(
-                f"parts: {own.name}: no folder {folder}; give its data as in "
-                f'parts = [{{ recipe = "{own.name}", data = "DIR" }}]'
-            )
-        parts.append(open_dataset(part.recipe, folder if part.data or os.path.isdir(folder) else None, progress))
-    joined = JoinedDataset(recipe, root, recipe.layouts[0], origin, tuple(parts))
-    joined.read_label  # noqa: B018 - raises UsageError for a part without a class of the whole
-    return joined

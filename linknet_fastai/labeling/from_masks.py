@@ -11,8 +11,9 @@ from linknet_fastai.config.recipe import load_recipe, recipe_names
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.images import upright_size
 from linknet_fastai.core.parallel import Progress
-from linknet_fastai.data.dataset import Dataset, open_dataset
+from linknet_fastai.data.dataset import Dataset
 from linknet_fastai.data.match import Frame, match_frames
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.labeling.decide import Unlabeled, choose_classes, class_colors, class_name, is_void
 from linknet_fastai.labeling.export import MaskFolder
 from linknet_fastai.labeling.masks import Counts, count_values, name_values

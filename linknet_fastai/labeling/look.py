@@ -16,8 +16,8 @@ from linknet_fastai.core.files import write_text
 from linknet_fastai.core.images import is_own_png, open_image, resize_image, resize_labels, save_image
 from linknet_fastai.core.parallel import Progress, map_in_threads, usable_cores
 from linknet_fastai.core.text import printable
-from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.data.match import Frame
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.labeling.decide import Unlabeled
 from linknet_fastai.labeling.export import Export
 from linknet_fastai.labeling.from_masks import propose_from_masks, propose_shipped, shipped_dataset

@@ -19,7 +19,8 @@ from fastai.torch_core import set_seed
 from fastcore.basics import noop
 from torch import Tensor, nn
 
-from linknet_fastai.config.settings import RENAMED, Settings, resolve_settings
+from linknet_fastai.config.layers import resolve_settings
+from linknet_fastai.config.settings import RENAMED, Settings
 from linknet_fastai.core.device import autocast, resolve_device, resolve_precision, set_deterministic
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.fastai_private import ForwardLearner

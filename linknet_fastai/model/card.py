@@ -7,9 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from linknet_fastai.config.classes import Classes, VoidEntry, check_classes
 from linknet_fastai.config.recipe import Recipe
-from linknet_fastai.config.settings import Decoder, Width, explain
+from linknet_fastai.config.settings import Decoder, Width
 from linknet_fastai.config.size import Fit, Size
-from linknet_fastai.core.errors import UserError, reason
+from linknet_fastai.core.errors import UserError, explain, reason
 from linknet_fastai.core.files import parse_json
 from linknet_fastai.core.text import Line, Name
 

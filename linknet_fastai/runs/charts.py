@@ -15,7 +15,7 @@ from PIL import Image
 
 from linknet_fastai.core.images import save_image
 from linknet_fastai.core.text import printable
-from linknet_fastai.runs.folder import best_row
+from linknet_fastai.runs.metrics import best_row
 from linknet_fastai.scoring.scores import OVERALL_SCORES
 
 if TYPE_CHECKING:

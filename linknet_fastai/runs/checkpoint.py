@@ -10,8 +10,8 @@ import torch
 from fastai.learner import Learner
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from linknet_fastai.config.settings import MOST_EPOCHS, explain
-from linknet_fastai.core.errors import UserError, reason
+from linknet_fastai.config.settings import MOST_EPOCHS
+from linknet_fastai.core.errors import UserError, explain, reason
 from linknet_fastai.core.files import atomic_write, check_regular
 
 CHECKPOINTS = "checkpoints"

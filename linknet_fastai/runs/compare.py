@@ -13,7 +13,8 @@ from typing import Any
 
 from linknet_fastai.config.toml_files import recipe_folder
 from linknet_fastai.core.errors import Note
-from linknet_fastai.runs.folder import RUN_FILE, best_row, read_evaluations, read_metrics, read_run, write_csv
+from linknet_fastai.runs.folder import RUN_FILE, read_evaluations, read_run
+from linknet_fastai.runs.metrics import best_row, read_metrics, write_csv
 from linknet_fastai.scoring.scores import OVERALL_SCORES
 
 # Runs that differ only in these settings are repetitions of one experiment.

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from linknet_fastai.config.settings import Text, explain
-from linknet_fastai.core.errors import UserError, reason
+from linknet_fastai.config.settings import Text
+from linknet_fastai.core.errors import UserError, explain, reason
 from linknet_fastai.core.files import MAX_LIST_BYTES, parse_json, read_text
 from linknet_fastai.core.text import Name
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from linknet_fastai.core.files import write_text
 from linknet_fastai.runs.charts import BLUE, GRAY, ORANGE, literal, simplify, subplots
 from linknet_fastai.runs.compare import RunSummary, summarize
-from linknet_fastai.runs.folder import METRICS_FILE
 from linknet_fastai.runs.folds import read_folds
+from linknet_fastai.runs.metrics import METRICS_FILE
 from linknet_fastai.runs.report import REPORT, render_page
 from linknet_fastai.scoring.scores import mean_score
 

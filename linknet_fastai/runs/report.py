@@ -16,7 +16,8 @@ from linknet_fastai.core.files import write_text
 from linknet_fastai.core.images import NEAREST, data_url
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.core.text import printable
-from linknet_fastai.data.dataset import Dataset, open_dataset
+from linknet_fastai.data.dataset import Dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.engines.engine import Engine, predict_file
 from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.model.card import ModelCard

@@ -10,8 +10,9 @@ from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.export.export import export_model
 from linknet_fastai.model.save_load import RUN_MODEL, load_model, save_model
 from linknet_fastai.runs.charts import confusion_matrix, save_figure, training_curves
-from linknet_fastai.runs.folder import write_evaluation, write_metrics, write_result
+from linknet_fastai.runs.folder import write_evaluation, write_result
 from linknet_fastai.runs.frame_counts import write_frame_counts
+from linknet_fastai.runs.metrics import write_metrics
 from linknet_fastai.runs.pictures import save_predictions
 from linknet_fastai.runs.report import representative_frames, write_report
 from linknet_fastai.scoring.evaluate import evaluate

@@ -15,15 +15,17 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastcore.xtras import modified_env
 
+from linknet_fastai.config.layers import resolve_settings
 from linknet_fastai.config.presets import settings_for
 from linknet_fastai.config.recipe import recipe_names
 from linknet_fastai.config.selection import pin_selection
-from linknet_fastai.config.settings import Settings, resolve_settings
+from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.device import resolve_precision
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.fastai_private import number_of_workers
 from linknet_fastai.core.parallel import Progress, is_first, process_count
-from linknet_fastai.data.dataset import Dataset, open_dataset
+from linknet_fastai.data.dataset import Dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.learner.learner import learner_from_settings
 from linknet_fastai.learner.process_group import from_rank_0, join_processes, rank_0_first, training_together
 from linknet_fastai.learner.schedules import fit_schedule

@@ -15,12 +15,14 @@ from linknet_fastai.config.presets import settings_for
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.files import write_text
 from linknet_fastai.core.parallel import Progress, is_first, process_count, processes_here
-from linknet_fastai.data.dataset import Dataset, frames_by_unit, open_dataset
+from linknet_fastai.data.dataset import Dataset, frames_by_unit
 from linknet_fastai.data.match import Frame
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.learner.process_group import each_alone, end_together, from_rank_0, join_processes, own_share
-from linknet_fastai.runs.folder import RUN_FILE, best_row, locked, new_folder, read_metrics, read_run
+from linknet_fastai.runs.folder import RUN_FILE, locked, new_folder, read_run
 from linknet_fastai.runs.folds import FOLDS_FILE, Fold, Folds, read_folds
 from linknet_fastai.runs.folds_report import report_folds
+from linknet_fastai.runs.metrics import best_row, read_metrics
 from linknet_fastai.training.fit import fit, pin_recipe, resume
 from linknet_fastai.training.run_record import Observer
 

@@ -15,11 +15,13 @@ from fastai.learner import Learner, replacing_yield
 from linknet_fastai.config.presets import settings_for
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.parallel import Progress
-from linknet_fastai.data.dataset import EmptySplitError, open_dataset
+from linknet_fastai.data.dataset import EmptySplitError
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.learner.learner import learner_from_settings
 from linknet_fastai.learner.schedules import group_rates
 from linknet_fastai.runs.charts import lr_search_curve, save_figure
-from linknet_fastai.runs.folder import new_folder, write_csv
+from linknet_fastai.runs.folder import new_folder
+from linknet_fastai.runs.metrics import write_csv
 from linknet_fastai.training.errors import explain_errors
 
 

@@ -22,7 +22,7 @@ from linknet_fastai.learner.process_group import on_any_rank
 from linknet_fastai.model.card import IMAGENET_MEAN, IMAGENET_STD
 from linknet_fastai.model.save_load import RUN_MODEL, save_model
 from linknet_fastai.runs.checkpoint import plain_numbers, write_checkpoint
-from linknet_fastai.runs.folder import best_row, write_metrics
+from linknet_fastai.runs.metrics import best_row, write_metrics
 from linknet_fastai.training.interrupt import StopRequest
 
 Row = dict[str, float]

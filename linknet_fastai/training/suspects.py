@@ -11,7 +11,8 @@ import numpy as np
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.files import check_own
 from linknet_fastai.core.parallel import Progress
-from linknet_fastai.data.dataset import Dataset, EmptySplitError, Frame, open_dataset
+from linknet_fastai.data.dataset import Dataset, EmptySplitError, Frame
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.engines.engine import Engine
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.model.named import find_model

@@ -9,8 +9,8 @@ from linknet_fastai.config.presets import load_preset, preset_names, settings_fo
 from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.data.augmentation import AugmentBatch
-from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.data.loaders import segmentation_dls
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.learner.learner import linknet_learner
 from linknet_fastai.model.linknet import LinkNet
 

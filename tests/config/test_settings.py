@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from linknet_fastai.config.layers import check_training_table, resolve_settings
 from linknet_fastai.config.presets import settings_for
-from linknet_fastai.config.settings import FIRST_OF_GROUP, Settings, check_training_table, group_of, resolve_settings
+from linknet_fastai.config.settings import FIRST_OF_GROUP, Settings, group_of
 from linknet_fastai.config.size import format_size, parse_size
 from linknet_fastai.core.errors import UsageError
-from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.data.open import open_dataset
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ import linknet_fastai.data.survey
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.images import open_image, resize_image, resize_labels
 from linknet_fastai.data.cache import CachedFrame, cached_frames, clear_caches, recipe_caches
-from linknet_fastai.data.dataset import Dataset, open_dataset
+from linknet_fastai.data.dataset import Dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.data.survey import survey
 
 SIZE = (40, 24)  # frames are 64x48

@@ -11,9 +11,9 @@ from PIL import Image
 
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError, UserError
-from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.data.labels import LabelReader
 from linknet_fastai.data.match import match_frames
+from linknet_fastai.data.open import open_dataset
 
 SaveArray = Callable[[np.ndarray, Path], Path]
 OwnRecipe = Callable[..., Path]

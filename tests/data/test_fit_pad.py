@@ -11,8 +11,8 @@ from PIL import Image
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.images import VOID, resize_image, resize_labels
 from linknet_fastai.data.augmentation import PADDING
-from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.data.loaders import segmentation_dls
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.export.contracts import Interface, contract_files
 from linknet_fastai.model.card import ModelCard

@@ -12,7 +12,8 @@ from PIL import Image
 from linknet_fastai.config.groups import place_of
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError, UserError
-from linknet_fastai.data.dataset import Dataset, EmptySplitError, open_dataset
+from linknet_fastai.data.dataset import Dataset, EmptySplitError
+from linknet_fastai.data.open import open_dataset
 
 OwnRecipe = Callable[..., Path]
 IMAGES, LABELS = (

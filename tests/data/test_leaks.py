@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from linknet_fastai.data import street
-from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.data.leaks import FILE, GROUP, NEAR, PIXELS, TIME, Leak, Selected, find_leaks, leak_notes
 from linknet_fastai.data.looks import LENGTH, NEARLY_EQUAL, equal_looks, look_of, nearest_looks
 from linknet_fastai.data.match import Frame
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.data.survey import survey
 
 SIZE = (160, 120)

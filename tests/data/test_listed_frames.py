@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from linknet_fastai.core.errors import UserError
-from linknet_fastai.data.dataset import EmptySplitError, open_dataset
+from linknet_fastai.data.dataset import EmptySplitError
+from linknet_fastai.data.open import open_dataset
 
 OwnRecipe = Callable[..., Path]
 IN_DATA = (

@@ -21,8 +21,9 @@ from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.images import open_image
 from linknet_fastai.data.cache import CachedFrame
-from linknet_fastai.data.dataset import Frame, open_dataset
+from linknet_fastai.data.dataset import Frame
 from linknet_fastai.data.loaders import FrameImage, default_workers, segmentation_dls
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.learner.distributed import SharedDL
 
 Batch = tuple[torch.Tensor, torch.Tensor]

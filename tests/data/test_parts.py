@@ -10,8 +10,8 @@ from PIL import Image
 
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError
-from linknet_fastai.data.dataset import open_dataset
 from linknet_fastai.data.loaders import segmentation_dls
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.data.survey import survey
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.runs.folder import read_run

@@ -15,7 +15,8 @@ from PIL import Image
 
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.images import VOID
-from linknet_fastai.data.dataset import Dataset, open_dataset
+from linknet_fastai.data.dataset import Dataset
+from linknet_fastai.data.open import open_dataset
 
 WIDTH, HEIGHT = 8, 6
 TABLES = Path(__file__).parent / "published_labels"

@@ -10,7 +10,8 @@ from PIL import Image
 
 import linknet_fastai.data.survey
 from linknet_fastai.core.errors import UserError
-from linknet_fastai.data.dataset import Dataset, open_dataset
+from linknet_fastai.data.dataset import Dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.data.survey import Survey, survey
 
 SaveArray = Callable[[np.ndarray, Path], Path]

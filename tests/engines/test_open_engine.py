@@ -18,7 +18,7 @@ from PIL import Image
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.parallel import map_in_threads
-from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.data.street import draw_scene
 from linknet_fastai.engines import formats
 from linknet_fastai.engines.engine import NATIVE, Engine

@@ -16,7 +16,7 @@ from PIL import Image
 
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError, UserError
-from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.labeling.look import propose, write_proposal
 from linknet_fastai.labeling.runs import uncompressed
 from linknet_fastai.labeling.shapes import (

@@ -10,7 +10,7 @@ from conftest import photo, save
 from PIL import Image
 
 from linknet_fastai.core.errors import UsageError, UserError
-from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.labeling.look import propose, write_proposal
 from linknet_fastai.labeling.proposal import Proposal
 

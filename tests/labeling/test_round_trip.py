@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError
-from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.engines.engine import NATIVE
 from linknet_fastai.labeling.look import propose, write_proposal
 from linknet_fastai.labeling.runs import brush_values

@@ -23,7 +23,7 @@ from linknet_fastai.core.parallel import usable_cores
 from linknet_fastai.data.loaders import segmentation_dls
 from linknet_fastai.learner import process_group as processes
 from linknet_fastai.learner.distributed import SharedDL
-from linknet_fastai.runs.folder import read_metrics
+from linknet_fastai.runs.metrics import read_metrics
 from linknet_fastai.scoring.metrics import ConfusionMatrix
 
 FIT = "--encoder test_resnet --size 64x48 --bs 2 --epochs 2 --seed 3 --device cpu --precision fp32"

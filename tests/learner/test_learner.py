@@ -23,7 +23,7 @@ from linknet_fastai import Predictor, linknet_learner, segmentation_dls
 from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.images import VOID
-from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.learner.learner import OF_LOADERS, LinkNetLearner, learner_from_settings
 from linknet_fastai.learner.optimizers import OPTIMIZERS, Muon
 from linknet_fastai.learner.schedules import fit_schedule

@@ -16,9 +16,10 @@ from linknet_fastai.config.recipe import load_recipe, read_stems
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.files import cache_folder
 from linknet_fastai.data.cache import cached_frames, clear_caches
-from linknet_fastai.data.dataset import Dataset, open_dataset
+from linknet_fastai.data.dataset import Dataset
 from linknet_fastai.data.fetch import clear_old_scenes, draw_street, fetch
 from linknet_fastai.data.loaders import segmentation_dls
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.data.survey import MOST_SURVEYS, survey
 from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.model.card import ModelCard

@@ -12,9 +12,10 @@ from PIL import Image
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.images import is_own_png, open_image, opened_image, save_image
-from linknet_fastai.data.dataset import Dataset, open_dataset
+from linknet_fastai.data.dataset import Dataset
 from linknet_fastai.data.labels import LabelReader
 from linknet_fastai.data.loaders import segmentation_dls
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.data.survey import survey
 from linknet_fastai.engines.engine import Engine, predict_file
 from linknet_fastai.model.card import ModelCard

@@ -28,12 +28,13 @@ from linknet_fastai.core import device, parallel
 from linknet_fastai.core.errors import Note, UserError
 from linknet_fastai.core.files import atomic_write, write_text
 from linknet_fastai.data.cache import cached_frames
-from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.model.card import METADATA_KEY
 from linknet_fastai.model.save_load import load_model, save_model
 from linknet_fastai.runs.checkpoint import read_checkpoint, restore_learner, write_checkpoint
 from linknet_fastai.runs.compare import differing_settings, spreads, summarize
-from linknet_fastai.runs.folder import COLUMNS, locked, new_folder, read_metrics, write_metrics
+from linknet_fastai.runs.folder import locked, new_folder
+from linknet_fastai.runs.metrics import COLUMNS, read_metrics, write_metrics
 from linknet_fastai.training import fit as training
 from linknet_fastai.training.data_check import inspect_data
 from linknet_fastai.training.run_record import FitResult

@@ -17,8 +17,9 @@ from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import save_model
 from linknet_fastai.runs.compare import summarize
-from linknet_fastai.runs.folder import write_metrics, write_run
+from linknet_fastai.runs.folder import write_run
 from linknet_fastai.runs.frame_counts import differences, read_frame_counts, write_frame_counts
+from linknet_fastai.runs.metrics import write_metrics
 from linknet_fastai.scoring.intervals import FrameCounts
 
 FRAMES = FrameCounts(["a/1.png", "a/2.png"], ["a", None], csr_array([[8, 2, 0, 9], [0, 0, 0, 1]]), "cities")

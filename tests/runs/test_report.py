@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from linknet_fastai.core.errors import UserError
-from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.model.save_load import load_model
 from linknet_fastai.runs.compare import summarize
 from linknet_fastai.runs.report import report, representative_frames, write_report

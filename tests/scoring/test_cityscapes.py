@@ -14,7 +14,7 @@ from PIL import Image
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.images import VOID
-from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.scoring.cityscapes import LABELS, label_ids_of_channels, official_file_name, read_truth
 
 SIZE = (96, 64)

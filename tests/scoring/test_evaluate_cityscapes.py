@@ -13,7 +13,7 @@ from official_cityscapes import assert_same, official_scores
 from PIL import Image
 
 from linknet_fastai.config.recipe import load_recipe
-from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.scoring.evaluate import evaluate, official_label_ids
 from linknet_fastai.training import fit as training

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from linknet_fastai.runs.folder import read_metrics, write_metrics
+from linknet_fastai.runs.metrics import read_metrics, write_metrics
 from linknet_fastai.scoring.scores import OVERALL_SCORES
 
 ROW = {"epoch": 1, "train_loss": 0.5, "valid_loss": 0.4, "miou": 0.3, "iou_Sky": 0.3, "lr": 1e-3, "seconds": 2.0}

@@ -10,7 +10,7 @@ from PIL import Image
 
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError
-from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.scoring import evaluate as evaluation
 from linknet_fastai.scoring.shared_classes import shared_classes

@@ -7,8 +7,9 @@ import pytest
 from conftest import Drawn, save
 
 from linknet_fastai.core.errors import UserError
-from linknet_fastai.data.dataset import Dataset, open_dataset
+from linknet_fastai.data.dataset import Dataset
 from linknet_fastai.data.match import Frame
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.engines.engine import NATIVE
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.scoring.suspects import (

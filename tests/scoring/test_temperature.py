@@ -10,7 +10,8 @@ from conftest import save
 from torch import nn
 
 from linknet_fastai.config.recipe import load_recipe
-from linknet_fastai.data.dataset import Dataset, open_dataset
+from linknet_fastai.data.dataset import Dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.scoring.evaluate import evaluate

@@ -11,7 +11,7 @@ import pytest
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.images import VOID
-from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.scoring.cityscapes import read_truth
 
 

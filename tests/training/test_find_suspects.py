@@ -10,7 +10,7 @@ import torch
 
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UserError
-from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import save_model

@@ -25,7 +25,7 @@ from PIL import Image
 
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError, UserError
-from linknet_fastai.data.dataset import open_dataset
+from linknet_fastai.data.open import open_dataset
 from linknet_fastai.engines.torch_engine import Predictor
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.model.linknet import LinkNet

@@ -9,7 +9,7 @@ import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from linknet_fastai.learner.optimizers import OPTIMIZERS
-from linknet_fastai.runs.folder import read_metrics
+from linknet_fastai.runs.metrics import read_metrics
 from linknet_fastai.training import fit as training
 from linknet_fastai.training.loggers import LOGGERS
 
