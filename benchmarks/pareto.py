@@ -199,6 +199,17 @@ def times(names: list[str], rounds: int) -> dict[str, dict[str, Any]]:
     return found
 
 
+def mean_times(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """The mean ms a frame over several runs of `times`, by network and size."""
+    first = runs[0]["networks"]
+    return {
+        name: {
+            size: round(statistics.mean(run["networks"][name][size]["ms"] for run in runs), 1) for size in first[name]
+        }
+        for name in first
+    }
+
+
 def draw(content: dict[str, Any], file: Path) -> None:
     """Draw class IoU over milliseconds: val and the drive left out."""
     from matplotlib.figure import Figure
@@ -207,8 +218,7 @@ def draw(content: dict[str, Any], file: Path) -> None:
     titles = {"val": "val, close to training frames", DRIVE: f"a drive left out ({DRIVE})"}
     for axes, (split, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         for name, scores in content["class_iou"].items():
-            runs = [run["networks"][network_of(name)]["640x360"]["ms"] for run in content["times"]]
-            x, y = statistics.mean(runs), scores[split]
+            x, y = content["ms"][network_of(name)]["640x360"], scores[split]
             axes.plot(x, y, "oC0" if name.startswith("LinkNet") else "sC1")
             axes.annotate(name.removeprefix("ultralytics "), (x, y), (5, 4), textcoords="offset points", fontsize=8)
         axes.margins(0.4, 0.25)  # room for the names
@@ -258,6 +268,7 @@ def main(
         save()
     if speed:
         content["times"].append({"date": contest.machine()["date"], "networks": times([*entered], rounds)})
+        content["ms"] = mean_times(content["times"])
         save()
     if chart and content["times"]:
         draw(content, chart)

@@ -240,8 +240,14 @@ def yolo(setting: Setting, report: Report) -> Path:
     table = {"path": str(folder), "train": "images/train", "val": "images/val", "masks_dir": "masks", "names": names}
     (folder / "camvid.yaml").write_text(yaml.safe_dump(table), encoding="utf-8")
     model = YOLO("yolo26n-sem.yaml")
-    # `on_fit_epoch_end` follows each validation, which is of the averaged weights.
-    model.add_callback("on_fit_epoch_end", lambda trainer: report(float(trainer.metrics["metrics/mIoU"])))
+    reported = set()
+
+    def report_score(trainer) -> None:
+        if trainer.epoch not in reported:  # its last evaluation, of its best weights, belongs to no epoch
+            reported.add(trainer.epoch)
+            report(float(trainer.metrics["metrics/mIoU"]))
+
+    model.add_callback("on_fit_epoch_end", report_score)  # follows each validation, which is of the averaged weights
     model.train(
         data=str(folder / "camvid.yaml"),
         imgsz=SIZE[0],
