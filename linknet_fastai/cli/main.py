@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from linknet_fastai import __version__
-from linknet_fastai.cli import data, export, model, models, runs, train
+from linknet_fastai.cli import data, export, model, models, predict, runs, train
 from linknet_fastai.cli.hints import CommandGroup, explain_usage_error
 from linknet_fastai.core.errors import Note, UsageError, UserError
 from linknet_fastai.core.parallel import is_first, process_count
@@ -48,7 +48,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "fit": train.fit,
     "lr-find": train.lr_find,
     "evaluate": model.evaluate,
-    "predict": model.predict,
+    "predict": predict.predict,
     "serve": model.serve,
     "export": export.export,
     "data": data.data,
