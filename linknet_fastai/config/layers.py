@@ -17,8 +17,8 @@ BEFORE = {
     "compile": False,
     "deterministic": False,
     "encoder_lr": 1.0,
-    "teacher_share": 1.0,
-    "teacher_temperature": 2.0,
+    "teacher_share": 0.5,
+    "teacher_temperature": 1.0,
     "relight": 0.0,
 }
 

@@ -146,9 +146,9 @@ class Settings(BaseModel):
     """Learning rate of an encoder that is trained already, as a fraction of --lr."""
     teacher: Path | None = None
     """Run folder or .safetensors of a larger model with the same classes, to learn from beside the labels."""
-    teacher_share: float = Field(1.0, ge=0, le=100)
+    teacher_share: float = Field(0.5, ge=0, le=100)
     """What the distance from the teacher counts beside the loss of the labels, 0 to 100."""
-    teacher_temperature: float = Field(2.0, ge=0.1, le=100)
+    teacher_temperature: float = Field(1.0, ge=0.1, le=100)
     """Temperature that softens the predictions of teacher and network, 0.1 to 100."""
 
     flip: bool = True

@@ -40,7 +40,7 @@ class SoftTargets(Callback):
 
     order, run_valid = 5, False  # before AccumulateGradients, which scales the whole loss
 
-    def __init__(self, path: Path, card: ModelCard, share: float = 1.0, temperature: float = 2.0) -> None:
+    def __init__(self, path: Path, card: ModelCard, share: float = 0.5, temperature: float = 1.0) -> None:
         network, taught = load_model(path)
         if taught.class_names != card.class_names:
             raise UsageError(
@@ -81,7 +81,7 @@ class SoftTargets(Callback):
 
 
 def soft_target_loss(
-    logits: Tensor, soft: Tensor, labels: Tensor, weight: Tensor | None = None, temperature: float = 2.0
+    logits: Tensor, soft: Tensor, labels: Tensor, weight: Tensor | None = None, temperature: float = 1.0
 ) -> Tensor:
     """The mean divergence between the softmaxes of a teacher and of the network that learns.
 
