@@ -167,6 +167,7 @@ def _variant(run: RunSummary) -> str:
 def _options(run: RunSummary, names: Iterable[str]) -> list[str]:
     """The options for those of a run's settings whose value differs from today's preset, and had an effect."""
     names = set(names) - (set() if run.settings.get("init_from") else {"encoder_lr"})
+    names -= set() if run.settings.get("teacher") else {"teacher_share", "teacher_temperature"}
     now = Settings(**load_preset(run.settings["preset"]).settings).model_dump(mode="json")
     changed = {name: run.settings[name] for name in sorted(names) if run.settings.get(name) != now[name]}
     return [word for name, value in changed.items() for word in _option(name, value)]

@@ -86,7 +86,7 @@ def test_the_teacher_sees_the_same_images_in_its_own_normalization(dls: DataLoad
         seen.pop()
         plain = learn.loss_func(learn.pred.detach(), learn.y)
         apart = soft_target_loss(learn.pred.detach().as_subclass(Tensor), soft, labels, weight)
-        added.append((learn.loss.item(), (plain + apart).item()))
+        added.append((learn.loss.item(), (plain + learn.soft_targets.share * apart).item()))
 
     class Notes(Callback):
         order, run_valid = 20, False
