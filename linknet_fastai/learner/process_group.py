@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # torch, which --help must not wait for, is imported where it
 TRAINING_TIMEOUT = timedelta(minutes=30)
 PREPARATION_TIMEOUT = timedelta(days=1)  # rank 0 may have a large data set to download or to decode
 LAUNCHER_SECONDS = 10  # the launcher ends all processes within these after one of them has failed
+SECONDS_TO_EXIT = 6 * LAUNCHER_SECONDS  # a process may close its connections long before it has ended
 
 _preparation: Any = None  # the process group in which ranks wait for rank 0
 Result = TypeVar("Result")
@@ -144,7 +145,7 @@ def one_error_for_all() -> Iterator[None]:
         ended = is_end_of_another(error)
         if is_first() and not ended:
             raise
-        time.sleep(LAUNCHER_SECONDS)
+        time.sleep(SECONDS_TO_EXIT if ended else LAUNCHER_SECONDS)
         rank = os.environ["RANK"]
         if ended:
             raise UserError(
