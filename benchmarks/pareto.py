@@ -31,7 +31,7 @@ from time_to_score import Entry, Report, Setting, class_iou, measure, smp_tuned,
 
 MINUTES, DRIVE = 20.0, "0006R0"
 WIDTHS = {"n": 0.25, "s": 0.5, "m": 1.0}
-FRAMES = ((640, 360), (1280, 720))
+FRAMES, ENGINES = ((640, 360), (1280, 720)), ("openvino", "torch")
 SECONDS_TO_BEGIN, SHARE = 20, 0.95  # of ours: imports and building it twice; room for epochs that take longer
 MINUTES_TO_END = 4  # for the last epoch and what a contestant does after it
 
@@ -65,15 +65,15 @@ def train_yolo(setting: Setting, report: Report, file: Path) -> None:
 
 def contestants(models: Path) -> dict[str, Callable[..., None]]:
     """What trains each; `models` has the teacher, which is trained first."""
-    teacher = models / "LinkNet m"
+    teacher = model_file(models, "LinkNet m")
     return {
         "LinkNet m": partial(train_linknet, width="m"),
         "LinkNet n": partial(train_linknet, width="n"),
         "ultralytics yolo26n-sem": train_yolo,
         "smp Linknet, tuned by hand": train_smp,
-        "LinkNet n, taught by m": partial(train_linknet, width="n", teacher=model_file(models, teacher.name)),
+        "LinkNet n, taught by m": partial(train_linknet, width="n", teacher=teacher),
         "LinkNet s": partial(train_linknet, width="s"),
-        "LinkNet s, taught by m": partial(train_linknet, width="s", teacher=model_file(models, teacher.name)),
+        "LinkNet s, taught by m": partial(train_linknet, width="s", teacher=teacher),
     }
 
 
@@ -183,11 +183,11 @@ def times(names: list[str], rounds: int) -> dict[str, dict[str, Any]]:
     """The ms a frame of each network and size, by the faster of its engines; all networks in turns."""
     found: dict[str, dict[str, Any]] = {network_of(name): {} for name in names}
     for size in FRAMES:
-        pairs = [(name, engine) for name in found for engine in ("openvino", "torch")]
-        contestants = {f"{name}, {engine}": partial(predicts, network=name, engine=engine) for name, engine in pairs}
-        results = contest.run(contestants, size, rounds)
+        pairs = [(name, engine) for name in found for engine in ENGINES]
+        in_turns = {f"{name}, {engine}": partial(predicts, network=name, engine=engine) for name, engine in pairs}
+        results = contest.run(in_turns, size, rounds)
         for name in found:
-            by_engine = {one: round(results[f"{name}, {one}"]["ms"], 2) for one in ("openvino", "torch")}
+            by_engine = {one: round(results[f"{name}, {one}"]["ms"], 2) for one in ENGINES}
             engine = min(by_engine, key=by_engine.__getitem__)
             found[name]["{}x{}".format(*size)] = {"engine": engine, "ms": by_engine[engine], "by_engine": by_engine}
     return found

@@ -190,10 +190,11 @@ def _predict_bags(
     below: float | None,
 ) -> list[str]:
     """Predict ROS bags, and show each result; the problems in lines."""
+    from linknet_fastai.cli.terminal import console, progress_bar
+
     failures: list[str] = []
     for bag in bags:
-        from linknet_fastai.cli.terminal import console, progress_bar
-        from linknet_fastai.predict.bags import predict_bag
+        from linknet_fastai.predict.bags import predict_bag  # needs the extra `ros`
 
         try:
             with progress_bar() as progress:
@@ -213,10 +214,11 @@ def _predict_clips(
     engine: "Engine", clips: Iterable["Clip"], out: Path, opacity: float, fps: float | None, below: float | None
 ) -> list[str]:
     """Predict videos, and show each result; the problems in lines. Exits where a person has stopped one."""
+    from linknet_fastai.cli.terminal import console, progress_bar
+
     failures: list[str] = []
     for clip in clips:
-        from linknet_fastai.cli.terminal import console, progress_bar
-        from linknet_fastai.predict.video import predict_video
+        from linknet_fastai.predict.video import predict_video  # needs the extra `video`
 
         try:
             with progress_bar() as progress:
