@@ -2,13 +2,13 @@
 
     python benchmarks/pareto.py CAMVID --json results/benchmarks/pareto.json --speed --chart docs/pareto.png
 
-CAMVID is the data in the SegNet layout. LinkNet at three widths (n .25, s .5, m 1), n and s with m as their teacher
-too, smp's Linknet tuned by hand and ultralytics' yolo26n-sem are each trained once, as in time_to_score.py: at
-480x360, on two of CamVid's three training drives. The weights of the last epoch are scored on val, which is close to
-these frames, and on the third drive (0006R0), a street that the network has not seen. With --speed, each network then
+CAMVID is the data in the SegNet layout. LinkNet at three widths (n .25, s .5, m 1), n with m as its teacher too,
+smp's Linknet tuned by hand and ultralytics' yolo26n-sem are each trained once, as in time_to_score.py: at 480x360,
+on two of CamVid's three training drives. The weights of the last epoch are scored on val, which is close to these
+frames, and on the third drive (0006R0), a street that the network has not seen. With --speed, each network then
 predicts frames of 640x360 and 1280x720 by the faster of OpenVINO and torch, both in bf16: pixels from 0 to 1 in,
-classes out; normalizing, and padding where a network needs multiples of 32, are in it. Contestants that the JSON file
-has are not trained again: the benchmark can be run in parts.
+classes out; normalizing, and padding where a network needs multiples of 32, are in it. Contestants that the JSON
+file has are not trained again: the benchmark can be run in parts.
 
 ultralytics (AGPL-3.0, `pip install ultralytics`) is not in the extra `benchmarks`; without it, it is left out.
 """
@@ -73,7 +73,6 @@ def contestants(models: Path) -> dict[str, Callable[..., None]]:
         "smp Linknet, tuned by hand": train_smp,
         "LinkNet n, taught by m": partial(train_linknet, width="n", teacher=teacher),
         "LinkNet s": partial(train_linknet, width="s"),
-        "LinkNet s, taught by m": partial(train_linknet, width="s", teacher=teacher),
     }
 
 
