@@ -1,7 +1,7 @@
 """The command as one of several ranks, for tests/learner/test_distributed.py.
 
-Each rank saves its weights in the folder that WEIGHTS names. The first batch of rank 1 is all void. In the second
-epoch rank FAILING meets an error, and rank STOPPED receives SIGTERM.
+Each rank saves its weights, and what it subtracts from images, in the folder that WEIGHTS names. The first batch of
+rank 1 is all void. In the second epoch rank FAILING meets an error, and rank STOPPED receives SIGTERM.
 """
 
 import os
@@ -38,7 +38,9 @@ class Scenario(Callback):
 
     def after_fit(self) -> None:
         file = Path(os.environ["WEIGHTS"]) / f"{os.environ['RANK']}.pt"
-        torch.save(get_model(self.learn.model).state_dict(), file)
+        loaders = [shared.dl for shared in self.dls.loaders]
+        means = {f"mean {number}": loader.after_batch.normalize.mean for number, loader in enumerate(loaders)}
+        torch.save(get_model(self.learn.model).state_dict() | means, file)
 
 
 def run_command(arguments: Sequence[str], environment: Mapping[str, str]) -> None:

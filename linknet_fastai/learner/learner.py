@@ -39,7 +39,7 @@ from linknet_fastai.learner.distillation import SoftTargets
 from linknet_fastai.learner.loss import LabeledLoss, SegmentationLoss, SmoothLoss, class_weights
 from linknet_fastai.learner.optimizers import OPTIMIZERS
 from linknet_fastai.learner.process_group import check_shareable
-from linknet_fastai.model.card import ModelCard
+from linknet_fastai.model.card import ModelCard, Normalization
 from linknet_fastai.model.encoder import encoder_normalization
 from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import initialize_from
@@ -171,19 +171,33 @@ def linknet_learner(
     for name in OF_LOADERS:
         if getattr(settings, name) != getattr(dls.settings, name):
             raise UsageError(f"{name}: the DataLoaders were built with another value; give it to segmentation_dls")
+    return _build(dls, settings, None, metrics=metrics, cbs=cbs, path=path, **kwargs)
+
+
+def _build(
+    dls: DataLoaders,
+    settings: Settings,
+    normalization: Normalization | None,
+    cbs: Sequence[Callback] = (),
+    **kwargs: Any,
+) -> LinkNetLearner:
+    """The learner of `linknet_learner`; with a normalization, that of a network whose weights are loaded later."""
     resolve_precision(settings.precision, torch.device(dls.device))  # raises before weights are loaded
     if settings.deterministic:
         set_deterministic(True)
     network: dict[str, Any] = settings.model_dump(include={"fit", "encoder", "decoder", "width"})
-    if settings.encoder_is_trained:
-        network["mean"], network["std"] = encoder_normalization(settings.encoder)
+    init_from, weights = settings.init_from, settings.encoder_weights
+    pretrained = settings.pretrained and init_from is None
+    if normalization:
+        init_from, weights, pretrained = None, None, False
+    elif settings.encoder_is_trained:
+        normalization = encoder_normalization(settings.encoder)
+    if normalization:
+        network["mean"], network["std"] = normalization
     card = ModelCard.of(dls.recipe, dls.size, **network)
-    pretrained = settings.pretrained and settings.init_from is None
-    model = LinkNet(
-        len(card.classes), settings.encoder, settings.decoder, pretrained, settings.encoder_weights, settings.width
-    )
-    if settings.init_from is not None:
-        card = initialize_from(model, card, settings.init_from)
+    model = LinkNet(len(card.classes), settings.encoder, settings.decoder, pretrained, weights, settings.width)
+    if init_from is not None:
+        card = initialize_from(model, card, init_from)
     set_normalization(dls, card.mean, card.std)
     if settings.compile:
         model.compile()
@@ -194,7 +208,7 @@ def linknet_learner(
     if settings.teacher is not None:
         cbs = [*cbs, SoftTargets(settings.teacher, card, settings.teacher_share, settings.teacher_temperature)]
     kwargs.setdefault("loss_func", SegmentationLoss(class_weights(dls.class_pixels, settings.class_weights)))
-    return wrap_model(dls, model, card, settings, metrics=metrics, cbs=cbs, path=path, **kwargs)
+    return wrap_model(dls, model, card, settings, cbs=cbs, **kwargs)
 
 
 def _check_names(kwargs: dict[str, Any]) -> None:
@@ -248,13 +262,20 @@ def wrap_model(
     return learn
 
 
-def learner_from_settings(dataset: Dataset, settings: Settings, progress: Progress | None = None) -> LinkNetLearner:
+def learner_from_settings(
+    dataset: Dataset,
+    settings: Settings,
+    progress: Progress | None = None,
+    normalization: Normalization | None = None,
+) -> LinkNetLearner:
     """Build the learner of a run: seeded, without output of its own.
 
     Args:
         dataset: the data set.
         settings: the resolved settings.
         progress: is called with the progress of reading the data.
+        normalization: mean and standard deviation of the images of a run whose weights come from a checkpoint or from
+            rank 0; those that the settings start from are not loaded then. None loads them.
 
     Raises:
         UsageError, UserError: see `segmentation_dls` and `linknet_learner`; a device that is not available or that
@@ -264,7 +285,7 @@ def learner_from_settings(dataset: Dataset, settings: Settings, progress: Progre
     set_deterministic(settings.deterministic)  # before CUDA is used
     device = resolve_device(settings.device)
     check_shareable(device)
-    learn = linknet_learner(dls_from_settings(dataset, settings, device, progress))
+    learn = _build(dls_from_settings(dataset, settings, device, progress), settings, normalization)
     learn.remove_cb(ProgressCallback)
     learn.logger = noop
     learn.recorder.smooth_loss = SmoothLoss()

@@ -1,7 +1,8 @@
 """The card of a model file, which describes the model. Imports no torch: exported models predict without it."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,6 +19,7 @@ MAX_METADATA = 1 << 20  # characters; 254 classes take a tenth of that
 # fastai's `imagenet_stats`, which cannot be imported without torch; a test checks that they are equal.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+Normalization: TypeAlias = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of three channels
 Mean = Annotated[float, Field(ge=-1, le=2)]  # of a channel whose values range from 0 to 1
 Std = Annotated[float, Field(ge=1e-3, le=10)]
 TEMPERATURES = (0.05, 20.0)  # beyond them every confidence is 0 or 1, or all classes are as likely

@@ -1,7 +1,6 @@
 """The encoder of LinkNet: a timm network that returns its features, with weights from timm or a local file."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ from timm.models import is_model_in_modules, load_state_dict
 from torch import nn
 
 from linknet_fastai.core.errors import UsageError, UserError, reason
-from linknet_fastai.model.card import IMAGENET_MEAN, IMAGENET_STD
+from linknet_fastai.model.card import IMAGENET_MEAN, IMAGENET_STD, Normalization
 
 STRIDES = (4, 8, 16, 32)
 RESNET_CHANNELS, RESNET_STEM = (64, 128, 256, 512), 32  # of the stages, and of the first layer of a deep stem
 
 
-def encoder_normalization(name: str) -> tuple[Sequence[float], Sequence[float]]:
+def encoder_normalization(name: str) -> Normalization:
     """The mean and standard deviation that timm's weights of an encoder expect images to be normalized with.
 
     683 of the 1826 weights of timm 1.0.31 expect others than ImageNet's.

@@ -38,7 +38,14 @@ from linknet_fastai.training.finish import finish_run, record_result
 from linknet_fastai.training.interrupt import stop_on_signals
 from linknet_fastai.training.loggers import logging_callbacks, require_loggers
 from linknet_fastai.training.lr_find import search_lr
-from linknet_fastai.training.run_record import FitResult, Observer, RunRecord, SkipDoneBatches, check_same_data
+from linknet_fastai.training.run_record import (
+    FitResult,
+    Observer,
+    RunRecord,
+    SkipDoneBatches,
+    check_same_data,
+    normalization_of,
+)
 
 FREE_ON_RESUME = {"device", "workers", "cache", "cache_dir", "checkpoint_minutes"}
 ALWAYS_SET = Settings().model_dump(exclude_none=True).keys()  # TOML has no null
@@ -203,13 +210,11 @@ def _learner(
     dataset: Dataset, settings: Settings, progress: Progress | None, checkpoint: Mapping[str, Any] | None = None
 ) -> Learner:
     """The learner of a run, as at its start or as at a checkpoint; rank 0 alone loads weights to start from."""
-    start = settings
-    if checkpoint or not is_first():
-        start = settings.model_copy(update={"pretrained": False, "encoder_weights": None, "init_from": None})
-    with rank_0_first():
-        learn = learner_from_settings(dataset, start, progress)
-    learn.settings = settings  # a trained encoder keeps its share of the learning rate
-    return learn
+    normalization = normalization_of(checkpoint) if checkpoint else None
+    if is_first():
+        learn = learner_from_settings(dataset, settings, progress, normalization)
+    normalization = from_rank_0(lambda: (learn.card.mean, learn.card.std))
+    return learn if is_first() else learner_from_settings(dataset, settings, progress, normalization)
 
 
 def _search(learn: Learner, progress: Progress | None) -> float:

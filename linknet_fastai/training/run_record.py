@@ -19,13 +19,14 @@ from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.parallel import Progress, is_first, process_count
 from linknet_fastai.learner.callbacks import accumulations, leave_out_of_means
 from linknet_fastai.learner.process_group import on_any_rank
-from linknet_fastai.model.card import IMAGENET_MEAN, IMAGENET_STD
+from linknet_fastai.model.card import IMAGENET_MEAN, IMAGENET_STD, Normalization
 from linknet_fastai.model.save_load import RUN_MODEL, save_model
 from linknet_fastai.runs.checkpoint import plain_numbers, write_checkpoint
 from linknet_fastai.runs.metrics import best_row, write_metrics
 from linknet_fastai.training.interrupt import StopRequest
 
 Row = dict[str, float]
+NORMALIZATION = "mean and standard deviation of images"
 
 
 class Observer:
@@ -233,16 +234,21 @@ def check_same_data(learn: Learner, checkpoint: Mapping[str, Any], folder: Path)
     """Check the data against those that a run was started with: order, schedule and class weights depend on them.
 
     Raises:
-        UserError: the number of frames, the pixels of a class or the normalization has changed.
+        UserError: the number of frames or the pixels of a class have changed.
     """
     now = _data_facts(learn)
-    former = {"mean and standard deviation of images": [[*IMAGENET_MEAN], [*IMAGENET_STD]]}  # of earlier versions
-    for what, before in (former | checkpoint.get("data", {})).items():
+    for what, before in checkpoint.get("data", {}).items():
         if now.get(what, before) != before:  # another version may compare more
             raise UserError(
                 f"--resume: {what} are {now[what]} now and were {before} when {folder} was started; for other data "
                 f"start a new training with --init-from {folder}"
             )
+
+
+def normalization_of(checkpoint: Mapping[str, Any]) -> Normalization:
+    """Mean and standard deviation of the images that a run was started with: of earlier versions, ImageNet's."""
+    mean, std = checkpoint.get("data", {}).get(NORMALIZATION, (IMAGENET_MEAN, IMAGENET_STD))
+    return tuple(mean), tuple(std)
 
 
 def _data_facts(learn: Learner) -> dict[str, Any]:
@@ -251,7 +257,7 @@ def _data_facts(learn: Learner) -> dict[str, Any]:
         "the frames to train on": len(learn.dls.train_ds),
         "the frames to validate on": len(learn.dls.valid_ds),
         "the classes' pixels": learn.dls.class_pixels.tolist(),
-        "mean and standard deviation of images": [[*learn.card.mean], [*learn.card.std]],
+        NORMALIZATION: [[*learn.card.mean], [*learn.card.std]],
     }
 
 

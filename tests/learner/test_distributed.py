@@ -18,14 +18,19 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.parallel import usable_cores
 from linknet_fastai.data.loaders import segmentation_dls
 from linknet_fastai.learner import process_group as processes
 from linknet_fastai.learner.distributed import SharedDL
+from linknet_fastai.model.card import ModelCard
+from linknet_fastai.model.linknet import LinkNet
+from linknet_fastai.model.save_load import load_model, save_model
 from linknet_fastai.runs.metrics import read_metrics
 from linknet_fastai.scoring.metrics import ConfusionMatrix
 
+HALF = (0.5, 0.5, 0.5)
 FIT = "--encoder test_resnet --size 64x48 --bs 2 --epochs 2 --seed 3 --device cpu --precision fp32"
 FIT += " --workers 0 --accumulate 2"
 
@@ -185,10 +190,21 @@ def errors_of(done: SimpleNamespace) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def run(street_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SimpleNamespace]:
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose images are not normalized with ImageNet's statistics."""
+    torch.manual_seed(7)
+    file = tmp_path_factory.mktemp("start") / "start.safetensors"
+    card = ModelCard.of(load_recipe("street"), (96, 72), encoder="test_resnet", mean=HALF, std=HALF)
+    save_model(LinkNet(11, "test_resnet", pretrained=False), card, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def run(street_data: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SimpleNamespace]:
     """A run in two processes, with the weights of both; and what it printed."""
     folder = tmp_path_factory.mktemp("several")
-    done = launch(f"fit street --data {street_data} {FIT} --out {folder / 'run'}", folder / "weights")
+    arguments = f"fit street --data {street_data} {FIT} --init-from {start} --out {folder / 'run'}"
+    done = launch(arguments, folder / "weights")
     assert done.returncode == 0, done.stderr
     return folder / "run", done
 
@@ -201,6 +217,13 @@ def same_weights(folder: Path, other: Path | None = None) -> bool:
 
 def test_two_processes_end_with_the_same_network_though_one_had_a_batch_of_void(run):
     assert same_weights(run[0].with_name("weights"))
+
+
+def test_every_process_normalizes_images_as_the_weights_expect_that_rank_0_has_loaded(run):
+    for rank in (0, 1):
+        saved = torch.load(run[0].parent / "weights" / f"{rank}.pt")
+        assert [saved[f"mean {loader}"].flatten().tolist() for loader in (0, 1)] == [[*HALF], [*HALF]]
+    assert load_model(run[0])[1].mean == HALF
 
 
 def test_the_scores_are_those_of_one_process(run):
@@ -234,8 +257,11 @@ def test_an_error_on_all_ranks_is_reported_by_rank_0(street_data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_signal_to_one_rank_stops_all_after_the_same_batch_and_the_run_is_resumed(run, street_data, tmp_path):
-    done = launch(f"fit street --data {street_data} {FIT} --out {tmp_path / 'run'}", tmp_path, STOPPED="1")
+def test_a_signal_to_one_rank_stops_all_after_the_same_batch_and_the_run_is_resumed(
+    run, start, street_data, tmp_path
+):
+    arguments = f"fit street --data {street_data} {FIT} --init-from {start} --out {tmp_path / 'run'}"
+    done = launch(arguments, tmp_path, STOPPED="1")
     assert done.returncode != 0
     assert errors_of(done) == []
     assert done.stdout.count("stopped after epoch 1") == 1

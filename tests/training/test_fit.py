@@ -15,7 +15,6 @@ from collections.abc import Callable
 from functools import partialmethod
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,9 +26,9 @@ from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.data.open import open_dataset
 from linknet_fastai.engines.torch_engine import Predictor
-from linknet_fastai.model.card import ModelCard
+from linknet_fastai.model.card import IMAGENET_MEAN, IMAGENET_STD, ModelCard
 from linknet_fastai.model.linknet import LinkNet
-from linknet_fastai.model.save_load import load_model
+from linknet_fastai.model.save_load import load_model, save_model
 from linknet_fastai.predict.images import predict_images
 from linknet_fastai.predict.inputs import collect_jobs
 from linknet_fastai.runs.checkpoint import read_checkpoint, write_checkpoint
@@ -39,7 +38,7 @@ from linknet_fastai.training import fit as training
 from linknet_fastai.training import run_record
 from linknet_fastai.training.errors import is_out_of_memory
 from linknet_fastai.training.lr_find import find_lr
-from linknet_fastai.training.run_record import check_same_data
+from linknet_fastai.training.run_record import normalization_of
 
 SMALL = {"size": "64x48", "bs": 4, "workers": 0, "epochs": 3, "seed": 1, "device": "cpu", "encoder": "test_resnet"}
 
@@ -503,11 +502,20 @@ def test_a_run_is_not_resumed_with_other_data(street_data, tmp_path):
         training.resume(tmp_path / "run")
 
 
-def test_a_run_is_not_resumed_with_images_of_another_normalization():
-    card = ModelCard.of(load_recipe("street"), (64, 48), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    dls = SimpleNamespace(train_ds=[], valid_ds=[], class_pixels=torch.ones(11))
-    with pytest.raises(UserError, match="mean and standard deviation of images are"):  # earlier ones had ImageNet's
-        check_same_data(SimpleNamespace(card=card, dls=dls), {}, Path("run"))
+def test_a_resumed_run_normalizes_images_as_the_weights_expect_that_it_started_from(street_data, tmp_path):
+    half = (0.5, 0.5, 0.5)
+    card = ModelCard.of(load_recipe("street"), (64, 48), encoder="test_resnet", mean=half, std=half)
+    save_model(LinkNet(11, "test_resnet", pretrained=False), card, tmp_path / "start.safetensors")
+    options = {**SMALL, "init_from": tmp_path / "start.safetensors"}
+    whole = training.fit("street", street_data, options, tmp_path / "whole")
+    training.fit("street", street_data, options, tmp_path / "run", At(2, 1, send(signal.SIGINT)))
+    resumed = training.resume(tmp_path / "run")
+    assert load_model(tmp_path / "run")[1].mean == half
+    assert [row["miou"] for row in resumed.rows] == [row["miou"] for row in whole.rows]
+
+
+def test_a_checkpoint_of_an_earlier_version_has_imagenets_normalization():
+    assert normalization_of({"data": {"the frames to train on": 8}}) == (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def test_a_row_that_was_not_written_comes_with_the_end_of_the_run(run, tmp_path):
