@@ -91,7 +91,7 @@ def _fit_folds(
 
     with TrainingDisplay() as display:
         if resume is not None:
-            result = resume_folds(resume, data, options, display, log_to)
+            result = resume_folds(resume, recipe, data, options, display, log_to)
         else:
             number = int(folds) if folds and folds != "group" else None
             result = fit_folds(str(recipe), data, options, number, out, display, log_to)

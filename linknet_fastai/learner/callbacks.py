@@ -1,6 +1,7 @@
 """fastai callbacks of a LinkNet learner: loss scaling, label sizes, seeds, skipped batches, accumulated gradients."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from fastai.callback.core import Callback, CancelBatchException, CancelStepException
@@ -40,7 +41,7 @@ class DevicePrecision(Callback):
     def before_step(self) -> None:
         """Divide the gradients by the scale, before a callback such as fastai's `GradientClip` looks at them."""
         if self.scaler:
-            self.scaler.unscale_(self.learn.opt.opt)  # the torch optimizer inside fastai's OptimWrapper
+            self.scaler.unscale_(torch_optimizer(self.learn))
 
     def after_epoch(self) -> None:
         """Keep no more memory than the next epoch needs."""
@@ -48,6 +49,11 @@ class DevicePrecision(Callback):
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "scaler": None}
+
+
+def torch_optimizer(learn: Learner) -> Any:
+    """The torch optimizer inside fastai's OptimWrapper; one of fastai's own is used as it is."""
+    return getattr(learn.opt, "opt", learn.opt)
 
 
 class ScoreAtLabelSize(Callback):

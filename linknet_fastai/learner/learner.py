@@ -34,6 +34,7 @@ from linknet_fastai.learner.callbacks import (
     EpochSeed,
     ScoreAtLabelSize,
     SkipVoidBatches,
+    torch_optimizer,
 )
 from linknet_fastai.learner.distillation import SoftTargets
 from linknet_fastai.learner.loss import LabeledLoss, SegmentationLoss, SmoothLoss, class_weights
@@ -92,7 +93,7 @@ class LinkNetLearner(ForwardLearner):
     def optimizer_step(self) -> None:
         """Take a step; with the loss scaled for fp16, the scaler takes it, unless gradients have overflowed."""
         if scaler := self.device_precision.scaler:
-            scaler.step(self.opt.opt)
+            scaler.step(torch_optimizer(self))
             scaler.update()
         else:
             self.opt.step()

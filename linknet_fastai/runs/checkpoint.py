@@ -45,6 +45,7 @@ class _Checkpoint(BaseModel):
     smooth_loss: tuple[int, torch.Tensor | float]
     scaler: dict[str, float] | None
     torch_rng: Annotated[torch.Tensor, AfterValidator(_check_rng)]
+    cuda_rng: torch.Tensor | None = None
     seconds: float
 
     @model_validator(mode="after")

@@ -63,6 +63,12 @@ class RunSummary:
         return Path(self.run["recipe"]).stem
 
     @property
+    def effective(self) -> dict[str, Any]:
+        """The settings with the precision that the device had, and with the number of processes that trained."""
+        resolved = {"precision": self.run["precision"]} if "precision" in self.run else {}
+        return {**self.settings, **resolved, "processes": self.run.get("processes", 1)}
+
+    @property
     def seconds(self) -> float:
         """The time of training and validation."""
         return sum(row["seconds"] for row in self.rows)
@@ -137,7 +143,7 @@ def differing_settings(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
             differing_settings([summarize(Path("runs/a")), summarize(Path("runs/b"))])
             # {"decoder": ["deconv", "pixelshuffle"], "lr": [0.001, 0.002]}
     """
-    tables = [{"recipe": run.recipe, "data": run.run["data"], **run.settings} for run in runs]
+    tables = [{"recipe": run.recipe, "data": run.run["data"], **run.effective} for run in runs]
     names = dict.fromkeys(name for settings in tables for name in settings)
     values = {name: [settings.get(name) for settings in tables] for name in names}
     return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
@@ -156,7 +162,7 @@ def spreads(runs: Sequence[RunSummary]) -> list[Spread]:
     for run in runs:
         if run.left_out or "seed" not in run.settings or run.last["epoch"] < run.settings.get("epochs", math.inf):
             continue  # not comparable, or not finished
-        compared = {name: value for name, value in run.settings.items() if name not in NOT_COMPARED}
+        compared = {name: value for name, value in run.effective.items() if name not in NOT_COMPARED}
         groups.setdefault(json.dumps([run.recipe, run.run["data"], compared], sort_keys=True), []).append(run)
     return [
         Spread([run.name for run in group], [run.settings["seed"] for run in group], [r.last["miou"] for r in group])
@@ -186,8 +192,8 @@ def comparable_evaluation(run: RunSummary, split: str) -> dict[str, Any] | None:
         split: the split that was evaluated.
 
     Returns:
-        An evaluation at the training size, without test-time augmentation; one by torch rather than by another
-        engine, which may have computed in int8. None if there is none.
+        An evaluation on the run's own recipe, at the training size, without test-time augmentation; one by torch
+        rather than by another engine, which may have computed in int8. None if there is none.
 
     Example:
         ::
@@ -195,7 +201,8 @@ def comparable_evaluation(run: RunSummary, split: str) -> dict[str, Any] | None:
             scores = comparable_evaluation(summarize(Path("runs/camvid")), "test")
             print(scores["miou"] if scores else "not evaluated")
     """
-    required = {"split": (split,), "tta": (False,), "size": ("-", run.settings.get("size"))}
+    recipe = run.run.get("recipe_name", run.recipe)  # which the runs of earlier versions do not have
+    required = {"split": (split,), "tta": (False,), "size": ("-", run.settings.get("size")), "recipe": ("-", recipe)}
     found = [e for e in run.evaluations if all(e[name] in values for name, values in required.items())]
     return min(found, key=lambda e: not e["engine"].startswith("torch"), default=None)
 

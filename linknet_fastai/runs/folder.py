@@ -118,6 +118,7 @@ class _Table(BaseModel):
 
 class _Run(_Table):
     recipe: Text
+    recipe_name: Text = ""
     data: Text
     started: Line
     parameters: Annotated[int, Field(ge=0, lt=1 << 60)] = 0
@@ -171,6 +172,7 @@ class _Scores(_Table):
     """The scores that `evaluate` writes. Other programs may write fewer: all but split and miou is optional."""
 
     split: Text
+    recipe: Text = "-"
     miou: Share | None
     mean_accuracy: Share | None = None
     size: Line = "-"
@@ -188,7 +190,9 @@ class _Scores(_Table):
 
     @model_validator(mode="after")
     def _check_square(self) -> Self:
-        if [len(row) for row in self.confusion] != [len(self.classes)] * len(self.classes):
+        size = len(self.classes)
+        widths = {len(row) for row in self.confusion}
+        if len(self.confusion) != size or len(widths) > 1 or not widths <= {size, size + 1}:
             raise ValueError("confusion: needs one row and one column for each class")
         return self
 

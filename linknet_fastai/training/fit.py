@@ -87,7 +87,7 @@ def fit(
     with rank_0_first():
         dataset = open_dataset(recipe, data, progress)
     settings, origins = settings_for(dataset.recipe, dataset.layout, options or {})
-    settings = _pin_files(settings, dataset)
+    settings = pin_files(settings, dataset)
     folder = from_rank_0(lambda: new_folder(out, dataset.recipe.name))
     learn = _learner(dataset, settings, progress)
     if settings.lr == "auto":
@@ -135,7 +135,7 @@ def resume(
     observer, log_to = _of_rank_0(observer, log_to)
     saved = from_rank_0(lambda: read_run(folder))
     with _locked_by_rank_0(folder):
-        settings = _resumed_settings(folder, saved, recipe, options)
+        settings, origins = _resumed_settings(folder, saved, recipe, options)
         with rank_0_first():
             dataset = open_dataset(saved.run["recipe"], data or Path(saved.run["data"]), observer.progress)
         checkpoint, damaged = from_rank_0(lambda: read_checkpoint(folder))
@@ -156,7 +156,7 @@ def resume(
         run["notes"] = damaged + run["notes"]
         if (before := saved.run.get("processes", 1)) != (now := run["processes"]):
             run["notes"].append(f"started with {before} process(es), resumed with {now}: other batches")
-        observer.started(learn, settings, saved.origins, {**run, "folder": folder})
+        observer.started(learn, settings, origins, {**run, "folder": folder})
         with logging_callbacks(log_to, folder, settings) as loggers:
             return _train(learn, dataset, RunRecord(folder, checkpoint, observer), loggers)
 
@@ -176,7 +176,7 @@ def pin_recipe(recipe: str | Path) -> str:
     return str(recipe) if str(recipe) in recipe_names() else str(Path(recipe).resolve())
 
 
-def _pin_files(settings: Settings, dataset: Dataset) -> Settings:
+def pin_files(settings: Settings, dataset: Dataset) -> Settings:
     """Settings whose lists of frames and weights are absolute paths, for the same reason."""
     files: dict[str, Any] = {
         name: pin_selection(getattr(settings, name), dataset.recipe.splits) for name in ("train_on", "validate_on")
@@ -187,15 +187,23 @@ def _pin_files(settings: Settings, dataset: Dataset) -> Settings:
     return settings.model_copy(update=files)
 
 
-def _resumed_settings(
-    folder: Path, saved: RunFile, recipe: str | None, options: Mapping[str, Any] | None
-) -> Settings:
-    """The run's settings with the options that may change; raises UsageError for any other."""
-    if recipe is not None and pin_recipe(recipe) != saved.run["recipe"]:
-        raise UsageError(f"--resume: {folder} trains on {saved.run['recipe']}, not on {recipe}; leave RECIPE out")
+def options_to_resume(
+    folder: Path, of_run: str, recipe: str | None, options: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The options that were given; raises UsageError for another recipe than `of_run`, or for one that is fixed."""
+    if recipe is not None and pin_recipe(recipe) != of_run:
+        raise UsageError(f"--resume: {folder} trains on {of_run}, not on {recipe}; leave RECIPE out")
     given = {name: value for name, value in (options or {}).items() if value is not None}
     if fixed := given.keys() - FREE_ON_RESUME:
         raise UsageError(f"--{min(fixed).replace('_', '-')}: --resume uses the run's own settings; leave it out")
+    return given
+
+
+def _resumed_settings(
+    folder: Path, saved: RunFile, recipe: str | None, options: Mapping[str, Any] | None
+) -> tuple[Settings, dict[str, str]]:
+    """The run's settings with the options that may change, and their origins; raises UsageError for any other."""
+    given = options_to_resume(folder, saved.run["recipe"], recipe, options)
     lacking = {name: f"{name} is missing" for name in ALWAYS_SET - saved.settings.keys()} | saved.left_out
     if obstacles := [lacking[name] for name in sorted(lacking.keys() - FREE_ON_RESUME)]:
         version = saved.versions.get("linknet-fastai", "unknown")
@@ -203,7 +211,8 @@ def _resumed_settings(
             f"--resume: {folder / RUN_FILE}: {', '.join(obstacles[:5])}; it was written by linknet-fastai {version}: "
             f"resume with that version, or start a new training with --init-from {folder}"
         )
-    return resolve_settings(("run", saved.settings), ("command line", given))[0]
+    settings, origins = resolve_settings(("run", saved.settings), ("command line", given))
+    return settings, {name: saved.origins[name] if origin == "run" else origin for name, origin in origins.items()}
 
 
 def _learner(
@@ -228,6 +237,7 @@ def _describe(recipe: str | Path, dataset: Dataset, learn: Learner) -> dict[str,
     settings = learn.settings
     return {
         "recipe": pin_recipe(recipe),
+        "recipe_name": dataset.recipe.name,
         "data": str(dataset.folder.resolve()),
         **({"parts": dataset.places} if dataset.recipe.parts else {}),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),

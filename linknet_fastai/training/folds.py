@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from linknet_fastai.config.layers import current_names
 from linknet_fastai.config.presets import settings_for
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.files import write_text
@@ -19,11 +20,12 @@ from linknet_fastai.data.dataset import Dataset, frames_by_unit
 from linknet_fastai.data.match import Frame
 from linknet_fastai.data.open import open_dataset
 from linknet_fastai.learner.process_group import each_alone, end_together, from_rank_0, join_processes, own_share
+from linknet_fastai.model.named import no_such_model
 from linknet_fastai.runs.folder import RUN_FILE, locked, new_folder, read_run
 from linknet_fastai.runs.folds import FOLDS_FILE, Fold, Folds, read_folds
 from linknet_fastai.runs.folds_report import report_folds
 from linknet_fastai.runs.metrics import best_row, read_metrics
-from linknet_fastai.training.fit import fit, pin_recipe, resume
+from linknet_fastai.training.fit import fit, options_to_resume, pin_files, pin_recipe, resume
 from linknet_fastai.training.run_record import Observer
 
 LISTS = "lists"
@@ -121,6 +123,7 @@ def fit_folds(
 
 def resume_folds(
     folder: Path,
+    recipe: str | None = None,
     data: Path | None = None,
     options: Mapping[str, Any] | None = None,
     observer: Observer | None = None,
@@ -130,6 +133,7 @@ def resume_folds(
 
     Args:
         folder: the folder of all folds.
+        recipe: None, or the folds' own.
         data: the data folder, if it has moved.
         options: settings that `resume` lets differ.
         observer: receives the events of each training.
@@ -143,9 +147,9 @@ def resume_folds(
 
         result = resume_folds(Path("runs/drives"))
     """
-    given = {name: value for name, value in (options or {}).items() if value is not None}
     _join_on_one_machine()
     plan = from_rank_0(lambda: read_folds(folder))
+    given = options_to_resume(folder, plan.recipe, recipe, options)
     return _train(folder.resolve(), plan, data, given, observer or Observer(), log_to)
 
 
@@ -166,13 +170,20 @@ def _cut(
     """Cut the folds, and write their lists and folds.json into a new folder."""
     dataset = open_dataset(recipe, data, progress)
     settings, _ = settings_for(dataset.recipe, dataset.layout, given)
+    settings = pin_files(settings, dataset)
+    for model in (settings.init_from, settings.teacher):
+        if model is not None and not os.path.exists(model):
+            raise no_such_model(model)
+    pinned = settings.model_dump(mode="json")
+    options = {name: pinned[name] for name in current_names(given) if name != "train_on"}
+    if os.path.isfile(preset := options.get("preset", "")):
+        options["preset"] = str(Path(preset).resolve())
     cut = cut_folds(dataset.frames(settings.train_on), number)
     folder = new_folder(out, f"{dataset.recipe.name}-folds").resolve()  # runs name their lists of frames by it
-    plain = {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in given.items()}
     plan = Folds(
         recipe=pin_recipe(recipe),
         data=str(dataset.folder.resolve()),
-        options={name: value for name, value in plain.items() if name != "train_on"},
+        options=options,
         folds=[_write_lists(folder, dataset, name, cut) for name in cut],
     )
     _write(folder, plan)

@@ -178,6 +178,9 @@ class RunRecord(Callback):
             smooth_loss = self.learn.recorder.smooth_loss
             smooth_loss.count, smooth_loss.val = self.checkpoint["smooth_loss"]
             torch.set_rng_state(self.checkpoint["torch_rng"])
+            device = torch.device(self.learn.dls.device)
+            if (state := self.checkpoint.get("cuda_rng")) is not None and device.type == "cuda":
+                torch.cuda.set_rng_state(state, device)  # of an encoder with dropout
             # The schedule sets it in the next batch; after a stop in validation there is none before the row.
             self.opt.set_hyper("lr", [group["lr"] for group in self.checkpoint["optimizer"]["param_groups"]])
 
@@ -187,6 +190,7 @@ class RunRecord(Callback):
         if not is_first():
             return
         scaler, smooth_loss = self.learn.device_precision.scaler, self.learn.recorder.smooth_loss
+        device = torch.device(self.learn.dls.device)
         state = {
             "model": get_model(self.learn.model).state_dict(),
             "optimizer": plain_numbers(self.opt.state_dict()),
@@ -197,6 +201,7 @@ class RunRecord(Callback):
             "smooth_loss": (smooth_loss.count, smooth_loss.val.cpu()),
             "scaler": scaler.state_dict() if scaler else None,
             "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             "seconds": time.perf_counter() - self.started,
         }
         write_checkpoint(self.folder, epochs_done, batches_done, state)

@@ -14,7 +14,7 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner, load_learner
 from fastai.losses import CrossEntropyLossFlat
-from fastai.optimizer import SGD
+from fastai.optimizer import SGD, Adam
 from fastai.torch_core import trainable_params
 from fastai.vision.core import imagenet_stats
 from PIL import Image
@@ -94,6 +94,28 @@ def test_what_a_user_gives_replaces_what_is_chosen(dls):
     assert {name: getattr(learn, name) for name in given} == given
     with learn.no_bar(), learn.no_logging():
         learn.fit(1)
+
+
+class Scaled(Callback):
+    """Scales the loss as on a GPU that trains in fp16."""
+
+    order = 11  # after DevicePrecision
+
+    def before_fit(self) -> None:
+        self.learn.device_precision.scaler = torch.amp.GradScaler("cpu")
+
+
+@pytest.mark.parametrize("optimizer", [SGD, Adam])
+def test_fastais_own_optimizers_train_with_a_scaled_loss(dls, optimizer):
+    def trained(*callbacks: Callback) -> torch.Tensor:
+        torch.manual_seed(0)
+        dls.train.epoch = 0
+        learn = linknet_learner(dls, pretrained=False, opt_func=optimizer, precision="fp32", lr=1e-3, cbs=callbacks)
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1)
+        return learn.model.head[-1].weight.detach()
+
+    torch.testing.assert_close(trained(Scaled()), trained(), rtol=1e-3, atol=1e-5)
 
 
 def test_accumulation_follows_the_preset_of_the_loaders(street_data, tmp_path):

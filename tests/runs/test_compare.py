@@ -56,6 +56,8 @@ def test_only_settings_that_differ_are_reported(runs: list[Path]) -> None:
     assert differing_settings([a, b]) == {"seed": [1, 2]}
     assert differing_settings([a, c]) == {"decoder": ["deconv", "pixelshuffle"]}
     assert differing_settings([a]) == {}
+    elsewhere = replace(a, run=a.run | {"processes": 4, "precision": "fp16"})
+    assert differing_settings([a, elsewhere]) == {"precision": [a.run["precision"], "fp16"], "processes": [1, 4]}
 
 
 def test_runs_that_differ_in_the_seed_alone_have_a_spread(runs: list[Path]) -> None:
@@ -65,7 +67,8 @@ def test_runs_that_differ_in_the_seed_alone_have_a_spread(runs: list[Path]) -> N
     assert group.mean == pytest.approx((a.last["miou"] + b.last["miou"]) / 2)
     assert spreads([a, a, c]) == []  # one run named twice has no spread
     assert spreads([a, replace(b, rows=b.rows[:1])]) == []  # nor has one that has not ended
-    assert spreads([a, replace(b, run=b.run | {"data": "/elsewhere"})]) == []
+    for other in ({"data": "/elsewhere"}, {"processes": 4}, {"precision": "fp16"}):
+        assert spreads([a, replace(b, run=b.run | other)]) == []
 
 
 def test_the_table_has_a_row_a_run_and_every_setting(runs: list[Path], tmp_path: Path) -> None:
@@ -104,6 +107,14 @@ def test_only_scores_on_the_same_split_without_tta_are_compared_with_published_o
     assert comparable_evaluation(summarize(folder), "test") is None
     other_size = {"split": "test", "tta": False, "miou": 0.4, "size": "native"}
     (folder / "evaluation-native.json").write_text(json.dumps(other_size))
+    assert comparable_evaluation(summarize(folder), "test") is None
+    table = [
+        [1, 0, 2],
+        [0, 1, 3],
+    ]  # of a recipe whose classes the model shares in part: the last column is the others
+    elsewhere = {"split": "test", "recipe": "camvid", "miou": 0.6, "confusion": table}
+    elsewhere["classes"] = [{"name": name, "iou": 0.6} for name in ("road", "car")]
+    (folder / "evaluation-city.json").write_text(json.dumps(elsewhere))
     assert comparable_evaluation(summarize(folder), "test") is None
     for name, miou, engine in (("int8", 0.5, "openvino in int8"), ("test", 0.3, "torch in bf16")):
         own = {"split": "test", "tta": False, "miou": miou, "size": "64x48", "engine": engine}

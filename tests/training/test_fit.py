@@ -514,6 +514,13 @@ def test_a_resumed_run_normalizes_images_as_the_weights_expect_that_it_started_f
     assert [row["miou"] for row in resumed.rows] == [row["miou"] for row in whole.rows]
 
 
+def test_options_that_a_resumed_run_may_change_are_shown_with_their_source(street_data, tmp_path, command, capfd):
+    options = {name: value for name, value in SMALL.items() if name != "workers"}
+    training.fit("street", street_data, options, tmp_path / "run", At(2, 1, send(signal.SIGINT)))
+    assert command("fit", "--resume", tmp_path / "run", "--workers", "0") == 0
+    assert re.search(r"workers +0 +command line", capfd.readouterr().out)
+
+
 def test_a_checkpoint_of_an_earlier_version_has_imagenets_normalization():
     assert normalization_of({"data": {"the frames to train on": 8}}) == (IMAGENET_MEAN, IMAGENET_STD)
 

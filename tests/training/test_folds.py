@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 import pytest
 
-from linknet_fastai.core.errors import UsageError
+from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.parallel import is_first, process_count
 from linknet_fastai.data.match import Frame
 from linknet_fastai.training import folds as folds_module
@@ -91,6 +91,10 @@ def test_folds_are_plain_trainings_and_a_stopped_one_resumes_as_a_whole(
     assert read_folds(out).mean is None
     before = (out / "fold-1" / "metrics.csv").stat().st_mtime_ns
     capfd.readouterr()
+    assert command("fit", "--resume", out, "--epochs", "10") == 2
+    assert "--epochs: --resume uses the run's own settings; leave it out" in capfd.readouterr().err
+    assert command("fit", "camvid", "--resume", out) == 2
+    assert "pairs.toml, not on camvid; leave RECIPE out" in capfd.readouterr().err
     assert command("fit", "--resume", out) == 0
     assert [name for name, _ in trained] == ["fold-1", "fold-2", "fold-2"]
     assert trained[2] == trained[1]
@@ -131,6 +135,31 @@ def test_folds_are_plain_trainings_and_a_stopped_one_resumes_as_a_whole(
     assert "<td>Road</td>" in page
     assert command("report", out, "--data", street_data) == 2
     assert "--data: the report of folds shows no frames" in capfd.readouterr().err
+
+
+def test_files_and_models_that_folds_are_trained_with_are_found_from_any_folder(
+    recipe: Path, street_data: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+
+    def recorded(recipe: str, data: Path, options: dict, *_: object) -> object:
+        trained.append(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folds_module, "fit", recorded)
+    Path("mine.toml").write_text("lr = 0.1\n")
+    options = SMALL | {"preset": "mine.toml", "teacher": "camvid-n", "init_from": Path("camvid-m")}
+    with pytest.raises(KeyboardInterrupt):
+        fit_folds(recipe, street_data, options, 2, Path("out"))
+    assert trained[0]["preset"] == str(here / "mine.toml")
+    assert [Path(trained[0][name]).name for name in ("teacher", "init_from")] == [
+        "camvid-n.safetensors",
+        "camvid-m.safetensors",
+    ]
+    assert all(Path(trained[0][name]).is_file() for name in ("preset", "teacher", "init_from"))
+    with pytest.raises(UserError, match="no such model"):
+        fit_folds(recipe, street_data, SMALL | {"teacher": "camvid-x"}, 2, Path("other"))
+    assert not Path("other").exists()
 
 
 def test_each_of_several_processes_trains_folds_of_its_own_as_if_it_was_alone(
