@@ -120,6 +120,7 @@ def predict(
         ("--masks-only", masks_only and shapes, no_masks),
         ("--confidence", confidence and shapes, no_masks),
         ("--palette", palette and shapes, no_masks),
+        ("--palette", palette and not images, "no INPUT is an image; a video and a ROS bag have no masks in files"),
         (
             "--confidence",
             confidence and clips,
@@ -167,10 +168,11 @@ def predict(
     if has_legend:
         save_image(legend(engine.card), out / sources.LEGEND)
     failures += _predict_bags(engine, bags, out, topic or (), not masks_only, opacity, below)
-    failures += _predict_clips(engine, clips, out, opacity, fps, below)
+    problems, stopped = _predict_clips(engine, clips, out, opacity, fps, below)
+    failures += problems
     show_lines(failures, show_error)
-    if failures:
-        raise typer.Exit(1)
+    if stopped or failures:
+        raise typer.Exit(130 if stopped else 1)
 
 
 def _refuse(*conflicts: tuple[str, object, str]) -> None:
@@ -182,7 +184,7 @@ def _refuse(*conflicts: tuple[str, object, str]) -> None:
 
 def _predict_bags(
     engine: "Engine",
-    bags: Iterable["Bag"],
+    bags: Sequence["Bag"],
     out: Path,
     topics: Sequence[str],
     overlays: bool,
@@ -200,9 +202,9 @@ def _predict_bags(
             with progress_bar() as progress:
                 target = out / "bags" / bag.target
                 written = predict_bag(engine, bag.source, target, topics, overlays, opacity, below, progress)
-        except UsageError:
-            raise
         except UserError as error:
+            if isinstance(error, UsageError) and len(bags) == 1:  # a --topic that there is not
+                raise
             failures.append(str(error))
             continue
         console.print(f"{written} (by {engine})")
@@ -212,8 +214,11 @@ def _predict_bags(
 
 def _predict_clips(
     engine: "Engine", clips: Iterable["Clip"], out: Path, opacity: float, fps: float | None, below: float | None
-) -> list[str]:
-    """Predict videos, and show each result; the problems in lines. Exits where a person has stopped one."""
+) -> tuple[list[str], bool]:
+    """Predict videos, and show each result; the problems in lines, and whether a person has stopped a video.
+
+    Ctrl-C is the regular end of what comes live: the next one follows.
+    """
     from linknet_fastai.cli.terminal import console, progress_bar
 
     failures: list[str] = []
@@ -230,6 +235,6 @@ def _predict_clips(
         console.print(f"{result} (by {engine})")
         if result.problem:
             failures.append(result.problem)
-        if result.stopped:  # Ctrl-C, the regular end of what comes live
-            raise typer.Exit(0 if result.live else 130)
-    return failures
+        if result.stopped and not result.live:
+            return failures, True
+    return failures, False

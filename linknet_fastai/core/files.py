@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
+from tempfile import TemporaryFile
 from typing import Any
 
 from filelock import lock_descriptor
@@ -144,6 +145,22 @@ def write_text(file: Path, text: str) -> None:
     """
     with atomic_write(file) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UserError unless files can be written into a folder, which is created.
+
+    Example:
+        ::
+
+            check_writable(Path("predicted"))  # before hours of work whose result is one file
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written into ({reason(error)})") from None
 
 
 def check_own(file: Path, is_own: Callable[[Path], bool]) -> None:

@@ -63,14 +63,17 @@ def export_network(
     chosen = Interface(size or card.size, **interface)
     content = network_graph(model, card, chosen).SerializeToString()
     result = _check(model, card, chosen, content, check)
-    with atomic_write(folder / MODEL) as partial:
-        partial.write_bytes(content)
     texts = contract_files(card, chosen)
-    for name in FILES:  # those of an earlier interface that this one does not have
-        if name not in texts:
+    # First: by it a folder is known as one that an export wrote. The graph last, so that none is beside texts that
+    # describe another one.
+    write_text(folder / PREPROCESS, texts[PREPROCESS])
+    for name in (MODEL, *FILES):  # those of an earlier export
+        if name != PREPROCESS:
             (folder / name).unlink(missing_ok=True)
     for name, text in texts.items():
         write_text(folder / name, text)
+    with atomic_write(folder / MODEL) as partial:
+        partial.write_bytes(content)
     return Export(folder / MODEL, result), [folder / name for name in texts]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from linknet_fastai.core.files import check_own, write_text
+from linknet_fastai.core.files import check_own, check_writable, write_text
 from linknet_fastai.core.images import VOID
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.engines.engine import Engine
@@ -128,12 +128,20 @@ def annotate_images(
         else:
             texts[job] = FRAME_TEXTS[format](labeled, card.class_names, tolerance)
 
+    def write_all() -> None:
+        if texts:
+            text_of = FILE_TEXTS[format][1]
+            write_text(annotations_of(out, format), text_of([texts[job] for job in jobs if job in texts], card))
+
+    check_writable(out)
+    if format in LABEL_TEXTS:
+        name, labels_of = LABEL_TEXTS[format]
+        write_text(out / name, labels_of(card))
     scored = format in WITH_SCORE and engine.has_confidence  # an older export of a model has none
-    failures = predict_each(engine, jobs, out, write, scored or below is not None, progress, uncertainties)
-    if texts:
-        if format in LABEL_TEXTS:
-            name, labels_of = LABEL_TEXTS[format]
-            write_text(out / name, labels_of(card))
-        text_of = FILE_TEXTS[format][1]
-        write_text(annotations_of(out, format), text_of([texts[job] for job in jobs if job in texts], card))
+    try:
+        failures = predict_each(engine, jobs, out, write, scored or below is not None, progress, uncertainties)
+    except KeyboardInterrupt:  # what is done, as of the formats with a file for each image
+        write_all()
+        raise
+    write_all()
     return failures

@@ -234,7 +234,8 @@ def _decoded(container: Any, video: Any, start: Fraction | None, reading: Readin
     aspect = Fraction(video.sample_aspect_ratio or 1)
     timed = not (reading.live and container.format.flags & av.format.Flags.no_timestamps.value)
     try:
-        for packet in container.demux(video, *(() if reading.live else container.streams.audio)):
+        streams = (video,) if reading.live else (video, *container.streams.audio)
+        for packet in _waiting(container, streams) if reading.live else container.demux(*streams):
             if packet.stream.type == "audio":
                 reading.sound.packets.append(packet)
                 if packet.pts is not None and not video.duration:  # the length is that of all streams
@@ -264,6 +265,21 @@ def _decoded(container: Any, video: Any, start: Fraction | None, reading: Readin
                 yield Frame(shown_at - start, duration, partial(_upright, frame, matrix), shown_aspect)
     except av.FFmpegError as error:  # no further packet can be found in the file, or the camera is gone
         reading.ended_by = _why(error)
+
+
+def _waiting(container: Any, streams: Sequence[Any]) -> Iterator[Any]:
+    """The packets of a camera or stream; macOS reports an error where there is no new frame yet."""
+    latest = time.monotonic()
+    while True:
+        try:
+            for packet in container.demux(*streams):
+                latest = time.monotonic()
+                yield packet
+            return
+        except av.error.BlockingIOError:
+            if time.monotonic() - latest > TIMEOUT:
+                raise
+            time.sleep(0.005)
 
 
 def _display_matrix(frame: Any) -> tuple[int, ...]:

@@ -141,6 +141,8 @@ def _decompress(data: bytes, named: str) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width}x{image.height} is more than {MAX_PIXELS / 1e6:g} million pixels")
             image.load()
+            if image.mode.startswith(("I", "F")):  # of a depth camera, as in 16UC1; png compressed
+                raise ValueError(f"its pixels have the mode {image.mode} of depths, not of colors")
             return to_rgb(image)
     except Exception as error:  # Pillow's readers raise a dozen kinds of errors for damaged files
         raise UserError(f"its data of format {named[:50]!r} cannot be decoded ({reason(error)})") from None

@@ -18,10 +18,11 @@ from PIL import Image
 
 from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.errors import UsageError, UserError
+from linknet_fastai.core.files import atomic_write
 from linknet_fastai.data.street import draw_scene
 from linknet_fastai.engines.open_engine import open_engine
 from linknet_fastai.engines.torch_engine import Predictor
-from linknet_fastai.export import network_graph
+from linknet_fastai.export import network, network_graph
 from linknet_fastai.export.contracts import Interface
 from linknet_fastai.export.network import export_network
 from linknet_fastai.model.card import ModelCard
@@ -223,6 +224,15 @@ def test_a_folder_is_replaced_whole_and_only_if_an_export_wrote_it(
     (tmp_path / "nvinfer.txt").write_text("of an earlier interface")
     _, files = export_network(run, tmp_path, (WIDTH, HEIGHT), confidence=True)
     assert {file for file in tmp_path.iterdir() if file.is_file()} == {*files}
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(
+            network, "atomic_write", lambda file: atomic_write(file.parent.parent / "labels.txt" / "no")
+        )
+        with pytest.raises(UserError, match="cannot be written"):
+            export_network(run, tmp_path, (WIDTH, HEIGHT), confidence=True)
+    assert not (tmp_path / "1/model.onnx").exists()  # no graph beside texts that describe another one
+    export_network(run, tmp_path, (WIDTH, HEIGHT), confidence=True)
+    assert (tmp_path / "1/model.onnx").is_file()
     (foreign := tmp_path / "mine").mkdir()
     (foreign / "config.pbtxt").write_text("mine")
     with pytest.raises(UsageError, match=r"--out: .*mine has files that no export wrote"):

@@ -11,7 +11,7 @@ from conftest import Drawn, save
 from PIL import Image, ImageDraw
 
 from linknet_fastai.config.recipe import load_recipe
-from linknet_fastai.core.errors import UsageError
+from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.data.open import open_dataset
 from linknet_fastai.engines.engine import NATIVE
 from linknet_fastai.labeling.look import propose, write_proposal
@@ -215,6 +215,28 @@ def test_a_frame_that_cannot_be_read_is_left_out(engine: Drawn, tmp_path: Path) 
     assert "b.png" in failure
     root = ElementTree.parse(out / "cvat.xml").getroot()
     assert [(image.get("id"), image.get("name")) for image in root.iter("image")] == [("0", "a.png"), ("1", "c.png")]
+
+
+def test_ctrl_c_keeps_the_shapes_of_the_frames_that_are_done(engine: Drawn, tmp_path: Path) -> None:
+    frames(folder := tmp_path / "data")
+    out = tmp_path / "out"
+
+    def stop_after_two(what: str, done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        annotate_images(engine, annotation_jobs([folder], out, "coco"), out, "coco", progress=stop_after_two)
+    assert len(json.loads((out / "coco.json").read_text())["images"]) >= 2
+
+
+def test_a_place_that_cannot_be_written_is_an_error_before_the_first_frame(engine: Drawn, tmp_path: Path) -> None:
+    frames(folder := tmp_path / "data")
+    (tmp_path / "out").write_text("a file, no folder")
+    jobs, steps = annotation_jobs([folder], tmp_path / "out", "coco"), []
+    with pytest.raises(UserError, match="out: cannot be written into"):
+        annotate_images(engine, jobs, tmp_path / "out", "coco", progress=lambda *step: steps.append(step))
+    assert steps == []
 
 
 def test_predict_writes_shapes_and_only_them(

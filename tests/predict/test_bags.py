@@ -167,6 +167,12 @@ def image(**wrong: Any) -> Any:
     return dataclasses.replace(message(ROS2, 0), **wrong)
 
 
+def depths() -> np.ndarray:
+    """The data of a depth camera's topic, as in 16UC1; png compressed."""
+    Image.fromarray(np.full((HEIGHT, WIDTH), 2500, np.uint16)).save(content := io.BytesIO(), "PNG")
+    return np.frombuffer(content.getvalue(), np.uint8)
+
+
 EPS = np.frombuffer(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", np.uint8)
 
 
@@ -178,10 +184,11 @@ EPS = np.frombuffer(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", np.uin
         (image(width=0), "which are not 0x30 pixels"),
         (image(data=np.zeros(9, np.uint8)), "has 9 bytes, which are not"),
         (dataclasses.replace(message(ROS2, 0, "png"), data=EPS), "cannot be decoded"),
+        (dataclasses.replace(message(ROS2, 0, "png"), data=depths()), "the mode I;16 of depths"),
         (dataclasses.replace(message(ROS2, 0, "png"), data=message(ROS2, 0, "png").data[:90]), "cannot be decoded"),
     ],
 )
-def test_a_damaged_image_is_one_line_and_the_others_are_predicted(
+def test_an_image_that_cannot_be_read_is_one_line_and_the_others_are_predicted(
     engine: Engine, tmp_path: Path, broken: Any, line: str
 ) -> None:
     source = write_bag(tmp_path / "drive", front=[broken], rear=[message(ROS2, 1)])
@@ -258,4 +265,8 @@ def test_the_command_predicts_bags_beside_images(
     single = np.asarray(Image.open(tmp_path / "out/masks/one.png"))
     assert np.array_equal(masks[0].data.reshape(HEIGHT, WIDTH), single)
     assert command("predict", model, source, "--topic", "/rear", "--out", tmp_path / "out") == 2
+    rear = write_bag(tmp_path / "back", rear=[message(ROS2, 0)])
+    assert command("predict", model, source, rear, "--topic", "/rear", "--out", tmp_path / "out") == 1
+    assert "--topic: /rear has no images in" in capsys.readouterr().err
+    assert (tmp_path / "out/bags/back").is_dir()
     assert command("predict", model, tmp_path / "one.png", "--topic", "/front", "--out", tmp_path / "out") == 2

@@ -24,7 +24,7 @@ from linknet_fastai.model.card import METADATA_KEY, ModelCard
 from linknet_fastai.model.linknet import LinkNet
 from linknet_fastai.model.save_load import load_model, save_model
 from linknet_fastai.predict.images import predict_images
-from linknet_fastai.predict.inputs import Job, collect_clips, collect_jobs
+from linknet_fastai.predict.inputs import Job, collect_clips, collect_jobs, find_images
 
 IDS = (7, 40, 200)
 SaveArray = Callable[[np.ndarray, Path], Path]
@@ -241,6 +241,27 @@ def test_what_an_earlier_prediction_wrote_is_no_input(
     for clip in (folder / "out").rglob("*.mp4"):
         with av.open(str(clip)) as container:
             assert len(list(container.decode(video=0))) == 2
+
+
+@pytest.mark.parametrize("option", ["--confidence", "--masks-only"])
+def test_what_a_prediction_into_another_folder_wrote_is_no_frame_either(
+    command: Callable[..., int], model_file: Path, save_array: SaveArray, tmp_path: Path, option: str
+) -> None:
+    frames = [save_array(striped(64, 48), tmp_path / "in" / name) for name in ("a.png", "sub/b.png")]
+    assert command("predict", model_file, tmp_path / "in", "--out", tmp_path / "in/first", option) == 0
+    assert find_images(tmp_path / "in") == frames  # as for the calibration of int8
+    assert [job.image for job in collect_jobs([tmp_path / "in"], tmp_path / "second")] == frames
+    own = save_array(striped(64, 48), tmp_path / "in/overlays/c.png")  # a folder of the user
+    assert find_images(tmp_path / "in") == sorted([*frames, own])
+
+
+def test_the_video_of_an_earlier_prediction_is_no_input_either(
+    command: Callable[..., int], model_file: Path, save_array: SaveArray, tmp_path: Path
+) -> None:
+    save_array(striped(64, 48), tmp_path / "in/1.png")
+    assert command("predict", model_file, tmp_path / "in", "--video", "--out", tmp_path / "in/first") == 0
+    assert (tmp_path / "in/first/overlays/in.mp4").is_file()
+    assert collect_clips([tmp_path / "in"], tmp_path / "second") == ([], [tmp_path / "in"])
 
 
 def test_a_label_map_that_was_drawn_by_hand_is_not_overwritten(

@@ -1,7 +1,9 @@
 """Videos: every frame keeps its time, sound is copied, broken frames are left out, no file is incomplete."""
 
-from collections.abc import Callable, Sequence
+import errno
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -13,6 +15,7 @@ from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.engines.engine import Engine
 from linknet_fastai.model.card import ModelCard
 from linknet_fastai.predict import frames as reading
+from linknet_fastai.predict.frames import Frame, Reading
 from linknet_fastai.predict.inputs import Clip, collect_clips
 from linknet_fastai.predict.video import predict_video
 
@@ -294,6 +297,57 @@ def test_ctrl_c_ends_a_camera_with_what_it_has(
     assert len(read_clip(result.file)[0]) == result.frames == 1
 
 
+@pytest.fixture
+def stopped_camera(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A camera that gives three frames; Ctrl-C is pressed in the wait for the fourth."""
+
+    def three(frames: Iterator[Frame], _: Reading) -> Iterator[Frame]:
+        yield from islice(frames, 3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reading, "CAMERAS", CAMERAS)
+    monkeypatch.setattr(reading, "_newest", three)
+    return 9999
+
+
+def test_ctrl_c_in_the_wait_for_a_frame_keeps_those_that_came_before(
+    engine: Engine, tmp_path: Path, stopped_camera: int
+) -> None:
+    result = predict_video(engine, stopped_camera, tmp_path / "out.mp4")
+    assert (result.stopped, result.problem) == (True, "")
+    assert len(read_clip(result.file)[0]) == result.frames == 3
+
+
+def test_what_follows_a_stopped_camera_is_predicted_and_what_failed_before_it_is_shown(
+    command: Command, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stopped_camera: int
+) -> None:
+    (broken := tmp_path / "broken.mp4").write_bytes(b"no video")
+    clip = write_clip(tmp_path / "clip.mp4", [gray(90)] * 3)
+    assert command("predict", model, broken, stopped_camera, clip, "--out", tmp_path / "out") == 1
+    assert {file.name for file in (tmp_path / "out/overlays").iterdir()} == {"camera-9999.mp4", "clip.mp4"}
+    assert "broken.mp4: cannot be opened as a video" in capsys.readouterr().err
+    assert command("predict", model, stopped_camera, "--out", tmp_path / "out") == 0
+
+
+def test_a_camera_that_has_no_new_frame_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As FFmpeg's avfoundation, of macOS, reports it; PyAV's `demux` has ended then."""
+
+    class Camera:
+        packets = 0
+
+        def demux(self, _: str) -> Iterator[int]:
+            self.packets += 1
+            if self.packets > 3:
+                return
+            yield self.packets
+            raise av.error.BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    assert list(reading._waiting(Camera(), ["video"])) == [1, 2, 3]
+    monkeypatch.setattr(reading, "TIMEOUT", 0)
+    with pytest.raises(av.error.BlockingIOError):  # one from which nothing comes any more
+        list(reading._waiting(Camera(), ["video"]))
+
+
 def test_a_camera_that_is_not_there_is_one_line(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="camera 97"):
         predict_video(engine, 97, tmp_path / "out.mp4")
@@ -364,7 +418,7 @@ def test_options_that_would_do_nothing_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("option", [["--masks-only"], ["--format", "cityscapes"]])
+@pytest.mark.parametrize("option", [["--masks-only"], ["--format", "cityscapes"], ["--palette"]])
 def test_options_that_a_video_cannot_follow_are_refused(
     command: Command, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str]
 ) -> None:
