@@ -146,7 +146,7 @@ def cached_frames(
             frames[0].cache.image(frames[0].position)  # 3x360x480 uint8
     """
     home = recipe_caches(dataset.recipe.name, folder)
-    named = pin_selection(selection, dataset.recipe.splits)
+    named = pin_selection(selection, dataset.selectable)
     slot = [
         str(dataset.folder.resolve()),
         dataset.origin,

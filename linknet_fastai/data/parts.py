@@ -1,6 +1,6 @@
 """The data of a recipe that joins others: each part is found, split and read as its own recipe says."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -83,17 +83,24 @@ class JoinedDataset(Dataset):
         part = self.parts[frame.part]
         return f"{part.recipe.name}/{part.relative_path(frame)}"
 
+    @property
+    def selectable(self) -> Collection[str]:
+        """The names of splits that `frames` takes: of all parts, and of each."""
+        own = [f"{part.recipe.name}:{split}" for part in self.parts for split in part.recipe.splits]
+        return {*self.recipe.splits, *own}
+
     def frames(self, selection: str) -> list[Frame]:
         """The frames of a split of all parts, of a split of one (`PART:SPLIT`), or of what `Dataset.frames` takes."""
-        name, _, split = selection.partition(":")
-        for index, part in enumerate(self.parts):
-            if split and name == part.recipe.name:
-                return self._of_part(index, part.frames(split))
+        if selection_parts(selection, self.selectable) == [selection]:  # what is joined by + comes in its parts
+            name, _, split = selection.partition(":")
+            for index, part in enumerate(self.parts):
+                if split and name == part.recipe.name:
+                    return self._of_part(index, part.frames(split))
         return super().frames(selection)
 
     def notes(self, *selections: str) -> list[str]:
         """What may be wrong with splits of each part, and which splits share frames; see `Dataset.notes`."""
-        chosen = {part for each in selections for part in selection_parts(each, self.recipe.splits)}
+        chosen = {part for each in selections for part in selection_parts(each, self.selectable)}
         notes = []
         for part in self.parts:
             own = [split for split in part.recipe.splits if chosen & {split, f"{part.recipe.name}:{split}"}]

@@ -64,6 +64,8 @@ class MaskFolder:
         by_color: whether label maps are in color, None if that is to be found out.
         legend: the file that `names` comes from.
         unlabeled: the label of the pixels that nobody labeled, as tools name it.
+        rows: every name in the legend, in its order; of colors `names` has each color once.
+        notes: what a person should look at.
     """
 
     tool: str
@@ -74,3 +76,5 @@ class MaskFolder:
     by_color: bool | None = None
     legend: Path | None = None
     unlabeled: str | None = None
+    rows: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)

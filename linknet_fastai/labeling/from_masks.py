@@ -58,6 +58,7 @@ def propose_from_masks(
     ]
     counts = count_values(found, [frame.label for frame in frames], progress)
     names = name_values(found, counts)
+    proposal.notes += found.notes
     for frame in frames:
         pixels: Counter[str] = Counter()
         for value, amount in counts.pixels[frame.label].items():

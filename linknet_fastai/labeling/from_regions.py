@@ -11,7 +11,7 @@ from linknet_fastai.core.images import upright_size
 from linknet_fastai.core.parallel import Progress, map_in_threads, usable_cores
 from linknet_fastai.labeling.decide import Unlabeled, choose_classes, class_colors, class_name, is_void
 from linknet_fastai.labeling.export import Export
-from linknet_fastai.labeling.pairs import folder_pattern, split_folders
+from linknet_fastai.labeling.pairs import checked_layout, folder_pattern, split_folders
 from linknet_fastai.labeling.proposal import NO_LABEL, Ask, Proposal, Splits, files_decided, recipe_head
 from linknet_fastai.labeling.shapes import IGNORED, UNLABELED, Bitmap, Drawn, LabeledImage, draw
 from linknet_fastai.labeling.tree import Tree
@@ -61,6 +61,7 @@ def propose_from_regions(
             proposal.notes.append(f"{what}, left out: {count}")
     parts = {image.image: tree.relative(image.image) for image in export.images}
     layout, splits = _layout(list(parts.values()), tree.root, name)
+    checked_layout(tree.root, name, layout["images"], layout["labels"])
     proposal.table = recipe_head(proposal, sizes) | {"layouts": [{"name": name, **layout, "labels_in": "recipe"}]}
     how = "the folders of the images"
     if not splits and set(export.splits) == set(parts) and len(set(export.splits.values())) > 1:
@@ -77,12 +78,18 @@ def propose_from_regions(
     proposal.table["void"] = {"id": VOID_ID}  # written out, or `fit` asks whether it is meant
     proposal.number_of = {**dict.fromkeys(labels, VOID_ID), **ids}  # also of labels that others cover everywhere
     proposal.number_of[NO_LABEL] = ids[background] if background else VOID_ID
+    folder = labels_folder(name)
     proposal.maps = [
-        (image, PurePosixPath(f"{name}-labels") / parts[image.image].with_suffix(".png")) for image in export.images
+        (image, PurePosixPath(folder) / parts[image.image].with_suffix(".png")) for image in export.images
     ]
-    proposal.decisions.append(("label maps", f"{len(proposal.maps)}, drawn into {name}-labels/ beside the recipe"))
+    proposal.decisions.append(("label maps", f"{len(proposal.maps)}, drawn into {folder}/ beside the recipe"))
     proposal.add_rows(ids, {NO_LABEL: background} if background else {}, of_image)
     return proposal
+
+
+def labels_folder(name: str) -> str:
+    """The folder beside a recipe that has the label maps that were drawn for it."""
+    return f"{name}-labels"
 
 
 def _check_images(tree: Tree, export: Export) -> None:
@@ -181,4 +188,4 @@ def _layout(paths: list[PurePosixPath], root: Path, name: str) -> tuple[dict[str
     ending = endings.pop() if len(endings) == 1 else ".*"
     splits = split_folders(fields)
     stem = "/".join([*folders, "{stem}"])
-    return {"images": stem + ending, "labels": f"{name}-labels/{stem}.png"}, splits
+    return {"images": stem + ending, "labels": f"{labels_folder(name)}/{stem}.png"}, splits

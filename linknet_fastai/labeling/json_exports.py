@@ -11,6 +11,7 @@ from typing import Any
 from linknet_fastai.config.classes import Color
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.labeling.export import Export
+from linknet_fastai.labeling.pairs import SPLITS
 from linknet_fastai.labeling.shapes import (
     Bitmap,
     Brush,
@@ -246,7 +247,7 @@ def _label_studio_outline(value: Mapping[str, Any], size: tuple[int, int], rotat
     if "radiusX" in value:
         (x, y), (rx, ry) = pixels(value["x"], value["y"]), pixels(value["radiusX"], value["radiusY"])
         return Figure("ellipse", [(x - rx, y - ry), (x + rx, y + ry)], float(value.get("rotation") or 0), (x, y))
-    if "width" in value:
+    if "width" in value and "height" in value:  # a point has a width alone
         corner = pixels(value["x"], value["y"])
         other = pixels(value["x"] + value["width"], value["y"] + value["height"])
         return Figure("rectangle", [corner, other], float(value.get("rotation") or 0), corner)
@@ -277,8 +278,8 @@ def _hex_color(text: Any) -> Color | None:
 
 def _split_in(stem: str) -> str | None:
     """The split in a name such as instances_train2017."""
-    match = re.search(r"(?:^|[^a-z])(train|val|valid|test)(?:[^a-z]|$)", stem.lower())
-    return match and match[1]
+    match = re.search(rf"(?:^|[^a-z])({'|'.join(SPLITS)})(?:[^a-z]|$)", stem.lower())
+    return match and SPLITS[match[1]]
 
 
 JSON_READERS: tuple[Callable[[Tree], Export | None], ...] = (supervisely, coco, label_studio, labelme)

@@ -11,7 +11,7 @@ import tomli_w
 from PIL import Image, ImageDraw
 
 from linknet_fastai.config.recipe import load_recipe
-from linknet_fastai.core.errors import UsageError
+from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.files import write_text
 from linknet_fastai.core.images import is_own_png, open_image, resize_image, resize_labels, save_image
 from linknet_fastai.core.parallel import Progress, map_in_threads, usable_cores
@@ -21,7 +21,7 @@ from linknet_fastai.data.open import open_dataset
 from linknet_fastai.labeling.decide import Unlabeled
 from linknet_fastai.labeling.export import Export
 from linknet_fastai.labeling.from_masks import propose_from_masks, propose_shipped, shipped_dataset
-from linknet_fastai.labeling.from_regions import drawn_labels, label_size, propose_from_regions
+from linknet_fastai.labeling.from_regions import drawn_labels, label_size, labels_folder, propose_from_regions
 from linknet_fastai.labeling.json_exports import JSON_READERS
 from linknet_fastai.labeling.masks import MASK_READERS, plain
 from linknet_fastai.labeling.proposal import NO_LABEL, Ask, Proposal
@@ -69,13 +69,23 @@ def propose(
             f"--from: {path}: exports of {' and of '.join(e.tool for e in found)}; name the files of one"
         )
     if found:
-        return propose_from_regions(tree, found[0], name, unlabeled, ask, progress)
+        return _with_two_classes(propose_from_regions(tree, found[0], name, unlabeled, ask, progress))
     if tree.only:
         raise UsageError(f"--from: {path}: no export of a label tool that is known; name its folder")
     if (dataset := shipped_dataset(tree)) is not None:
         return propose_shipped(dataset, name)
     masks = next((masks for reader in MASK_READERS if (masks := reader(tree)) is not None), None) or plain(tree)
-    return propose_from_masks(tree, masks, name, unlabeled, ask, progress)
+    return _with_two_classes(propose_from_masks(tree, masks, name, unlabeled, ask, progress))
+
+
+def _with_two_classes(proposal: Proposal) -> Proposal:
+    """Raise UserError for one class alone, which no recipe may have."""
+    if len(proposal.classes) < 2:
+        raise UserError(
+            f"{proposal.folder}: one class alone ({proposal.classes[0].name}), and a network needs two; --unlabelled "
+            "background makes one of the pixels that nobody labeled"
+        )
+    return proposal
 
 
 def write_proposal(proposal: Proposal, file: Path, progress: Progress | None = None) -> Path:
@@ -90,7 +100,8 @@ def write_proposal(proposal: Proposal, file: Path, progress: Progress | None = N
         The picture.
 
     Raises:
-        UsageError: the recipe or a list exists already, or a PNG that this program did not write.
+        UsageError: the recipe or a list exists already, or a PNG that this program did not write is in its place or
+            among its label maps.
         UserError: a file cannot be written.
 
     Example:
@@ -104,7 +115,8 @@ def write_proposal(proposal: Proposal, file: Path, progress: Progress | None = N
         check_new(other)
     picture = file.with_name(f"{file.stem}-check.png")
     maps = [(image, file.parent / path) for image, path in proposal.maps]
-    for png in (picture, *(path for _, path in maps)):
+    drawn_before = sorted((file.parent / labels_folder(proposal.name)).rglob("*.png")) if maps else []
+    for png in (picture, *drawn_before, *(path for _, path in maps)):
         if os.path.lexists(png) and not is_own_png(png):
             raise UsageError(f"--from: {png} was not written by linknet-fastai; name another recipe file to keep it")
     table = np.full(1 << 16, 255, np.uint8)  # of int16 labels as indices: negative ones count from the end
@@ -118,6 +130,8 @@ def write_proposal(proposal: Proposal, file: Path, progress: Progress | None = N
         drawn = drawn_labels(pair[0], label_size(pair[0]), numbers)
         save_image(Image.fromarray(table[drawn.labels]), pair[1])
 
+    for stale in {*drawn_before} - {path for _, path in maps}:  # with ids of other classes, of images left out now
+        stale.unlink()
     for done, _ in enumerate(map_in_threads(write_map, maps, usable_cores()), 1):
         if progress:
             progress("writing label maps", done, len(maps))

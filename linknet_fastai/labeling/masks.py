@@ -18,7 +18,7 @@ from linknet_fastai.core.images import opened_image, upright
 from linknet_fastai.core.parallel import Progress, map_in_threads, usable_cores
 from linknet_fastai.core.samples import check_lossless, palette_colors, read_samples
 from linknet_fastai.labeling.export import MaskFolder
-from linknet_fastai.labeling.pairs import SPLITS, find_pairs, find_pattern
+from linknet_fastai.labeling.pairs import SPLITS, checked_layout, find_pairs, find_pattern
 from linknet_fastai.labeling.tree import MAX_SMALL, Tree, reading
 
 _VOC = (
@@ -56,22 +56,26 @@ def cvat_masks(tree: Tree) -> MaskFolder | None:
     if not tree.named("labelmap.txt") or not any("SegmentationClass" in file.parts for file in tree.images):
         return None
     legend = tree.named("labelmap.txt")[0]
-    names = _color_legend(legend)
-    pattern = _pattern(tree, "SegmentationClass", "JPEGImages")
-    found = MaskFolder(
-        "CVAT masks", "labelmap.txt and SegmentationClass/", pattern, _voc_lists(tree), names, True, legend
-    )
+    names = _by_color(_color_legend(legend))
+    layout, notes = _pattern(tree, "SegmentationClass", "JPEGImages")
+    lists, evidence = _voc_lists(tree), "labelmap.txt and SegmentationClass/"
+    found = MaskFolder("CVAT masks", evidence, layout, lists, names, True, legend, notes=notes)
     found.unlabeled = "background" if "background" in names.values() else None
     return found
 
 
 def voc(tree: Tree) -> MaskFolder | None:
-    """Pascal VOC: JPEGImages/, SegmentationClass/ with VOC's palette, lists in ImageSets/Segmentation/."""
+    """Pascal VOC: JPEGImages/, SegmentationClass/ with VOC's palette, lists in ImageSets/Segmentation/.
+
+    labelme and others write classes of their own in this form, and a list of their names.
+    """
     if not any("SegmentationClass" in file.parts for file in tree.images):
         return None
-    pattern = _pattern(tree, "SegmentationClass", "JPEGImages")
-    names = dict(enumerate(VOC_CLASSES)) | {255: "void"}
-    return MaskFolder("Pascal VOC", "SegmentationClass/", pattern, _voc_lists(tree), names, False)
+    layout, notes = _pattern(tree, "SegmentationClass", "JPEGImages")
+    legend = next((file for file in tree.named(*NAME_LISTS) if _name_legend(file)), None)
+    names = {255: "void"} | (_name_legend(legend) if legend else dict(enumerate(VOC_CLASSES)))
+    lists = _voc_lists(tree)
+    return MaskFolder("Pascal VOC", "SegmentationClass/", layout, lists, names, False, legend, notes=notes)
 
 
 def roboflow(tree: Tree) -> MaskFolder | None:
@@ -89,10 +93,12 @@ def roboflow(tree: Tree) -> MaskFolder | None:
         names |= named
     pattern = find_pattern(find_pairs(tree), tree.root)
     unlabeled = names.get(0) if names.get(0, "").lower() in ("background", "unlabeled", "unlabelled") else None
-    layout = Layout(name="roboflow", images=pattern.images, labels=pattern.labels)
-    return MaskFolder(
-        "Roboflow masks", "_classes.csv", layout, dict(pattern.split_folders), names, False, legends[0], unlabeled
+    layout = checked_layout(tree.root, "roboflow", pattern.images, pattern.labels)
+    found = MaskFolder(
+        "Roboflow masks", "_classes.csv", layout, dict(pattern.split_folders), names, False, legends[0]
     )
+    found.unlabeled, found.notes = unlabeled, pattern.left_out
+    return found
 
 
 def plain(tree: Tree) -> MaskFolder:
@@ -102,13 +108,14 @@ def plain(tree: Tree) -> MaskFolder:
         UserError: they are not there, or do not fit together by their names.
     """
     pattern = find_pattern(find_pairs(tree), tree.root)
-    layout = Layout(name="plain", images=pattern.images, labels=pattern.labels)
+    layout = checked_layout(tree.root, "plain", pattern.images, pattern.labels)
     found = MaskFolder("images and label maps", "names and content of the files", layout, dict(pattern.split_folders))
+    found.notes = pattern.left_out
     if not found.splits:
         found.splits = _lists(tree, *(f for f in tree.files if f.suffix == ".txt" and f.stem.lower() in SPLITS))
     for legend in tree.named(*COLOR_LISTS):
-        if names := _color_legend(legend):
-            found.names, found.legend = names, legend
+        if colors := _color_legend(legend):
+            found.names, found.rows, found.legend = _by_color(colors), [name for _, name in colors], legend
             return found
     for legend in tree.named(*NAME_LISTS):
         if listed := _name_legend(legend):
@@ -117,11 +124,12 @@ def plain(tree: Tree) -> MaskFolder:
     return found
 
 
-def _pattern(tree: Tree, labels: str, images: str) -> Layout:
+def _pattern(tree: Tree, labels: str, images: str) -> tuple[Layout, list[str]]:
+    """The layout of such folders, and notes about what it leaves out."""
     pattern = find_pattern(find_pairs(tree), tree.root)
     if labels not in pattern.labels:
         raise UserError(f"{tree.root}: no images for {labels}/; put them into {images}/ beside it")
-    return Layout(name="voc", images=pattern.images, labels=pattern.labels)
+    return checked_layout(tree.root, "voc", pattern.images, pattern.labels), pattern.left_out
 
 
 def _voc_lists(tree: Tree) -> dict[str, str | list[str]]:
@@ -154,9 +162,17 @@ def _name_legend(file: Path) -> dict[int, str]:
         return dict(enumerate(lines))
 
 
-def _color_legend(file: Path) -> dict[Color, str]:
-    """The colors in a class_dict.csv (name,r,g,b), a label_colors.txt (r g b name) or CVAT's labelmap.txt."""
+def _by_color(rows: list[tuple[Color, str]]) -> dict[Color, str]:
+    """The name of each color; of two names for one the first."""
     names: dict[Color, str] = {}
+    for color, name in rows:
+        names.setdefault(color, name)
+    return names
+
+
+def _color_legend(file: Path) -> list[tuple[Color, str]]:
+    """The colors in a class_dict.csv (name,r,g,b), a label_colors.txt (r g b name) or CVAT's labelmap.txt."""
+    rows: list[tuple[Color, str]] = []
     with reading(file, "a list of colors"):
         for line in read_text(file, MAX_SMALL).splitlines():
             color = r"(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})"
@@ -171,8 +187,8 @@ def _color_legend(file: Path) -> dict[Color, str]:
             red, green, blue = map(int, rgb)
             if max(red, green, blue) > 255:
                 raise ValueError(f"{line[:80]!r} has a number above 255")
-            names.setdefault((red, green, blue), name.strip().strip('"'))
-    return names
+            rows.append(((red, green, blue), name.strip().strip('"')))
+    return rows
 
 
 def count_values(found: MaskFolder, masks: list[Path], progress: Progress | None = None) -> Counts:
@@ -190,9 +206,12 @@ def count_values(found: MaskFolder, masks: list[Path], progress: Progress | None
         found.by_color = any(_is_colored(mask, found.names) for mask in masks[:20])  # one may have only grays
     counts = Counts(bool(found.by_color))
 
+    of_one_bit: set[Path] = set()
+
     def count(mask: Path) -> tuple[Counter[int], dict[int, Color]]:
         with opened_image(mask, "this label map") as image:
             if not counts.by_color:
+                of_one_bit.update([mask] if image.mode == "1" else [])
                 values = read_samples(mask, image)
                 colors = dict(enumerate(palette_colors(image))) if image.mode == "P" else {}
                 return _counted(values), colors
@@ -210,6 +229,10 @@ def count_values(found: MaskFolder, masks: list[Path], progress: Progress | None
             )
         if progress:
             progress("counting pixels", done, len(masks))
+    others = {value for mask, pixels in counts.pixels.items() if mask not in of_one_bit for value in pixels}
+    if of_one_bit and 255 in others <= {0, 255}:  # white is one class in both forms, which a recipe reads as 255
+        for mask in of_one_bit:
+            counts.pixels[mask] = Counter({255 * value: pixels for value, pixels in counts.pixels[mask].items()})
     return counts
 
 
@@ -247,7 +270,7 @@ def name_values(found: MaskFolder, counts: Counts) -> dict[int, str]:
         elif counts.by_color:
             legend[raw[0] << 16 | raw[1] << 8 | raw[2]] = name
     if found.names and not legend:  # a list of colors for label maps of values: the value is the place in the list
-        legend = dict(enumerate(map(str, found.names.values())))
+        legend = dict(enumerate(found.rows or map(str, found.names.values())))
     if not legend:
         return _made_up(used, counts.by_color)
     without = [value for value in used if value not in legend]
@@ -255,6 +278,7 @@ def name_values(found: MaskFolder, counts: Counts) -> dict[int, str]:
         legend[255] = "void"
     elif without == [max(legend, default=0) + 1] and 0 in used and not counts.by_color:
         legend = {0: "background"} | {value + 1: name for value, name in legend.items()}
+        found.notes.append(f"one value more than names: 0 is taken as background, and 1 as {legend[1]}")
     elif without:
         what = ", ".join(map(_shown_color, without[:5]) if counts.by_color else map(str, without[:5]))
         where = next(mask for mask, pixels in counts.pixels.items() if without[0] in pixels)

@@ -8,8 +8,10 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
-from linknet_fastai.core.errors import UserError
+from linknet_fastai.config.layouts import Layout
+from linknet_fastai.core.errors import UserError, explain
 from linknet_fastai.core.images import opened_image
 from linknet_fastai.core.samples import check_lossless
 from linknet_fastai.labeling.tree import Tree
@@ -239,6 +241,16 @@ def find_pattern(pairs: Sequence[tuple[Named, Named]], root: Path) -> Pattern:
     images = "/".join([*image_pattern, f"{image_affixes[0]}{{stem}}{image_affixes[1]}{ending}"])
     labels = "/".join([*mask_pattern, f"{mask_affixes[0]}{{stem}}{mask_affixes[1]}{mask_ending}"])
     return Pattern(images, labels, split_folders(fields), left_out)
+
+
+def checked_layout(root: Path, name: str, images: str, labels: str) -> Layout:
+    """The layout with these patterns; raises UserError where a folder has a name that no recipe can have."""
+    try:
+        return Layout(name=name, images=images, labels=labels)
+    except ValidationError as error:
+        raise UserError(
+            f"{root}: {images} with {labels} cannot be written into a recipe ({explain(error)}); rename the folders"
+        ) from None
 
 
 def _kind(image: Named, mask: Named) -> tuple[int, int, tuple[str, str], tuple[str, str], str]:

@@ -95,7 +95,7 @@ class Figure:
             for x, y in self.points:
                 pen.ellipse((x - POINT_RADIUS, y - POINT_RADIUS, x + POINT_RADIUS, y + POINT_RADIUS), 1, 1)
         else:
-            xs, ys = zip(*self.points[:2], strict=True)
+            xs, ys = zip(*self.points, strict=True)  # two corners, or all four as X-AnyLabeling writes them
             box = min(xs), min(ys), max(xs), max(ys)
             if self.turned:
                 pen.polygon(self._turned(box), outline=1, fill=1)

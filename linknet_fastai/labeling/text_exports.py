@@ -11,17 +11,9 @@ from linknet_fastai.config.classes import Color
 from linknet_fastai.core.files import read_text
 from linknet_fastai.core.images import upright_size
 from linknet_fastai.labeling.export import Export
+from linknet_fastai.labeling.pairs import SPLITS
 from linknet_fastai.labeling.shapes import Figure, Outline, Polygons, Region, Runs
 from linknet_fastai.labeling.tree import MAX_SMALL, Tree, read_xml, reading
-
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
 
 
 def cvat(tree: Tree) -> Export | None:
@@ -47,7 +39,7 @@ def cvat(tree: Tree) -> Export | None:
                         export.skipped[f"shapes of the kind {shape.tag[:40]}"] += 1
                 shapes.sort(key=lambda shape: shape[:2])
                 name, size = entry.attrib["name"], (int(entry.attrib["width"]), int(entry.attrib["height"]))
-                split = SPLIT_NAMES.get(entry.get("subset", "").lower())
+                split = SPLITS.get(entry.get("subset", "").lower())
                 export.add(tree.image(name, file), name, [shape[2] for shape in shapes], size, file, split)
     return export
 
@@ -105,7 +97,8 @@ def yolo(tree: Tree) -> Export | None:
         with reading(file, "YOLO's polygons"):
             size = upright_size(image)[0]
             regions = [(area, Region(names[label], outline)) for label, area, outline in _yolo_outlines(file, size)]
-            split = next((SPLIT_NAMES[part] for part in tree.relative(image).parts if part in SPLIT_NAMES), None)
+            folders = map(str.lower, tree.relative(image).parts)
+            split = next((SPLITS[folder] for folder in folders if folder in SPLITS), None)
             regions.sort(key=lambda pair: -pair[0])
             export.add(image, image.name, [region for _, region in regions], size, file, split)
     return export if export.images else None
@@ -114,6 +107,8 @@ def yolo(tree: Tree) -> Export | None:
 def _yolo_outlines(file: Path, size: tuple[int, int]) -> list[tuple[int, float, Outline]]:
     found: list[tuple[int, float, Outline]] = []
     for number, line in enumerate(read_text(file, 64 * MAX_SMALL).splitlines(), 1):
+        if not line.strip():
+            continue
         label, *values = line.split()
         if len(values) == 4:
             raise ValueError(f"line {number} is a box; boxes cannot be trained on as pixels")
@@ -147,12 +142,12 @@ def _yolo_names(file: Path) -> dict[int, str]:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             return {}  # aliases of aliases grow without end
         content: Any = yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        names = content.get("names") if isinstance(content, dict) else None
+        if isinstance(names, list):
+            names = dict(enumerate(names))
+        return {int(key): str(name) for key, name in names.items()} if isinstance(names, dict) else {}
+    except (OSError, ValueError, TypeError, yaml.YAMLError, RecursionError):
         return {}
-    names = content.get("names") if isinstance(content, dict) else None
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    return {int(key): str(name) for key, name in names.items()} if isinstance(names, dict) else {}
 
 
 TEXT_READERS: tuple[Callable[[Tree], Export | None], ...] = (yolo, cvat)

@@ -179,7 +179,7 @@ def pin_recipe(recipe: str | Path) -> str:
 def pin_files(settings: Settings, dataset: Dataset) -> Settings:
     """Settings whose lists of frames and weights are absolute paths, for the same reason."""
     files: dict[str, Any] = {
-        name: pin_selection(getattr(settings, name), dataset.recipe.splits) for name in ("train_on", "validate_on")
+        name: pin_selection(getattr(settings, name), dataset.selectable) for name in ("train_on", "validate_on")
     }
     for name in ("init_from", "encoder_weights", "teacher", "cache_dir"):
         if path := getattr(settings, name):

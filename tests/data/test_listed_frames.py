@@ -37,6 +37,18 @@ def test_a_list_in_the_data_folder_names_the_frames_of_a_split(own_recipe: OwnRe
         stems(recipe, own_tree, "val")
 
 
+def test_names_of_leave_out_that_are_of_no_frame_are_a_note(own_recipe: OwnRecipe, own_tree: Path) -> None:
+    recipe = own_recipe(('name = "own"\n', 'name = "own"\nleave_out = ["f1", "3", "004"]\n'))
+    assert "leave_out: 2 of its names are of no frame, first 3" in open_dataset(recipe, own_tree).notes("train")
+
+
+def test_a_list_that_find_wrote_begins_with_its_folder(own_recipe: OwnRecipe, own_tree: Path) -> None:
+    """As find . > train.txt does."""
+    (file := own_tree / "train.txt").write_text(".\n./frames/f1.png\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"no frame '\.' in .* \(1 such lines\)"):
+        stems(own_recipe(), own_tree, str(file))
+
+
 def test_a_fraction_takes_nothing_that_a_list_in_the_data_folder_names(own_recipe: OwnRecipe, own_tree: Path) -> None:
     recipe = own_recipe(IN_DATA[0], ("val = { fraction = 0.55 }", "val = { fraction = 1.0 }"))
     (own_tree / "lists").mkdir()

@@ -116,6 +116,9 @@ def test_a_selection_may_be_of_one_part_and_groups_are_named_with_it(both: Path)
     assert [frame.stem for frame in dataset.frames("river:val")] == ["c0", "c1"]
     assert [frame.stem for frame in dataset.frames("group:river/b")] == ["b2", "b3"]
     assert {frame.group for frame in dataset.frames("own:val")} == {None}
+    own, every = len(dataset.frames("own:val")), len(dataset.frames("val"))
+    assert len(dataset.frames("own:val+train")) == own + len(dataset.frames("train"))  # of all parts
+    assert len(dataset.frames("own:val+river:val")) == own + 2 == every
     (note,) = dataset.notes("train", "test")
     assert note.startswith("river: ")
     assert "split 'test' is empty" in note

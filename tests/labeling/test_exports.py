@@ -264,6 +264,76 @@ def test_labels_in_the_recipes_folder_only_where_it_says_so(tmp_path: Path, comm
         load_recipe(elsewhere)
 
 
+def test_label_maps_of_frames_that_are_left_out_now_are_deleted(tmp_path: Path) -> None:
+    folder, file = place("labelme", tmp_path / "data"), tmp_path / "own.toml"
+    write_proposal(propose(folder, "own", "void"), file)
+    maps = tmp_path / "own-labels/images"
+    assert {path.name for path in maps.iterdir()} == {"a.png", "b.png", "c.png"}
+    for path in (file, folder / "labels/b.json", *tmp_path.glob("own-*.txt")):
+        path.unlink()
+    (mine := maps / "mine.png").write_bytes(png(np.zeros((4, 4), np.uint8)))
+    with pytest.raises(UsageError, match=r"mine\.png was not written by linknet-fastai"):
+        write_proposal(propose(folder, "own", "void"), file)
+    assert (maps / "b.png").is_file()
+    mine.unlink()
+    write_proposal(propose(folder, "own", "void"), file)
+    assert {path.name for path in maps.iterdir()} == {"a.png", "c.png"}
+
+
+def test_a_rectangle_may_have_four_corners(tmp_path: Path) -> None:
+    """As X-AnyLabeling writes them since its version 2.2."""
+    save(np.zeros((HEIGHT, WIDTH, 3), np.uint8), tmp_path / "a.png")
+    corners = [[10, 10], [50, 10], [50, 40], [10, 40]]
+    pixels = {}
+    for points in (corners, corners[::2]):
+        shape = {"label": "car", "shape_type": "rectangle", "points": points}
+        (tmp_path / "a.json").write_text(json.dumps({"shapes": [shape], "imagePath": "a.png"}))
+        pixels[len(points)] = {row.name: row.pixels for row in propose(tmp_path, "own").classes}["car"]
+    assert pixels[4] == pixels[2] == 41 * 31
+
+
+@pytest.mark.parametrize("val", ["valid", "instances_validation", "val2017"])
+def test_files_of_splits_are_the_splits_whatever_they_are_called(val: str, tmp_path: Path) -> None:
+    folder = place("coco", tmp_path / "data")
+    content = json.loads((folder / "instances.json").read_text())
+    (folder / "instances.json").unlink()
+    for name, image in zip(("instances_training", val, "test"), content["images"], strict=True):
+        own = [entry for entry in content["annotations"] if entry["image_id"] == image["id"]]
+        (folder / f"{name}.json").write_text(json.dumps(content | {"images": [image], "annotations": own}))
+    proposal = propose(folder, "own", "void")
+    assert proposal.lists == {
+        f"own-{split}.txt": [f"images/{stem}.png"] for split, stem in (("train", "a"), ("val", "b"), ("test", "c"))
+    }
+    assert "validate_on" not in proposal.table["training"]
+
+
+def test_a_keypoint_of_label_studio_is_left_out_and_counted(tmp_path: Path) -> None:
+    folder = place("label_studio", tmp_path / "data")
+    file = folder / "project-1.json"
+    tasks = json.loads(file.read_text())
+    point = {"x": 5.0, "y": 5.0, "width": 0.6, "keypointlabels": ["car"]}
+    size = {"original_width": WIDTH, "original_height": HEIGHT}
+    tasks[0]["annotations"][0]["result"].append({"type": "keypointlabels", "value": point, **size})
+    file.write_text(json.dumps(tasks))
+    assert "regions that are no outline, left out: 1" in propose(folder, "own", "void").notes
+
+
+def test_empty_lines_of_yolo_and_other_yaml_files_with_names_are_no_error(tmp_path: Path) -> None:
+    folder = place("yolo", tmp_path / "data")
+    for file in (folder / "train/labels").iterdir():
+        file.write_text("\n" + file.read_text() + "\n\n")
+    (folder / "a.yaml").write_text("names: {first: x}\n")
+    assert [row.name for row in propose(folder, "own", "void").classes] == ["car", "road"]
+
+
+def test_one_class_and_void_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    folder = place("yolo", tmp_path / "data")
+    for file in (folder / "train/labels").iterdir():
+        file.write_text(file.read_text().splitlines()[0])
+    with pytest.raises(UserError, match=r"one class alone \(car\), and a network needs two; --unlabelled background"):
+        propose(folder, "own", "void")
+
+
 def test_what_is_not_ours_is_not_overwritten(tmp_path: Path) -> None:
     proposal = propose(place("coco", tmp_path / "data"), "own", "void")
     other = tmp_path / "own-labels/images/a.png"

@@ -103,6 +103,48 @@ def test_a_list_beside_names_the_values(kind: str, tmp_path: Path) -> None:
     assert classes(propose(folder, "own")) == list(enumerate(expected))
 
 
+def test_a_guess_about_names_is_a_note(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "data", ("images/{n}.jpg", "masks/{n}.png"))
+    (folder / "classes.txt").write_text("road\ntree\ncar")
+    assert "one value more than names: 0 is taken as background, and 1 as road" in propose(folder, "own").notes
+
+
+def test_a_list_of_colors_names_values_by_place_also_where_two_have_one_color(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "data", ("images/{n}.jpg", "masks/{n}.png"))
+    (folder / "class_dict.csv").write_text("name,r,g,b\nsky,0,0,0\nroad,9,9,9\nlane,9,9,9\ncar,0,0,9\n")
+    assert classes(propose(folder, "own")) == list(enumerate(["sky", "road", "lane", "car"]))
+
+
+def test_white_is_one_class_in_masks_of_one_bit_and_of_eight(tmp_path: Path) -> None:
+    values = {0: 0, 1: 0, 2: 255, 3: 255}
+    folder = tree(tmp_path / "data", ("{n}.jpg", "{n}_mask.png"), values=values)
+    for file in sorted(folder.glob("*_mask.png"))[:3]:
+        Image.open(file).convert("1").save(file)
+    proposal = propose(folder, "own")
+    assert [(row.id, row.name, row.pixels) for row in proposal.classes] == [
+        (0, "background", 6 * IDS.size // 2),
+        (255, "class_1", 6 * IDS.size // 2),
+    ]
+    _, labels = read_back(proposal, tmp_path / "own.toml")
+    for number in (0, 5):
+        np.testing.assert_array_equal(labels[f"00{number}"], np.roll(IDS // 2, number, 1))
+
+
+def test_pairs_in_other_folders_that_no_pattern_matches_are_counted(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "data", ("images/{n}.jpg", "masks/{n}.png"))
+    tree(folder / "extra/drive2", ("images/b{n}.jpg", "masks/b{n}.png"), frames=4)
+    (note,) = [note for note in propose(folder, "own").notes if "left out: 4" in note]
+    assert note.startswith("pairs named otherwise, left out: 4, first ")
+
+
+@pytest.mark.parametrize("name", ["wide\u3000space", "a{{1}}"])
+def test_a_folder_whose_name_no_recipe_can_have_is_one_line(name: str, tmp_path: Path) -> None:
+    folder = tree(tmp_path / "data", (f"{name}/images/{{n}}.jpg", f"{name}/masks/{{n}}.png"), values=None)
+    with pytest.raises(UserError, match=r"cannot be written into a recipe .*; rename the folders") as caught:
+        propose(folder, "own")
+    assert "\n" not in str(caught.value)
+
+
 def test_two_values_are_background_and_a_class(tmp_path: Path) -> None:
     values = {0: 0, 1: 0, 2: 255, 3: 255}
     proposal = propose(tree(tmp_path / "data", ("{n}.jpg", "{n}_mask.png"), values=values), "own")
@@ -298,6 +340,13 @@ def test_pascal_voc(tmp_path: Path) -> None:
         "own-train.txt": ["JPEGImages/f0.jpg", "JPEGImages/f1.jpg"],
         "own-val.txt": ["JPEGImages/f2.jpg", "JPEGImages/f3.jpg"],
     }
+
+
+def test_names_beside_a_folder_in_vocs_form_come_before_vocs_own(tmp_path: Path) -> None:
+    """As labelme2voc.py writes it."""
+    folder = tree(tmp_path / "data", ("JPEGImages/{n}.jpg", "SegmentationClass/{n}.png"))
+    (folder / "class_names.txt").write_text("_background_\nroad\ntree\npedestrian")
+    assert classes(propose(folder, "own")) == list(enumerate(["_background_", "road", "tree", "pedestrian"]))
 
 
 def test_a_shipped_recipe_that_fits_is_taken(segnet_tree: Path, tmp_path: Path) -> None:
