@@ -21,6 +21,7 @@ export class Tensor {
   constructor(type, data, dims) { Object.assign(this, { type, data, dims }); }
 }
 async function run({ image, size }, [wanted]) {
+  await new Promise((done) => setTimeout(done, 100)); // a real one takes longer
   const [, height, width] = image.dims, [tall, wide] = Array.from(size.data, Number);
   const mask = new Uint8Array(tall * wide);
   for (let y = 0; y < tall; y++) {

@@ -3,8 +3,9 @@
     python segmentation_node.py --ros-args -p model:=export.onnx -p topic:=/front/image_raw -p below:=0.5
 
 Parameters: `model`, a run folder or an exported file; `topic`, of sensor_msgs Image, or of CompressedImage if its
-name ends with /compressed; `below`, the lowest confidence of pixels that do not become void. Published are
-TOPIC/segmentation/label_info (once, latched), mask, confidence, and overlay/compressed while it has subscribers.
+name ends with /compressed; `below`, the lowest confidence of pixels that do not become void (ROS wants a decimal
+point: 1.0, not 1). Published are TOPIC/segmentation/label_info (once, latched), mask, confidence, and
+overlay/compressed while it has subscribers.
 """
 
 from array import array

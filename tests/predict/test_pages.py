@@ -212,6 +212,37 @@ def test_the_camera_is_predicted_frame_by_frame_until_it_is_stopped(looked_at: P
     assert (drawn(looked_at)[:, -80:] == CARD.classes[ROAD].color).all()
 
 
+def test_the_camera_is_drawn_right_where_the_network_sees_more_than_the_page_shows(visit: Open) -> None:
+    class Large(Quarters):
+        def __init__(self) -> None:
+            super().__init__()
+            self.card = self.card.model_copy(update={"size": (2048, 1024)})
+            self.size = self.card.size
+
+    with served(Large(), "127.0.0.1", 0, Limits(1, 25, 30)) as address:
+        page = visit(address)
+        page.get_by_label("opacity").fill("100")
+        page.get_by_role("button", name="Use the camera").click()
+        expect(page.locator("#fps")).to_have_text(re.compile(r"\d\.\d"))
+        pixels = drawn(page)
+        page.get_by_role("button", name="Stop the camera").click()
+    quarter = pixels.shape[1] // 4
+    assert (pixels[:, : quarter - 2] == CARD.classes[0].color).all()
+    assert (pixels[:, quarter + 2 :] == CARD.classes[ROAD].color).all()
+
+
+def test_a_camera_that_is_gone_is_said(looked_at: Page) -> None:
+    looked_at.get_by_role("button", name="Use the camera").click()
+    expect(looked_at.locator("#fps")).to_have_text(re.compile(r"\d\.\d"))
+    # As a browser does where it is unplugged; stop() of a script fires nothing.
+    looked_at.evaluate(
+        "document.querySelector('video:not(#film)').srcObject.getVideoTracks()[0].dispatchEvent(new Event('ended'))"
+    )
+    expect(state(looked_at)).to_have_text("error: the camera has ended")
+    expect(looked_at.get_by_role("button", name="Use the camera")).to_be_visible()
+    expect(looked_at.get_by_role("button", name="Pause")).to_be_hidden()
+
+
 def check_readable(page: Page, scheme: str, *texts: str) -> None:
     """No sideways scrolling; each text has the contrast that WCAG requires; a dark page is dark."""
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -278,6 +309,27 @@ def web_page(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/", folder
         server.shutdown()
+
+
+@pytest.mark.skipif("ONNXRUNTIME_WEB" in os.environ, reason="needs a network whose classes are known")
+def test_a_paused_clip_shows_the_frame_that_it_was_moved_to_last(
+    visit: Open, web_page: tuple[str, Path], tmp_path: Path
+) -> None:
+    page = visit(web_page[0])
+    expect(state(page)).to_have_text("Ready")
+    page.get_by_label("opacity").fill("100")
+    dark, light = (np.full((48, 64, 3), level, np.uint8) for level in (5, 250))
+    page.locator("#file").set_input_files(write_clip(tmp_path / "clip.mp4", [dark] * 20 + [light] * 20))
+    expect(page.locator("#fps")).to_have_text(re.compile(r"\d\.\d"))
+    page.get_by_role("button", name="Pause").click()
+    move = "(seek, to) => { seek.value = to; seek.dispatchEvent(new Event('input')); }"
+    seek = page.locator("#seek")
+    for first, then, channel in ((0.1, 0.9, CARD.classes[10]), (0.9, 0.1, CARD.classes[0])):
+        seek.evaluate(move, first)
+        page.wait_for_timeout(150)  # its prediction runs
+        seek.evaluate(move, then)
+        page.wait_for_timeout(1500)
+        assert (drawn(page) == channel.color).all()
 
 
 def test_an_exported_page_predicts_in_the_browser(

@@ -42,8 +42,10 @@ export async function opened(file) {
   const address = URL.createObjectURL(file);
   try {
     return await movie(file.name, { src: address }, false, () => URL.revokeObjectURL(address));
-  } catch {
-    throw new Error(`${file.name}: this browser reads it neither as a picture nor as a clip`);
+  } catch ({ name }) {
+    const low = name === "NotAllowedError"; // as iPhones do in low power mode
+    const why = low ? "plays no clips now: it saves power" : "reads it neither as a picture nor as a clip";
+    throw new Error(`${file.name}: this browser ${why}`);
   }
 }
 

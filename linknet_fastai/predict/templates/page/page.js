@@ -131,11 +131,14 @@ async function show(start) {
     }
     source = next;
     times = [];
-    if (next.video) follow(next.video);
+    if (next.video) follow(next);
     showControls();
     say(`${next.name}, ${asText(next.size())}`);
-    do await predict(next);
-    while (next === source && next.video && (await newFrame(next.video)));
+    let following; // waited for from before the prediction on: while that runs, the clip may be moved to another time
+    do {
+      following = next.video && newFrame(next.video);
+      await predict(next);
+    } while (next === source && next.video && (await following));
   } catch (error) {
     if (signal.aborted) return;
     leave();
@@ -154,12 +157,19 @@ function open(file) {
   return show((signal) => engine.opened(file, { opacity: opacity.value / 100, shown }, signal, onFrame));
 }
 
-/** Have the controls follow a video. */
-function follow(video) {
+/** Have the controls follow a clip or the camera. */
+function follow(next) {
+  const { video } = next;
+  if (next.isCamera)
+    video.srcObject.getVideoTracks()[0].onended = () => {
+      if (next !== source) return;
+      leave();
+      complain("the camera has ended");
+    };
   video.ontimeupdate = () => {
     if (document.activeElement !== find("seek") || !video.paused) find("seek").value = video.currentTime / video.duration;
   };
-  video.onplay = video.onpause = () => {
+  video.onplay = video.onpause = video.ondurationchange = () => {
     times = [];
     if (source?.video === video) showControls();
   };
@@ -169,7 +179,7 @@ function showControls() {
   const { video, isCamera } = source ?? {};
   find("pause").hidden = !video;
   find("pause").textContent = video?.paused ? "Go on" : "Pause";
-  find("time").hidden = !video || isCamera;
+  find("time").hidden = !video || isCamera || !Number.isFinite(video.duration); // what a browser recorded has none
   find("camera").textContent = isCamera ? "Stop the camera" : "Use the camera";
 }
 

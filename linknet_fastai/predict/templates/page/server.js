@@ -79,6 +79,6 @@ export async function predict(source, seen) {
   // Not by toBlob, which a busy browser puts off.
   const [, encoded] = grab(frame, seen).toDataURL("image/jpeg", QUALITY).split(",");
   const content = Uint8Array.from(atob(encoded), (byte) => byte.charCodeAt(0));
-  const { parts, milliseconds } = await send(content, { name: source.name, mask: "only" });
-  return { frame, mask: await asMask(parts[1]), width: seen[0], height: seen[1], milliseconds };
+  const { parts, shown, milliseconds } = await send(content, { name: source.name, mask: "only" });
+  return { frame, mask: await asMask(parts[1]), width: shown[0], height: shown[1], milliseconds };
 }

@@ -27,7 +27,7 @@ export function newFrame(video) {
   return new Promise((resolve) => {
     const done = () => resolve(true);
     if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(done);
-    else if (video.paused) video.addEventListener("seeked", done, { once: true });
+    else if (video.paused) for (const kind of ["seeked", "play"]) video.addEventListener(kind, done, { once: true });
     else requestAnimationFrame(done);
   });
 }
@@ -45,9 +45,10 @@ export async function movie(name, from, isCamera, release) {
   try {
     await new Promise((resolve, reject) => {
       video.onerror = reject;
-      video.onloadeddata = resolve;
+      video.onloadedmetadata = resolve; // an iPhone loads the pictures when it is to play
       Object.assign(video, from);
       document.body.append(video);
+      if (from.src) video.load();
     });
     if (!video.videoWidth) throw new Error("no pictures in it");
     await video.play();
