@@ -85,7 +85,8 @@ def evaluate(
     scored, known = len(result.class_names), len(dataset.recipe.classes)
     title = f"{model} on {recipe} {split}" + f", {scored} of its {known} classes" * (scored < known)
     show_or_print_json(lambda: show_evaluation(result, title, all, bool(by)), result.as_json(bool(by)), json)
-    own_classes = result.class_names == opened.card.class_names
+    rows, columns = result.scores.counts.shape
+    own_classes = result.class_names == opened.card.class_names and rows == columns
     if own_classes and json and json.match("evaluation*.json") and (json.parent / RUN_FILE).is_file():
         write_frame_counts(result.frame_counts, json.with_suffix(".npz"))
     if picture:

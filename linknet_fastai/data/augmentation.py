@@ -92,8 +92,8 @@ class AugmentBatch(ItemTransform):
     Of the settings it follows
 
     - `flip`: whether half of the frames are mirrored,
-    - `scale`: the smallest and the largest zoom. Outside of the frame, the image is padded with ImageNet's mean color
-      and the label map with void.
+    - `scale`: the smallest and the largest zoom. Outside of the frame, the image is padded with the mean color
+      that the network's images are normalized with, by default ImageNet's, and the label map with void.
     - `color`: brightness, contrast and saturation are changed by up to this fraction each.
     - `relight`: the probability that a frame takes, by a random fraction, the mean and the spread of each color
       channel of another frame of its batch (Reinhard et al., 2001, in RGB): the light of another place and time.

@@ -1,12 +1,13 @@
 """Finds a recipe's data: where it was unpacked, below that, or by a download."""
 
 import os
+import warnings
 from pathlib import Path, PurePath
 
 from linknet_fastai.config.layouts import Layout
 from linknet_fastai.config.recipe import Recipe, load_recipe
 from linknet_fastai.config.toml_files import find_shipped, recipe_folder
-from linknet_fastai.core.errors import UsageError, UserError, reason
+from linknet_fastai.core.errors import Note, UsageError, UserError, reason
 from linknet_fastai.core.files import is_system_file
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.data.dataset import Dataset
@@ -50,9 +51,12 @@ def open_dataset(
     try:
         below = sorted(path for path in root.iterdir() if path.is_dir() and not is_system_file(PurePath(path.name)))
         for candidate in (root, *below):
-            for layout in recipe.layouts:
-                if all(_any_match(candidate, layout, recipe)):
-                    return Dataset(recipe, candidate, layout, origin)
+            if layout := _layout_of(candidate, recipe):
+                others = [path.name for path in below if path > candidate and _layout_of(path, recipe)]
+                if candidate != root and others:
+                    what = f"{root}: {recipe.name} data in {candidate.name} and in {', '.join(others[:3])}"
+                    warnings.warn(f"{what}: {candidate.name} is used; name one with --data", Note, stacklevel=2)
+                return Dataset(recipe, candidate, layout, origin)
     except OSError as error:
         raise UserError(f"{error.filename or root}: cannot be read ({reason(error)})") from None
     looked = "; ".join(f"{lay.images} with {lay.labels}" for lay in recipe.layouts)
@@ -94,6 +98,11 @@ def open_parts(recipe: Recipe, root: Path, origin: str, progress: Progress | Non
     joined = JoinedDataset(recipe, root, recipe.layouts[0], origin, tuple(parts))
     joined.read_label  # noqa: B018 - raises UsageError for a part without a class of the whole
     return joined
+
+
+def _layout_of(folder: Path, recipe: Recipe) -> Layout | None:
+    """The first of a recipe's layouts that a folder has files of."""
+    return next((layout for layout in recipe.layouts if all(_any_match(folder, layout, recipe))), None)
 
 
 def _half_there(folder: Path, recipe: Recipe) -> str:

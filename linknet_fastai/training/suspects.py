@@ -131,13 +131,11 @@ def find_judges(dataset: Dataset, model: Path) -> tuple[list[Judge], list[str]]:
                 f"--suspects: {model}: fold {waiting[0]} is not trained to its end; fit --resume {model} continues it"
             )
         lists = (model / LISTS / f"{fold.name}-validate.txt" for fold in folds)
-        return [
-            Judge(model / fold.name, dataset.frames(str(file))) for fold, file in zip(folds, lists, strict=True)
-        ], []
-    frames: dict[Frame, None] = {}
-    for split in dataset.recipe.splits:
-        with suppress(EmptySplitError):
-            frames |= dict.fromkeys(dataset.frames(split))
+        judged = {fold.name: dataset.frames(str(file)) for fold, file in zip(folds, lists, strict=True)}
+        others = _frames_of_all_splits(dataset).keys() - {frame for frames in judged.values() for frame in frames}
+        note = f"{len(others)} frames are in no fold and are not judged; fit --folds --train-on trainval has them too"
+        return [Judge(model / name, frames) for name, frames in judged.items()], [note] * bool(others)
+    frames = _frames_of_all_splits(dataset)
     if not frames:
         raise UserError(f"{dataset.folder}: no frame of {dataset.recipe.name} has a label map")
     notes = []
@@ -151,6 +149,14 @@ def find_judges(dataset: Dataset, model: Path) -> tuple[list[Judge], list[str]]:
                 "labels; the models of fit --folds judge frames that they never saw"
             )
     return [Judge(model, [*frames])], notes
+
+
+def _frames_of_all_splits(dataset: Dataset) -> dict[Frame, None]:
+    frames: dict[Frame, None] = {}
+    for split in dataset.recipe.splits:
+        with suppress(EmptySplitError):
+            frames |= dict.fromkeys(dataset.frames(split))
+    return frames
 
 
 def find_suspects(

@@ -1,6 +1,7 @@
 """Data on disk: layouts are recognized, splits have the right frames, label maps mean the right classes."""
 
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from linknet_fastai.config.recipe import load_recipe
-from linknet_fastai.core.errors import UsageError, UserError
+from linknet_fastai.core.errors import Note, UsageError, UserError
 from linknet_fastai.data.labels import LabelReader
 from linknet_fastai.data.match import match_frames
 from linknet_fastai.data.open import open_dataset
@@ -94,6 +95,16 @@ def test_a_data_folder_one_level_down_is_found(segnet_tree: Path) -> None:
     (segnet_tree.parent / "another").mkdir()
     dataset = open_dataset("camvid", segnet_tree.parent)
     assert dataset.folder == segnet_tree
+
+
+def test_data_in_two_folders_below_are_a_note(segnet_tree: Path) -> None:
+    """As the two parts of a data set that are unpacked side by side."""
+    shutil.copytree(segnet_tree, segnet_tree.with_name(f"{segnet_tree.name}-II"))
+    with pytest.warns(Note, match=f"camvid data in {segnet_tree.name} and in {segnet_tree.name}-II: .* name one"):
+        assert open_dataset("camvid", segnet_tree.parent).folder == segnet_tree
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_dataset("camvid", segnet_tree)
 
 
 def test_a_missing_data_folder_is_refused_with_where_the_data_comes_from(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ The tables in `published_labels/` name their sources and were written from them,
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, cycle, islice
 from pathlib import Path
@@ -91,6 +91,10 @@ def rellis_list(*frames: tuple[str, str, str]) -> str:
     return "".join(f"{image} {label}\n" for image, label, _ in frames)
 
 
+def kitti(number: int) -> tuple[str, str, None]:
+    return f"training/image_2/{number:06}_10.png", f"training/semantic/{number:06}_10.png", None
+
+
 RELLIS = {
     "train": [rellis("00000", "frame000308-1581624683_550"), rellis("00001", "frame000308-1581624683_550")],
     "val": [rellis("00000", "frame001707-1581624823_450"), rellis("00004", "frame001709-1581624823_650")],
@@ -114,7 +118,7 @@ PUBLISHED = [
     Published(
         "kitti",
         "cityscapes-ids",
-        {"": [(f"training/image_2/{n:06}_10.png", f"training/semantic/{n:06}_10.png", None) for n in range(5)]},
+        {"train": [kitti(n) for n in (*range(72), *range(112, 200))], "val": [kitti(n) for n in range(72, 112)]},
         others=(
             "training/semantic_rgb/000000_10.png",
             "training/instance/000000_10.png",
@@ -378,6 +382,13 @@ def test_every_published_recipe_says_where_its_data_and_its_license_are() -> Non
         assert "license" in recipe.source
         assert recipe.official_scores is None, name  # only Cityscapes' own files have them
         assert "size" in recipe.training
+
+
+def test_data_of_a_recipe_for_scores_alone_are_in_order(command: Callable[..., int], tmp_path: Path, capsys) -> None:
+    case = next(case for case in PUBLISHED if case.recipe == "nighttime-driving")
+    write_tree(tmp_path / "data", case, table(case.table))
+    assert command("data", "nighttime-driving", "--data", tmp_path / "data") == 0
+    assert "nighttime-driving has no split 'train': it is for scores alone" in capsys.readouterr().err
 
 
 def test_frames_of_gta5_without_a_picture_are_left_out(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def runs(street_data: Path, tmp_path: Path) -> list[Path]:
 
 
 def test_networks_are_compared_on_the_frames_that_both_were_evaluated_on(
-    command: Callable[..., int], runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture
+    command: Callable[..., int], runs: list[Path], street_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     def evaluate(run: Path) -> None:
         line = ("evaluate", run, "--split", "train", "--device", "cpu", "--json", run / "evaluation-train.json")
@@ -97,6 +97,12 @@ def test_networks_are_compared_on_the_frames_that_both_were_evaluated_on(
     out = capsys.readouterr().out
     assert "1 less 2" in out
     assert "train: paired bootstrap over 8 blocks of consecutive frames, within these drives only" in out
+    # Pixels of classes that the recipe alone has are a column of their own, though the names may be the model's.
+    mapped = ("evaluate", runs[0], "street", "--data", street_data, "--split", "val", "--map", "Sky=Sky")
+    assert command(*mapped, "--device", "cpu", "--json", runs[0] / "evaluation-val.json") == 0
+    assert not (runs[0] / "evaluation-val.npz").exists()
+    assert command("compare", *runs) == 0
+    capsys.readouterr()
     # The run of an earlier version, and one whose scores are of another evaluation than its matrices.
     older, other = (shutil.copytree(runs[1], tmp_path / name) for name in ("older", "other"))
     (older / "evaluation-train.npz").unlink()
