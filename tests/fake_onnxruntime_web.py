@@ -21,7 +21,7 @@ export class Tensor {
   constructor(type, data, dims) { Object.assign(this, { type, data, dims }); }
 }
 async function run({ image, size }, [wanted]) {
-  await new Promise((done) => setTimeout(done, 100)); // a real one takes longer
+  await new Promise((done) => setTimeout(done, MILLISECONDS));
   const [, height, width] = image.dims, [tall, wide] = Array.from(size.data, Number);
   const mask = new Uint8Array(tall * wide);
   for (let y = 0; y < tall; y++) {
@@ -59,11 +59,12 @@ def fake_network(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(web, "check_graph", lambda *arguments, **options: Check(1, 0, "nothing", "nothing"))
 
 
-def fake_archive(file: Path, patch: pytest.MonkeyPatch) -> Path:
-    """Write the archive, and have its digest be the one that is known."""
+def fake_archive(file: Path, patch: pytest.MonkeyPatch, milliseconds: int = 0) -> Path:
+    """Write the archive, and have its digest be the one that is known; a prediction takes so many milliseconds."""
     with tarfile.open(file, "w:gz") as archive:
         for name in {name for names in RUNTIMES.values() for name in names}:
-            content = (API if name.startswith("ort.wasm") else name).encode()
+            api = API.replace("MILLISECONDS", str(milliseconds))
+            content = (api if name.startswith("ort.wasm") else name).encode()
             entry = tarfile.TarInfo(f"package/dist/{name}")
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))

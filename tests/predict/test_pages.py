@@ -293,13 +293,15 @@ def test_the_slider_of_a_report_changes_its_masks(visit: Open, report: str) -> N
 
 
 @pytest.fixture
-def web_page(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
-    """The address and the folder of what `export --format web` writes.
+def web_page(
+    request: pytest.FixtureRequest, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, Path]]:
+    """The address and the folder of what `export --format web` writes; the parameter is a prediction's milliseconds.
 
     With a runtime that needs no WebAssembly, or the real one if $ONNXRUNTIME_WEB is the file that npm has.
     """
     real = os.environ.get("ONNXRUNTIME_WEB")
-    archive = Path(real) if real else fake_archive(tmp_path / "npm.tgz", monkeypatch)
+    archive = Path(real) if real else fake_archive(tmp_path / "npm.tgz", monkeypatch, getattr(request, "param", 0))
     if not real:
         fake_network(monkeypatch)
     folder = export_web(model, tmp_path / "page", runtime=archive).folder
@@ -312,6 +314,7 @@ def web_page(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 @pytest.mark.skipif("ONNXRUNTIME_WEB" in os.environ, reason="needs a network whose classes are known")
+@pytest.mark.parametrize("web_page", [600], indirect=True)
 def test_a_paused_clip_shows_the_frame_that_it_was_moved_to_last(
     visit: Open, web_page: tuple[str, Path], tmp_path: Path
 ) -> None:
@@ -326,9 +329,9 @@ def test_a_paused_clip_shows_the_frame_that_it_was_moved_to_last(
     seek = page.locator("#seek")
     for first, then, channel in ((0.1, 0.9, CARD.classes[10]), (0.9, 0.1, CARD.classes[0])):
         seek.evaluate(move, first)
-        page.wait_for_timeout(150)  # its prediction runs
+        page.wait_for_timeout(300)  # its prediction runs
         seek.evaluate(move, then)
-        page.wait_for_timeout(1500)
+        page.wait_for_timeout(2500)
         assert (drawn(page) == channel.color).all()
 
 
