@@ -195,6 +195,7 @@ def _predict_bags(
     from linknet_fastai.cli.terminal import console, progress_bar
 
     failures: list[str] = []
+    without_topic: list[UsageError] = []
     for bag in bags:
         from linknet_fastai.predict.bags import predict_bag  # needs the extra `ros`
 
@@ -203,12 +204,13 @@ def _predict_bags(
                 target = out / "bags" / bag.target
                 written = predict_bag(engine, bag.source, target, topics, overlays, opacity, below, progress)
         except UserError as error:
-            if isinstance(error, UsageError) and len(bags) == 1:  # a --topic that there is not
-                raise
             failures.append(str(error))
+            without_topic += [error] if isinstance(error, UsageError) else []
             continue
         console.print(f"{written} (by {engine})")
         failures += written.problems
+    if without_topic and len(without_topic) == len(bags):
+        raise without_topic[0]
     return failures
 
 
@@ -220,6 +222,7 @@ def _predict_clips(
     Ctrl-C is the regular end of what comes live: the next one follows.
     """
     from linknet_fastai.cli.terminal import console, progress_bar
+    from linknet_fastai.predict.streams import Stream
 
     failures: list[str] = []
     for clip in clips:
@@ -231,6 +234,11 @@ def _predict_clips(
                 result = predict_video(engine, clip.source, target, opacity, fps, progress, below=below)
         except UserError as error:
             failures.append(str(error))
+            continue
+        except KeyboardInterrupt:  # before the first frame was done
+            failures.append(f"{clip}: stopped before its first frame")
+            if not isinstance(clip.source, int | Stream):
+                return failures, True
             continue
         console.print(f"{result} (by {engine})")
         if result.problem:

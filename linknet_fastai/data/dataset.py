@@ -10,9 +10,10 @@ from pathlib import Path, PurePath
 
 from linknet_fastai.config.groups import divide
 from linknet_fastai.config.layouts import Layout, Split
-from linknet_fastai.config.recipe import Recipe, read_stems, recipe_names
+from linknet_fastai.config.recipe import Recipe, read_stems
 from linknet_fastai.config.selection import GROUP, selection_parts
 from linknet_fastai.config.size import format_size
+from linknet_fastai.config.toml_files import recipe_folder
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.text import printable
 from linknet_fastai.data.labels import LabelReader
@@ -54,6 +55,11 @@ class Dataset:
     def relative_path(self, frame: Frame) -> str:
         """The path of a frame's image relative to the data folder. It is unique, which stems need not be."""
         return frame.image.relative_to(self.folder).as_posix()
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether its recipe is one of this package; a copy of one may have its name."""
+        return self.origin.endswith(".toml") and Path(self.origin).parent == recipe_folder().resolve()
 
     @property
     def selectable(self) -> Collection[str]:
@@ -136,7 +142,7 @@ class Dataset:
             other_endings=[path for match in chosen for path in match.other_endings],
         ).notes(self.layout)
         published = [note for name in splits if (note := self.published_split_note(name))]
-        if self.recipe.leave_out and self.recipe.name not in recipe_names():  # a part of a shipped one may be here
+        if self.recipe.leave_out and not self.is_shipped:  # of a shipped recipe there may be a part of the data here
             absent = find_listed(self._all_frames(unlabeled=True), self.recipe.leave_out)[1]
             left_out += [
                 f"leave_out: {len(absent)} of its names are of no frame, first {name}" for name in absent[:1]

@@ -52,8 +52,8 @@ def open_dataset(
         below = sorted(path for path in root.iterdir() if path.is_dir() and not is_system_file(PurePath(path.name)))
         for candidate in (root, *below):
             if layout := _layout_of(candidate, recipe):
-                others = [path.name for path in below if path > candidate and _layout_of(path, recipe)]
-                if candidate != root and others:
+                rest = below[below.index(candidate) + 1 :] if candidate != root else ()
+                if others := [path.name for path in rest if _layout_of(path, recipe)]:
                     what = f"{root}: {recipe.name} data in {candidate.name} and in {', '.join(others[:3])}"
                     warnings.warn(f"{what}: {candidate.name} is used; name one with --data", Note, stacklevel=2)
                 return Dataset(recipe, candidate, layout, origin)

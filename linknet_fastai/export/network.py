@@ -64,14 +64,12 @@ def export_network(
     content = network_graph(model, card, chosen).SerializeToString()
     result = _check(model, card, chosen, content, check)
     texts = contract_files(card, chosen)
-    # First: by it a folder is known as one that an export wrote. The graph last, so that none is beside texts that
-    # describe another one.
-    write_text(folder / PREPROCESS, texts[PREPROCESS])
-    for name in (MODEL, *FILES):  # those of an earlier export
-        if name != PREPROCESS:
+    (folder / MODEL).unlink(missing_ok=True)  # written last, so that none is beside texts that describe another one
+    for name in (PREPROCESS, *texts):  # first, as by it a folder is known as one that an export wrote
+        write_text(folder / name, texts[name])
+    for name in FILES:  # those of an earlier interface that this one does not have
+        if name not in texts:
             (folder / name).unlink(missing_ok=True)
-    for name, text in texts.items():
-        write_text(folder / name, text)
     with atomic_write(folder / MODEL) as partial:
         partial.write_bytes(content)
     return Export(folder / MODEL, result), [folder / name for name in texts]

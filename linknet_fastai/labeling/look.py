@@ -81,10 +81,10 @@ def propose(
 def _with_two_classes(proposal: Proposal) -> Proposal:
     """Raise UserError for one class alone, which no recipe may have."""
     if len(proposal.classes) < 2:
-        raise UserError(
-            f"{proposal.folder}: one class alone ({proposal.classes[0].name}), and a network needs two; --unlabelled "
-            "background makes one of the pixels that nobody labeled"
-        )
+        why = f"one class alone ({proposal.classes[0].name}), and a network needs two"
+        if proposal.total[NO_LABEL]:
+            why += "; --unlabelled background makes one of the pixels that nobody labeled"
+        raise UserError(f"{proposal.folder}: {why}")
     return proposal
 
 
@@ -100,8 +100,8 @@ def write_proposal(proposal: Proposal, file: Path, progress: Progress | None = N
         The picture.
 
     Raises:
-        UsageError: the recipe or a list exists already, or a PNG that this program did not write is in its place or
-            among its label maps.
+        UsageError: the recipe or a list exists already, a PNG that this program did not write is in its place or
+            among its label maps, or another recipe reads these.
         UserError: a file cannot be written.
 
     Example:
@@ -115,7 +115,11 @@ def write_proposal(proposal: Proposal, file: Path, progress: Progress | None = N
         check_new(other)
     picture = file.with_name(f"{file.stem}-check.png")
     maps = [(image, file.parent / path) for image, path in proposal.maps]
-    drawn_before = sorted((file.parent / labels_folder(proposal.name)).rglob("*.png")) if maps else []
+    folder = labels_folder(proposal.name)
+    drawn_before = {*(file.parent / folder).rglob("*.png")} if maps else set()
+    for other in file.parent.glob("*.toml") if drawn_before else ():
+        if f'"{folder}/' in other.read_text(encoding="utf-8", errors="replace"):
+            raise UsageError(f"--from: {other} reads the label maps in {folder}/; name another recipe file")
     for png in (picture, *drawn_before, *(path for _, path in maps)):
         if os.path.lexists(png) and not is_own_png(png):
             raise UsageError(f"--from: {png} was not written by linknet-fastai; name another recipe file to keep it")
@@ -130,11 +134,11 @@ def write_proposal(proposal: Proposal, file: Path, progress: Progress | None = N
         drawn = drawn_labels(pair[0], label_size(pair[0]), numbers)
         save_image(Image.fromarray(table[drawn.labels]), pair[1])
 
-    for stale in {*drawn_before} - {path for _, path in maps}:  # with ids of other classes, of images left out now
-        stale.unlink()
     for done, _ in enumerate(map_in_threads(write_map, maps, usable_cores()), 1):
         if progress:
             progress("writing label maps", done, len(maps))
+    for stale in drawn_before - {path for _, path in maps}:  # with the ids of an earlier try, of images left out now
+        stale.unlink()
     for other, entries in lists.items():
         write_text(other, "".join(f"{entry}\n" for entry in entries))
     head = f"# Written by linknet-fastai recipes --from, for {printable(str(proposal.folder))} ({proposal.tool}).\n"

@@ -17,8 +17,9 @@ from linknet_fastai.core.files import read_text
 from linknet_fastai.core.images import opened_image, upright
 from linknet_fastai.core.parallel import Progress, map_in_threads, usable_cores
 from linknet_fastai.core.samples import check_lossless, palette_colors, read_samples
+from linknet_fastai.labeling.decide import BACKGROUND_NAMES
 from linknet_fastai.labeling.export import MaskFolder
-from linknet_fastai.labeling.pairs import SPLITS, checked_layout, find_pairs, find_pattern
+from linknet_fastai.labeling.pairs import SPLITS, Pattern, checked_layout, find_pairs, find_pattern
 from linknet_fastai.labeling.tree import MAX_SMALL, Tree, reading
 
 _VOC = (
@@ -57,7 +58,7 @@ def cvat_masks(tree: Tree) -> MaskFolder | None:
         return None
     legend = tree.named("labelmap.txt")[0]
     names = _by_color(_color_legend(legend))
-    layout, notes = _pattern(tree, "SegmentationClass", "JPEGImages")
+    layout, notes = _voc_layout(tree)
     lists, evidence = _voc_lists(tree), "labelmap.txt and SegmentationClass/"
     found = MaskFolder("CVAT masks", evidence, layout, lists, names, True, legend, notes=notes)
     found.unlabeled = "background" if "background" in names.values() else None
@@ -71,9 +72,9 @@ def voc(tree: Tree) -> MaskFolder | None:
     """
     if not any("SegmentationClass" in file.parts for file in tree.images):
         return None
-    layout, notes = _pattern(tree, "SegmentationClass", "JPEGImages")
+    layout, notes = _voc_layout(tree)
     legend = next((file for file in tree.named(*NAME_LISTS) if _name_legend(file)), None)
-    names = {255: "void"} | (_name_legend(legend) if legend else dict(enumerate(VOC_CLASSES)))
+    names = {255: "void"} | (_name_legend(legend, {0: "background"}) if legend else dict(enumerate(VOC_CLASSES)))
     lists = _voc_lists(tree)
     return MaskFolder("Pascal VOC", "SegmentationClass/", layout, lists, names, False, legend, notes=notes)
 
@@ -91,9 +92,8 @@ def roboflow(tree: Tree) -> MaskFolder | None:
         if any(names.get(value, name) != name for value, name in named.items()):
             raise UserError(f"{legend}: other values than in {legends[0]}")
         names |= named
-    pattern = find_pattern(find_pairs(tree), tree.root)
+    layout, pattern = _layout(tree, "roboflow")
     unlabeled = names.get(0) if names.get(0, "").lower() in ("background", "unlabeled", "unlabelled") else None
-    layout = checked_layout(tree.root, "roboflow", pattern.images, pattern.labels)
     found = MaskFolder(
         "Roboflow masks", "_classes.csv", layout, dict(pattern.split_folders), names, False, legends[0]
     )
@@ -107,8 +107,7 @@ def plain(tree: Tree) -> MaskFolder:
     Raises:
         UserError: they are not there, or do not fit together by their names.
     """
-    pattern = find_pattern(find_pairs(tree), tree.root)
-    layout = checked_layout(tree.root, "plain", pattern.images, pattern.labels)
+    layout, pattern = _layout(tree, "plain")
     found = MaskFolder("images and label maps", "names and content of the files", layout, dict(pattern.split_folders))
     found.notes = pattern.left_out
     if not found.splits:
@@ -124,12 +123,18 @@ def plain(tree: Tree) -> MaskFolder:
     return found
 
 
-def _pattern(tree: Tree, labels: str, images: str) -> tuple[Layout, list[str]]:
-    """The layout of such folders, and notes about what it leaves out."""
+def _layout(tree: Tree, name: str) -> tuple[Layout, Pattern]:
+    """The layout of the pairs in a folder, and the pattern that it is made of."""
     pattern = find_pattern(find_pairs(tree), tree.root)
-    if labels not in pattern.labels:
-        raise UserError(f"{tree.root}: no images for {labels}/; put them into {images}/ beside it")
-    return checked_layout(tree.root, "voc", pattern.images, pattern.labels), pattern.left_out
+    return checked_layout(tree.root, name, pattern.images, pattern.labels), pattern
+
+
+def _voc_layout(tree: Tree) -> tuple[Layout, list[str]]:
+    """The layout of folders as Pascal VOC has them, and notes about what it leaves out."""
+    layout, pattern = _layout(tree, "voc")
+    if "SegmentationClass" not in layout.labels:
+        raise UserError(f"{tree.root}: no images for SegmentationClass/; put them into JPEGImages/ beside it")
+    return layout, pattern.left_out
 
 
 def _voc_lists(tree: Tree) -> dict[str, str | list[str]]:
@@ -149,8 +154,13 @@ def _lists(tree: Tree, *files: Path) -> dict[str, str | list[str]]:
     return found if {"train", "val"} <= set(found) else {}
 
 
-def _name_legend(file: Path) -> dict[int, str]:
-    """The names in a list: a line is a name, of the value that is its place from 0, or a value and a name."""
+def _name_legend(file: Path, first: Mapping[int, str] | None = None) -> dict[int, str]:
+    """The names in a list: a line is a name, of the value that is its place from 0, or a value and a name.
+
+    Args:
+        file: the list.
+        first: what comes before the names of a list without values and without a background.
+    """
     with reading(file, "a list of names"):
         lines = [line.strip() for line in read_text(file, MAX_SMALL).splitlines()]
         lines = [line for line in lines if line and not line.startswith("#")]
@@ -159,6 +169,8 @@ def _name_legend(file: Path) -> dict[int, str]:
         numbered = [re.fullmatch(r"(\d{1,5})[\s:,;=]+(.+)", line) for line in lines]
         if lines and all(numbered):
             return {int(match[1]): match[2].strip() for match in numbered if match}
+        if first and lines and lines[0].lower() not in BACKGROUND_NAMES:
+            return {**first, **dict(enumerate(lines, len(first)))}
         return dict(enumerate(lines))
 
 
@@ -211,7 +223,8 @@ def count_values(found: MaskFolder, masks: list[Path], progress: Progress | None
     def count(mask: Path) -> tuple[Counter[int], dict[int, Color]]:
         with opened_image(mask, "this label map") as image:
             if not counts.by_color:
-                of_one_bit.update([mask] if image.mode == "1" else [])
+                if image.mode == "1":
+                    of_one_bit.add(mask)
                 values = read_samples(mask, image)
                 colors = dict(enumerate(palette_colors(image))) if image.mode == "P" else {}
                 return _counted(values), colors

@@ -201,8 +201,9 @@ def comparable_evaluation(run: RunSummary, split: str) -> dict[str, Any] | None:
             scores = comparable_evaluation(summarize(Path("runs/camvid")), "test")
             print(scores["miou"] if scores else "not evaluated")
     """
-    recipe = run.run.get("recipe_name", run.recipe)  # which the runs of earlier versions do not have
-    required = {"split": (split,), "tta": (False,), "size": ("-", run.settings.get("size")), "recipe": ("-", recipe)}
+    required = {"split": (split,), "tta": (False,), "size": ("-", run.settings.get("size"))}
+    if name := run.run.get("recipe_name"):  # which the runs of earlier versions do not have
+        required["recipe"] = ("-", name)
     found = [e for e in run.evaluations if all(e[name] in values for name, values in required.items())]
     return min(found, key=lambda e: not e["engine"].startswith("torch"), default=None)
 

@@ -189,11 +189,11 @@ class _Scores(_Table):
     risk_coverage: Annotated[list[_RiskAtCoverage], Field(max_length=256)] = []
 
     @model_validator(mode="after")
-    def _check_square(self) -> Self:
+    def _check_shape(self) -> Self:
         size = len(self.classes)
         widths = {len(row) for row in self.confusion}
         if len(self.confusion) != size or len(widths) > 1 or not widths <= {size, size + 1}:
-            raise ValueError("confusion: needs one row and one column for each class")
+            raise ValueError("confusion: needs a row and a column for each class, and at most one column more")
         return self
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from linknet_fastai.config.presets import settings_for
-from linknet_fastai.config.recipe import recipe_names
+from linknet_fastai.config.selection import selection_parts
 from linknet_fastai.core.errors import UserError
 from linknet_fastai.core.parallel import Progress
 from linknet_fastai.data.dataset import Dataset, EmptySplitError
@@ -71,9 +71,8 @@ def inspect_data(
     """
     found, selected = Inspection(), []
     settings, _ = settings_for(dataset.recipe, dataset.layout, {})
-    is_shipped = dataset.recipe.name in recipe_names()
     for name in dict.fromkeys((*dataset.recipe.splits, settings.train_on, settings.validate_on)):
-        if is_shipped and name not in dataset.selectable:
+        if dataset.is_shipped and not {*selection_parts(name, dataset.selectable)} <= {*dataset.selectable}:
             found.absent[name] = f"{dataset.recipe.name} has no split {name!r}: it is for scores alone"
             continue
         try:

@@ -183,7 +183,8 @@ def pin_files(settings: Settings, dataset: Dataset) -> Settings:
     }
     for name in ("init_from", "encoder_weights", "teacher", "cache_dir"):
         if path := getattr(settings, name):
-            files[name] = (find_model(path) if name in ("init_from", "teacher") else path).resolve()
+            # A model that was downloaded is a link to a file without an ending.
+            files[name] = find_model(path).absolute() if name in ("init_from", "teacher") else path.resolve()
     return settings.model_copy(update=files)
 
 

@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from linknet_fastai.config.layers import current_names
-from linknet_fastai.config.presets import settings_for
+from linknet_fastai.config.presets import preset_names, settings_for
 from linknet_fastai.core.errors import UsageError
 from linknet_fastai.core.files import write_text
 from linknet_fastai.core.parallel import Progress, is_first, process_count, processes_here
@@ -176,7 +176,7 @@ def _cut(
             raise no_such_model(model)
     pinned = settings.model_dump(mode="json")
     options = {name: pinned[name] for name in current_names(given) if name != "train_on"}
-    if os.path.isfile(preset := options.get("preset", "")):
+    if (preset := options.get("preset", "")) not in preset_names() and os.path.isfile(preset):
         options["preset"] = str(Path(preset).resolve())
     cut = cut_folds(dataset.frames(settings.train_on), number)
     folder = new_folder(out, f"{dataset.recipe.name}-folds").resolve()  # runs name their lists of frames by it

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +133,12 @@ def find_judges(dataset: Dataset, model: Path) -> tuple[list[Judge], list[str]]:
             )
         lists = (model / LISTS / f"{fold.name}-validate.txt" for fold in folds)
         judged = {fold.name: dataset.frames(str(file)) for fold, file in zip(folds, lists, strict=True)}
-        others = _frames_of_all_splits(dataset).keys() - {frame for frames in judged.values() for frame in frames}
-        note = f"{len(others)} frames are in no fold and are not judged; fit --folds --train-on trainval has them too"
+        splits = _frames_of_splits(dataset, UserError)  # one that is not used may be here in part
+        others = {*chain.from_iterable(splits.values())} - {*chain.from_iterable(judged.values())}
+        every = "+".join(splits)
+        note = f"{len(others)} frames are in no fold and are not judged; fit --folds --train-on {every} has them too"
         return [Judge(model / name, frames) for name, frames in judged.items()], [note] * bool(others)
-    frames = _frames_of_all_splits(dataset)
+    frames = dict.fromkeys(chain.from_iterable(_frames_of_splits(dataset, EmptySplitError).values()))
     if not frames:
         raise UserError(f"{dataset.folder}: no frame of {dataset.recipe.name} has a label map")
     notes = []
@@ -151,11 +154,12 @@ def find_judges(dataset: Dataset, model: Path) -> tuple[list[Judge], list[str]]:
     return [Judge(model, [*frames])], notes
 
 
-def _frames_of_all_splits(dataset: Dataset) -> dict[Frame, None]:
-    frames: dict[Frame, None] = {}
+def _frames_of_splits(dataset: Dataset, ignored: type[UserError]) -> dict[str, list[Frame]]:
+    """The frames of each split, without splits for which the error is raised."""
+    frames = {}
     for split in dataset.recipe.splits:
-        with suppress(EmptySplitError):
-            frames |= dict.fromkeys(dataset.frames(split))
+        with suppress(ignored):
+            frames[split] = dataset.frames(split)
     return frames
 
 

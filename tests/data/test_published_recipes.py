@@ -17,6 +17,7 @@ from linknet_fastai.config.recipe import load_recipe
 from linknet_fastai.core.images import VOID
 from linknet_fastai.data.dataset import Dataset
 from linknet_fastai.data.open import open_dataset
+from linknet_fastai.training.data_check import inspect_data
 
 WIDTH, HEIGHT = 8, 6
 TABLES = Path(__file__).parent / "published_labels"
@@ -389,6 +390,15 @@ def test_data_of_a_recipe_for_scores_alone_are_in_order(command: Callable[..., i
     write_tree(tmp_path / "data", case, table(case.table))
     assert command("data", "nighttime-driving", "--data", tmp_path / "data") == 0
     assert "nighttime-driving has no split 'train': it is for scores alone" in capsys.readouterr().err
+
+
+def test_a_copy_of_a_shipped_recipe_may_train_on_what_it_joins(street_data: Path, tmp_path: Path) -> None:
+    (file := tmp_path / "mine.toml").write_text(
+        'base = "street"\nname = "street"\n[training]\ntrain_on = "trainval"\n'
+    )
+    found = inspect_data(open_dataset(file, street_data), tmp_path / "batch.png")
+    assert len(found.weights) == 11
+    assert (found.problems, found.absent) == ([], {})
 
 
 def test_frames_of_gta5_without_a_picture_are_left_out(tmp_path: Path) -> None:

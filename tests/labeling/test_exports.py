@@ -278,6 +278,11 @@ def test_label_maps_of_frames_that_are_left_out_now_are_deleted(tmp_path: Path) 
     mine.unlink()
     write_proposal(propose(folder, "own", "void"), file)
     assert {path.name for path in maps.iterdir()} == {"a.png", "c.png"}
+    file.rename(tmp_path / "round1.toml")
+    for path in tmp_path.glob("own-*.txt"):
+        path.unlink()
+    with pytest.raises(UsageError, match=r"round1\.toml reads the label maps in own-labels/; name another"):
+        write_proposal(propose(folder, "own", "void"), file)
 
 
 def test_a_rectangle_may_have_four_corners(tmp_path: Path) -> None:

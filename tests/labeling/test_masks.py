@@ -349,6 +349,12 @@ def test_names_beside_a_folder_in_vocs_form_come_before_vocs_own(tmp_path: Path)
     assert classes(propose(folder, "own")) == list(enumerate(["_background_", "road", "tree", "pedestrian"]))
 
 
+def test_names_without_a_background_begin_at_1_in_vocs_form(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "data", ("JPEGImages/{n}.jpg", "SegmentationClass/{n}.png"))
+    (folder / "classes.txt").write_text("road\ntree\npedestrian\nbus")
+    assert classes(propose(folder, "own")) == list(enumerate(["background", "road", "tree", "pedestrian"]))
+
+
 def test_a_shipped_recipe_that_fits_is_taken(segnet_tree: Path, tmp_path: Path) -> None:
     proposal = propose(segnet_tree, "own")
     assert proposal.table == {"base": "camvid", "name": "own"}

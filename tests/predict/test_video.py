@@ -329,6 +329,21 @@ def test_what_follows_a_stopped_camera_is_predicted_and_what_failed_before_it_is
     assert command("predict", model, stopped_camera, "--out", tmp_path / "out") == 0
 
 
+def test_a_camera_that_is_stopped_before_its_first_frame_is_a_failure_and_the_next_input_follows(
+    command: Command, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(frames: Iterator[Frame], _: Reading) -> Iterator[Frame]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(reading, "CAMERAS", CAMERAS)
+    monkeypatch.setattr(reading, "_newest", stopped)
+    clip = write_clip(tmp_path / "clip.mp4", [gray(90)] * 3)
+    assert command("predict", model, 9999, clip, "--out", tmp_path / "out") == 1
+    assert [file.name for file in (tmp_path / "out/overlays").iterdir()] == ["clip.mp4"]
+    assert "camera 9999: stopped before its first frame" in capsys.readouterr().err
+
+
 def test_a_camera_that_has_no_new_frame_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As FFmpeg's avfoundation, of macOS, reports it; PyAV's `demux` has ended then."""
 
@@ -343,7 +358,7 @@ def test_a_camera_that_has_no_new_frame_yet_is_asked_again(monkeypatch: pytest.M
             raise av.error.BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
     assert list(reading._waiting(Camera(), ["video"])) == [1, 2, 3]
-    monkeypatch.setattr(reading, "TIMEOUT", 0)
+    monkeypatch.setattr(reading, "TIMEOUT", -1)
     with pytest.raises(av.error.BlockingIOError):  # one from which nothing comes any more
         list(reading._waiting(Camera(), ["video"]))
 

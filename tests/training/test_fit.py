@@ -23,6 +23,7 @@ from conftest import state_of
 from PIL import Image
 
 from linknet_fastai.config.recipe import load_recipe
+from linknet_fastai.config.settings import Settings
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.data.open import open_dataset
 from linknet_fastai.engines.torch_engine import Predictor
@@ -519,6 +520,13 @@ def test_options_that_a_resumed_run_may_change_are_shown_with_their_source(stree
     training.fit("street", street_data, options, tmp_path / "run", At(2, 1, send(signal.SIGINT)))
     assert command("fit", "--resume", tmp_path / "run", "--workers", "0") == 0
     assert re.search(r"workers +0 +command line", capfd.readouterr().out)
+
+
+def test_a_downloaded_model_is_named_by_its_link_whose_target_has_no_ending(street_data, tmp_path):
+    (tmp_path / "blob").touch()
+    (link := tmp_path / "model.safetensors").symlink_to(tmp_path / "blob")
+    settings = training.pin_files(Settings(init_from=link, teacher=link), open_dataset("street", street_data))
+    assert (settings.init_from, settings.teacher) == (link, link)
 
 
 def test_a_checkpoint_of_an_earlier_version_has_imagenets_normalization():

@@ -43,8 +43,8 @@ export async function opened(file) {
   try {
     return await movie(file.name, { src: address }, false, () => URL.revokeObjectURL(address));
   } catch ({ name }) {
-    const low = name === "NotAllowedError"; // as iPhones do in low power mode
-    const why = low ? "plays no clips now: it saves power" : "reads it neither as a picture nor as a clip";
+    const isRefused = name === "NotAllowedError"; // as by iPhones in low power mode
+    const why = isRefused ? "does not let clips play now (low power mode, or its settings)" : "reads it neither as a picture nor as a clip";
     throw new Error(`${file.name}: this browser ${why}`);
   }
 }
