@@ -197,11 +197,13 @@ def cityscapes_tree(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def street_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawn street scenes of 96x72: 8 to train on, 3 to validate on, 2 to test on; read only."""
+def street_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Drawn street scenes of 96x72: 8 to train on, 3 to validate on, 2 to test on; nothing may write into it."""
     folder = tmp_path_factory.mktemp("street") / "street"
     street.write_scenes(folder, splits={"train": 8, "val": 3, "test": 2}, size=(96, 72))
-    return folder
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    yield folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 def state_of(epochs: int) -> dict[str, Any]:

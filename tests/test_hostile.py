@@ -7,6 +7,7 @@ import struct
 import subprocess
 import zlib
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -174,8 +175,11 @@ def test_no_file_of_a_run_is_unpickled(
     write_run(run, Settings(pretrained=False, size=(64, 48), cache=False, workers=0), ORIGINS, record)
     write_metrics(run, [ROW])
     (run / "checkpoints").mkdir()
-    for name in ("model.safetensors", "export.pkl", "checkpoints/epoch-00001.pt"):
+    for name in ("model.safetensors", "export.pkl", "checkpoints/unnamed.pt"):
         kind(Trap(sprung), run / name)
+    unnamed = run / "checkpoints/unnamed.pt"  # with the right digest in its name it is opened
+    digest = sha256(unnamed.read_bytes()).hexdigest()[:16]
+    unnamed.rename(unnamed.with_name(f"epoch-000001-batch-00000000-{digest}.pt"))
     status = command(*use.format(run=run).split())
     errors = capsys.readouterr().err
     assert status == (0 if use.startswith("compare") else 1), errors  # compare reads only numbers

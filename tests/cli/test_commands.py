@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,9 @@ from linknet_fastai.cli.terminal import show_table
 from linknet_fastai.config.recipe import load_recipe, recipe_folder, recipe_names
 from linknet_fastai.config.settings import WITHOUT_OPTION, Settings
 from linknet_fastai.core.errors import UsageError
+from linknet_fastai.data.loaders import segmentation_dls
+from linknet_fastai.engines.torch_engine import Predictor
+from linknet_fastai.model.save_load import load_model
 from linknet_fastai.runs.folder import write_run
 from linknet_fastai.training.run_record import FitResult
 
@@ -535,6 +539,52 @@ def test_predict_reports_unreadable_frames_and_predicts_the_others(
     assert len(masks) == len(list(Path("out/overlays").iterdir())) == 7
     with Image.open(masks[0]) as mask:
         assert (mask.mode, mask.size) == ("L", (96, 72))
+
+
+def test_predict_and_evaluate_follow_the_size_and_the_confidence_that_they_are_given(
+    command: Command, street_data: Path, model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    frame = street_data / "val/images/val_0000.png"
+    predictor = Predictor(*load_model(model), "cpu", "fp32", (40, 40))
+    channels, confidence = predictor.channels_and_confidence(
+        np.asarray(Image.open(frame).resize((40, 40), Image.Resampling.BILINEAR)), (72, 96)
+    )
+    below = float(np.median(confidence)) / 255
+    options = ("--confidence", "--below", below, "--size", "40x40", "--precision", "fp32", "--device", "cpu")
+    assert command("predict", model, frame, "--out", "out", *options) == 0
+    ids = np.array([entry.id for entry in predictor.card.classes])
+    mask = np.asarray(Image.open("out/masks/val_0000.png"))
+    assert np.array_equal(np.asarray(Image.open("out/confidence/val_0000.png")), confidence)
+    sure = confidence >= 255 * below
+    assert 0 < sure.mean() < 1
+    assert np.array_equal(mask[sure], ids[channels[sure]])
+    assert (mask[~sure] == predictor.card.void.id).all()
+    assert command("evaluate", model, "street", "--data", street_data, "--size", "native", "--json", "s.json") == 0
+    assert json.loads(Path("s.json").read_text())["size"] == "native"
+
+
+def test_lr_find_prints_the_valley_as_the_rate_to_train_with(
+    command: Command, street_data: Path, capsys: pytest.CaptureFixture
+) -> None:
+    small = ("--size", "64x48", "--bs", 4, "--encoder", "test_resnet", "--no-pretrained", "--workers", 0)
+    assert command("lr-find", "street", "--data", street_data, *small, "--steps", 20, "--out", "found") == 0
+    out = capsys.readouterr().out
+    valley, given = (float(re.search(pattern, out)[1]) for pattern in (r"valley +(\S+)", r"--lr (\S+)"))
+    assert given == pytest.approx(valley, rel=0.05)
+    assert sorted(file.name for file in Path("found").iterdir()) == ["lr-find.csv", "lr-find.png"]
+
+
+def test_export_names_what_it_wrote_and_clear_cache_deletes_what_was_decoded(
+    command: Command, street_data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert command("export", model, "--format", "safetensors", "--out", "copy.safetensors") == 0
+    assert "copy.safetensors" in capsys.readouterr().out
+    assert load_model(Path("copy.safetensors"))[1] == load_model(model)[1]
+    cache = tmp_path / "cache"
+    segmentation_dls("street", street_data, size="64x48", device="cpu", workers=0, cache_dir=cache)
+    assert any(cache.rglob("*"))
+    assert command("data", "street", "--data", street_data, "--cache-dir", cache, "--clear-cache") == 0
+    assert not [file for file in (cache / "frames").rglob("*") if file.is_file() and file.suffix != ".lock"]
 
 
 def test_fit_is_called_with_the_options_of_the_command_line(

@@ -142,6 +142,21 @@ def test_colors_spread_and_stay_colors(labels: np.ndarray) -> None:
     assert {pixel.argmax() for pixel in seen} == {1}
 
 
+def test_brightness_contrast_and_saturation_each_change_by_their_share() -> None:
+    """Seen on two grays, around mid-gray, and on a color: its distance from gray over the grays' from each other."""
+    image = torch.tensor([[100, 100, 100], [150, 150, 150], [150, 120, 110]], dtype=torch.uint8).T.reshape(1, 3, 1, 3)
+    images, labels = TensorImage(image.expand(200, -1, 8, -1)), TensorMask(torch.zeros(200, 8, 3, dtype=torch.uint8))
+    transform = AugmentBatch((3, 8), Settings(scale=(1, 1), flip=False, relight=0, color=0.3))
+    transform.generators = iter([[random.Random(seed) for seed in range(200)]])
+    dark, light, colored = transform((images, labels), split_idx=0)[0][:, :, 4].unbind(-1)
+    brightness = (dark + light).mean(1) / 250
+    contrast = (light - dark).mean(1) / 50 / brightness
+    saturation = (colored[:, 0] - colored[:, 2]) / 40 / brightness / contrast
+    for change in (brightness, contrast, saturation):
+        assert 0.68 < change.min() < 0.75
+        assert 1.25 < change.max() < 1.32
+
+
 def test_gray_stays_gray_whatever_the_saturation() -> None:
     transform = AugmentBatch((4, 4), Settings(scale=(1, 1)))
     images = TensorImage(torch.full((8, 3, 4, 4), 90, dtype=torch.uint8))

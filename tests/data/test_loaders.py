@@ -18,6 +18,7 @@ from PIL import Image
 
 from linknet_fastai.config.presets import settings_for
 from linknet_fastai.config.settings import Settings
+from linknet_fastai.core import parallel
 from linknet_fastai.core.errors import UsageError, UserError
 from linknet_fastai.core.images import open_image
 from linknet_fastai.data.cache import CachedFrame
@@ -253,6 +254,8 @@ def test_a_wrong_argument_is_refused_by_name(street_data: Path, argument: str, v
 )
 def test_loader_processes_leave_cores_to_the_network(monkeypatch, device: str, cores: int, workers: int) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(parallel, "OWN_GROUPS", Path("no-such-file"))  # as without a limit of the machine
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert default_workers(cached=False, device=device) == workers
     assert default_workers(cached=True, device=device) == 0
 

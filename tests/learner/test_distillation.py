@@ -102,6 +102,8 @@ def test_the_teacher_sees_the_same_images_in_its_own_normalization(dls: DataLoad
 def test_soft_targets_change_what_is_learned_by_their_share(dls: DataLoaders, teacher: Path) -> None:
     alone = trained_head(learner(dls))
     assert torch.equal(trained_head(learner(dls, teacher=teacher, teacher_share=0)), alone)
+    warm = learner(dls, teacher=teacher, teacher_temperature=4.0)
+    assert (warm.soft_targets.share, warm.soft_targets.temperature) == (0.5, 4)
     learn = learner(dls, teacher=teacher)
     before = {name: value.clone() for name, value in learn.soft_targets.teacher.state_dict().items()}
     assert not torch.equal(trained_head(learn), alone)

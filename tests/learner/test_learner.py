@@ -188,8 +188,10 @@ def test_each_optimizer_is_what_its_name_says(dls, name, kind, decay):
     learn.create_opt()
     assert type(learn.opt.opt) is kind
     assert all(group["weight_decay"] == decay for group in learn.opt.opt.param_groups)
+    assert learn.opt.opt.param_groups[0].get("momentum") == {"sgd": 0.9, "rmsprop": 0}.get(name)
     with learn.no_bar():
         fit_schedule(learn, "one-cycle", 1, 1e-3)
+    assert name != "rmsprop" or learn.opt.opt.param_groups[0]["momentum"] == 0  # a schedule would turn it on
     assert all(group["weight_decay"] == decay for group in learn.opt.opt.param_groups)
     assert set(OPTIMIZERS) == {"muon", "adamw", "adam", "rmsprop", "sgd"}
 
@@ -385,8 +387,19 @@ def test_every_setting_can_be_given_by_name(dls, street_data):
     assert (learn.card.decoder, learn.card.width) == ("pixelshuffle", 0.25)
     assert learn.model.head[1].num_features == 8
     assert learn.accumulate_gradients.batches == 2
+    learn.create_opt()
+    assert {group["weight_decay"] for group in learn.opt.opt.param_groups} == {0.2}
     given = {name: value for name, value in others.items() if value is not None}
     assert learn.settings == dls.settings.model_copy(update=given)
+
+
+def test_a_seed_decides_the_weights_that_a_run_starts_from(street_data):
+    def first_weights(seed: int) -> torch.Tensor:
+        settings = Settings(size="64x48", pretrained=False, encoder=TINY_ENCODER, device="cpu", workers=0, seed=seed)
+        return learner_from_settings(open_dataset("street", street_data), settings).model.head[-1].weight
+
+    assert torch.equal(first_weights(1), first_weights(1))
+    assert not torch.equal(first_weights(1), first_weights(2))
 
 
 def test_a_setting_of_the_loaders_is_refused_where_it_comes_too_late(dls):

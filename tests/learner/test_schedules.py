@@ -35,6 +35,16 @@ def test_other_schedules_start_at_the_given_rate_and_end_where_their_name_says(d
     assert (learn.recorder.lrs[-1] == pytest.approx(1e-3)) == (schedule == "constant")
 
 
+@pytest.mark.parametrize(("schedule", "fastais"), [("one-cycle", "fit_one_cycle"), ("flat-cos", "fit_flat_cos")])
+def test_a_schedule_of_fastai_is_fastais(dls, schedule, fastais):
+    learn, plain = (linknet_learner(dls, pretrained=False, encoder="test_resnet") for _ in range(2))
+    with learn.no_bar(), plain.no_bar():
+        fit_schedule(learn, schedule, 6, 1e-3)
+        getattr(plain, fastais)(6, 1e-3)
+    assert learn.recorder.lrs == pytest.approx(plain.recorder.lrs)
+    assert len({round(rate, 12) for rate in learn.recorder.lrs}) > 2
+
+
 class GroupRates(Callback):
     """Records the learning rates of encoder and decoder at every batch."""
 

@@ -138,7 +138,7 @@ def test_a_stream_that_breaks_off_ends_with_its_reason_and_a_video_of_what_came_
     out = tmp_path / "out"
     assert command("predict", model, served("/live"), "--allow-network", "--out", out) == 1
     printed = "".join(capfd.readouterr())
-    assert re.search(r"/live: broke off after [01]\.\d s", printed)
+    assert re.search(r"/live: broke off after \d+\.\d s", printed)
     assert "(the connection was closed)" in printed
     (file,) = (out / "overlays").iterdir()
     times = times_of(file)

@@ -256,6 +256,23 @@ def test_ctrl_c_ends_a_video_with_what_it_has(engine: Engine, tmp_path: Path) ->
     assert result.frames == len(read_clip(result.file)[0]) == 5
 
 
+def test_uncertain_pixels_of_a_video_are_not_colored(engine: Engine, tmp_path: Path) -> None:
+    class Unsure(Brightness):
+        has_confidence = True
+
+        def channels_and_confidence(self, pixels: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+            certain = np.full(size, 200, np.uint8)
+            certain[:, : size[1] // 2] = 100
+            return self.channels(pixels, size), certain
+
+    clip, unsure = write_clip(tmp_path / "in.mp4", [gray(90)] * 2), Unsure(engine.card, "fp32", "native")
+    result = predict_video(unsure, clip, tmp_path / "out.mp4", opacity=1, below=0.5)
+    left, right = (frame.astype(int) for frame in np.split(read_clip(result.file)[0][0], 2, axis=1))
+    assert np.abs(left[:, :28] - 90).max() < 12  # its own color
+    assert (right[:, 4:].mean((0, 1)) > (200, -1, -1)).all()
+    assert right[:, 4:, 1].mean() < 30
+
+
 def test_images_become_a_video_in_the_order_of_their_numbers(engine: Engine, tmp_path: Path) -> None:
     (folder := tmp_path / "shots").mkdir()
     levels = {1: 20, 2: 230, 10: 40}

@@ -132,6 +132,21 @@ def test_the_kept_model_is_the_best_epochs_and_evaluate_repeats_its_score(run, s
     assert [entry["name"] for entry in values["classes"]] == card.class_names
 
 
+def test_the_weights_that_are_kept_are_those_of_the_epoch_with_the_best_score(
+    street_data, tmp_path, monkeypatch, short_end
+):
+    mious, weights = iter((0.3, 0.5, 0.4)), []
+    row = run_record.RunRecord._row
+    monkeypatch.setattr(run_record.RunRecord, "_row", lambda self: row(self) | {"miou": next(mious)})
+
+    class Notes(run_record.Observer):
+        def epoch_ended(self, row: run_record.Row) -> None:
+            weights.append((tmp_path / "run/model.safetensors").read_bytes())
+
+    training.fit("street", street_data, SMALL, tmp_path / "run", Notes())
+    assert weights[0] != weights[1] == weights[2]
+
+
 def test_evaluate_agrees_with_a_count_over_the_masks_that_predict_writes(run, street_data, tmp_path):
     predictor = Predictor(*load_model(run), device="cpu")
     result = evaluate(predictor, open_dataset("street", street_data))
@@ -424,8 +439,8 @@ def test_sigkill_in_the_middle_of_an_epoch_loses_no_epoch_that_ended(street_data
     options += ["--encoder", "test_resnet", "--data", str(street_data)]
     command = [sys.executable, "-m", "linknet_fastai", "fit", "street", *options]
     process = subprocess.Popen([*command, "--out", str(tmp_path / "run")], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and not list((tmp_path / "run" / "checkpoints").glob("epoch-*.pt")):
+    deadline, checkpoints = time.monotonic() + 600, tmp_path / "run" / "checkpoints"
+    while time.monotonic() < deadline and process.poll() is None and not list(checkpoints.glob("epoch-*.pt")):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
