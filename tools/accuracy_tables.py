@@ -58,22 +58,31 @@ def left_out(run: RunSummary) -> str | None:
     return name.removeprefix("without-") if name.startswith("without-") else None
 
 
+def from_streets(runs: Iterable[RunSummary]) -> list[RunSummary]:
+    """Those of CamVid that started from drawn streets."""
+    return [run for run in runs if run.run["recipe"] == "camvid" and run.settings.get("init_from")]
+
+
 def readme_table(runs: Sequence[RunSummary]) -> str:
-    """The table of README.md: the preset `best` on val, and on drives that the training did not see."""
-    runs = from_nothing(runs)
-    (full,) = _full_size(runs)
-    drives = [run for run in runs if left_out(run) and _variant(run) == "best"]
+    """The table of README.md: from drawn streets, on val and on drives that the training did not see."""
+    runs = [run for run in from_streets(runs) if not _network(run)]
+    (full,) = [run for run in runs if not left_out(run)]
+    drives = [run for run in runs if left_out(run)]
     return _table(
         ("CamVid, 11 classes, from scratch", "class IoU", "class accuracy"),
         [
-            ("val, 480x360, last of 100 epochs", _score(full.last["miou"]), _score(full.last["mean_accuracy"])),
+            (
+                f"val, 480x360, last of {full.last['epoch']} epochs",
+                _score(full.last["miou"]),
+                _score(full.last["mean_accuracy"]),
+            ),
             (
                 f"val, 480x360, best epoch ({full.best['epoch']})",
                 _score(full.best["miou"]),
                 _score(full.best["mean_accuracy"]),
             ),
             (
-                "a drive never seen, 240x180, mean of three",
+                f"a drive never seen, 240x180, {drives[0].last['epoch']} epochs, mean of three",
                 _mean(drives, lambda run: run.last["miou"]),
                 _mean(drives, lambda run: run.last["mean_accuracy"]),
             ),
@@ -90,7 +99,7 @@ def _full_size(runs: Iterable[RunSummary]) -> list[RunSummary]:
 
 def results_tables(runs: Sequence[RunSummary]) -> list[str]:
     """The tables of docs/results.md as Markdown."""
-    started = [run for run in runs if run.settings.get("init_from")]
+    started = from_streets(runs)
     runs = from_nothing(runs)
     on_split = [run for run in runs if left_out(run) is None]
     small = [run for run in on_split if run.settings["size"] == "240x180"]
@@ -112,17 +121,13 @@ def results_tables(runs: Sequence[RunSummary]) -> list[str]:
             ("480x360, from `streets`", "class IoU, last epoch", "best epoch", "class accuracy, last"),
             [
                 (
-                    f"`--epochs {run.last['epoch']}`"
-                    + "".join(
-                        f" `--{name} {Path(str(value)).stem if name == 'teacher' else value}`"
-                        for name in NETWORKS
-                        if (value := run.settings.get(name)) not in (None, 1.0)
-                    ),
+                    f"`--epochs {run.last['epoch']}`{_network(run)}",
                     _score(run.last["miou"]),
                     f"{_score(run.best['miou'])} ({run.best['epoch']})",
                     _score(run.last["mean_accuracy"]),
                 )
                 for run in started
+                if not left_out(run)
             ],
         ),
         _table(
@@ -142,12 +147,27 @@ def results_tables(runs: Sequence[RunSummary]) -> list[str]:
         _table(
             ("240x180, 60 epochs, scored on", *DRIVES, "mean"),
             [
-                (f"`{variant}`", *map(_score, ious), _score(fmean(ious)))
-                for variant, group in _by_variant(run for run in runs if left_out(run))
+                (name, *map(_score, ious), _score(fmean(ious)))
+                for name, group in [
+                    ("`best`, from `streets`", [*filter(left_out, started)]),
+                    *(
+                        (f"`{variant}`", group)
+                        for variant, group in _by_variant(run for run in runs if left_out(run))
+                    ),
+                ]
                 if len(ious := [run.last["miou"] for run in sorted(group, key=left_out)]) == len(DRIVES)
             ],
         ),
     ]
+
+
+def _network(run: RunSummary) -> str:
+    """The options that make a run's network another than the default one."""
+    return "".join(
+        f" `--{name} {Path(str(value)).stem if name == 'teacher' else value}`"
+        for name in NETWORKS
+        if (value := run.settings.get(name)) not in (None, 1.0)
+    )
 
 
 def _by_variant(runs: Iterable[RunSummary]) -> list[tuple[str, list[RunSummary]]]:
