@@ -3,6 +3,7 @@
 Under `torchrun` every rank runs these functions; rank 0 alone writes files and reports progress.
 """
 
+import os
 import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -183,8 +184,9 @@ def pin_files(settings: Settings, dataset: Dataset) -> Settings:
     }
     for name in ("init_from", "encoder_weights", "teacher", "cache_dir"):
         if path := getattr(settings, name):
-            # A model that was downloaded is a link to a file without an ending.
-            files[name] = find_model(path).absolute() if name in ("init_from", "teacher") else path.resolve()
+            found = find_model(path) if name in ("init_from", "teacher") else path
+            # The name is kept: a model that was downloaded is a link to a file without an ending.
+            files[name] = found.resolve() if os.path.isdir(found) else found.parent.resolve() / found.name
     return settings.model_copy(update=files)
 
 
