@@ -205,7 +205,8 @@ def _predict_bags(
                 written = predict_bag(engine, bag.source, target, topics, overlays, opacity, below, progress)
         except UserError as error:
             failures.append(str(error))
-            without_topic += [error] if isinstance(error, UsageError) else []
+            if isinstance(error, UsageError):
+                without_topic.append(error)
             continue
         console.print(f"{written} (by {engine})")
         failures += written.problems

@@ -144,9 +144,8 @@ class Dataset:
         published = [note for name in splits if (note := self.published_split_note(name))]
         if self.recipe.leave_out and not self.is_shipped:  # of a shipped recipe there may be a part of the data here
             absent = find_listed(self._all_frames(unlabeled=True), self.recipe.leave_out)[1]
-            left_out += [
-                f"leave_out: {len(absent)} of its names are of no frame, first {name}" for name in absent[:1]
-            ]
+            if absent:
+                left_out.append(f"leave_out: {len(absent)} of its names are of no frame, first {absent[0]}")
         pairs = combinations(dict.fromkeys(selections), 2)
         shared = [note for pair in pairs if (note := self._shared_note(*pair))]
         return [printable(note) for note in (*published, *left_out, *shared)]  # they go into text files

@@ -65,7 +65,7 @@ def export_network(
     result = _check(model, card, chosen, content, check)
     texts = contract_files(card, chosen)
     (folder / MODEL).unlink(missing_ok=True)  # written last, so that none is beside texts that describe another one
-    for name in (PREPROCESS, *texts):  # first, as by it a folder is known as one that an export wrote
+    for name in sorted(texts, key=PREPROCESS.__ne__):  # it first: by it a folder is known as one that an export wrote
         write_text(folder / name, texts[name])
     for name in FILES:  # those of an earlier interface that this one does not have
         if name not in texts:

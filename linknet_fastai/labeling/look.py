@@ -118,7 +118,7 @@ def write_proposal(proposal: Proposal, file: Path, progress: Progress | None = N
     folder = labels_folder(proposal.name)
     drawn_before = {*(file.parent / folder).rglob("*.png")} if maps else set()
     for other in file.parent.glob("*.toml") if drawn_before else ():
-        if f'"{folder}/' in other.read_text(encoding="utf-8", errors="replace"):
+        if re.search(rf"[\"']{re.escape(folder)}/", other.read_text(encoding="utf-8", errors="replace")):
             raise UsageError(f"--from: {other} reads the label maps in {folder}/; name another recipe file")
     for png in (picture, *drawn_before, *(path for _, path in maps)):
         if os.path.lexists(png) and not is_own_png(png):

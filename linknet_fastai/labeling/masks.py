@@ -73,10 +73,13 @@ def voc(tree: Tree) -> MaskFolder | None:
     if not any("SegmentationClass" in file.parts for file in tree.images):
         return None
     layout, notes = _voc_layout(tree)
-    legend = next((file for file in tree.named(*NAME_LISTS) if _name_legend(file)), None)
-    names = {255: "void"} | (_name_legend(legend, {0: "background"}) if legend else dict(enumerate(VOC_CLASSES)))
-    lists = _voc_lists(tree)
-    return MaskFolder("Pascal VOC", "SegmentationClass/", layout, lists, names, False, legend, notes=notes)
+    found = MaskFolder("Pascal VOC", "SegmentationClass/", layout, _voc_lists(tree), by_color=False, notes=notes)
+    found.names = {255: "void"} | dict(enumerate(VOC_CLASSES))
+    for legend in tree.named(*NAME_LISTS):
+        if listed := _name_legend(legend, has_background=True):
+            found.names, found.legend = {255: "void"} | listed, legend
+            return found
+    return found
 
 
 def roboflow(tree: Tree) -> MaskFolder | None:
@@ -154,12 +157,12 @@ def _lists(tree: Tree, *files: Path) -> dict[str, str | list[str]]:
     return found if {"train", "val"} <= set(found) else {}
 
 
-def _name_legend(file: Path, first: Mapping[int, str] | None = None) -> dict[int, str]:
+def _name_legend(file: Path, has_background: bool = False) -> dict[int, str]:
     """The names in a list: a line is a name, of the value that is its place from 0, or a value and a name.
 
     Args:
         file: the list.
-        first: what comes before the names of a list without values and without a background.
+        has_background: whether 0 is background, though a list without values may begin with 1.
     """
     with reading(file, "a list of names"):
         lines = [line.strip() for line in read_text(file, MAX_SMALL).splitlines()]
@@ -169,8 +172,8 @@ def _name_legend(file: Path, first: Mapping[int, str] | None = None) -> dict[int
         numbered = [re.fullmatch(r"(\d{1,5})[\s:,;=]+(.+)", line) for line in lines]
         if lines and all(numbered):
             return {int(match[1]): match[2].strip() for match in numbered if match}
-        if first and lines and lines[0].lower() not in BACKGROUND_NAMES:
-            return {**first, **dict(enumerate(lines, len(first)))}
+        if has_background and lines and lines[0].lower() not in BACKGROUND_NAMES:
+            lines = ["background", *lines]
         return dict(enumerate(lines))
 
 
@@ -282,8 +285,8 @@ def name_values(found: MaskFolder, counts: Counts) -> dict[int, str]:
             legend[raw] = name
         elif counts.by_color:
             legend[raw[0] << 16 | raw[1] << 8 | raw[2]] = name
-    if found.names and not legend:  # a list of colors for label maps of values: the value is the place in the list
-        legend = dict(enumerate(found.rows or map(str, found.names.values())))
+    if not legend:  # a list of colors for label maps of values: the value is the place in the list
+        legend = dict(enumerate(found.rows))
     if not legend:
         return _made_up(used, counts.by_color)
     without = [value for value in used if value not in legend]

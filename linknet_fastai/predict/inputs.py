@@ -138,8 +138,7 @@ def collect_clips(
         if isinstance(path, Stream):
             clips.append(Clip(path, Path(path.file_name)))
         elif os.path.isdir(path):
-            videos = [file for file in files_in(path, out, VIDEO_SUFFIXES) if is_video(file)]
-            videos = [file for file in videos if not _is_written_video(file, path)]
+            videos = list(filter(is_video, files_in(path, out, VIDEO_SUFFIXES)))
             clips += [Clip(video, video.relative_to(path).with_suffix(".mp4")) for video in videos]
             if as_video:
                 frames = sorted(find_images(path, out), key=natural_order)
@@ -249,8 +248,8 @@ def find_images(folder: Path, out: Path | None = None) -> list[Path]:
 def files_in(folder: Path, out: Path | None = None, suffixes: Collection[str] | None = IMAGE_SUFFIXES) -> list[Path]:
     """All files with one of the suffixes in a folder and its subfolders, sorted by name.
 
-    What a system leaves behind, such as `._0001.png`, is left out, see `is_system_file`. So is what a prediction into
-    any other folder wrote, which is known by a tag in the file.
+    What a system leaves behind, such as `._0001.png`, is left out, see `is_system_file`. So is, of images and videos,
+    what a prediction into any other folder wrote, which is known by a tag in the file.
     A link to a folder is followed once, and never to a folder that contains it.
 
     Args:
@@ -281,21 +280,19 @@ def files_in(folder: Path, out: Path | None = None, suffixes: Collection[str] | 
                 followed.add(target)
     wanted = [file for file in found if suffixes is None or file.suffix.lower() in suffixes]
     kept = (file for file in wanted if not is_system_file(file.relative_to(folder)))
-    return sorted(file for file in kept if not (_may_be_written(file.relative_to(folder)) and is_own_png(file)))
+    return sorted(file for file in kept if suffixes is None or not _is_written(file, folder))
 
 
-def _is_written_video(file: Path, folder: Path) -> bool:
-    """Whether a prediction wrote a video below a folder of videos."""
-    if "overlays" not in file.relative_to(folder).parts[:-1]:
+def _is_written(file: Path, folder: Path) -> bool:
+    """Whether a prediction wrote an image or video below a folder; only one in such a place is opened."""
+    path = file.relative_to(folder)
+    if path.name != LEGEND and {*WRITTEN}.isdisjoint(path.parts[:-1]):
         return False
-    from linknet_fastai.predict.frames import is_own_video  # needs an optional package
+    if path.suffix == ".mp4":
+        from linknet_fastai.predict.frames import is_own_video  # needs an optional package
 
-    return is_own_video(file)
-
-
-def _may_be_written(path: Path) -> bool:
-    """Whether a prediction could have written a file of this name below a folder of frames."""
-    return path.suffix == ".png" and (path.name == LEGEND or not {*WRITTEN}.isdisjoint(path.parts[:-1]))
+        return is_own_video(file)
+    return path.suffix == ".png" and is_own_png(file)
 
 
 def _no_images(*inputs: Path) -> UsageError:

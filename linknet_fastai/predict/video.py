@@ -143,9 +143,18 @@ def predict_video(
             output.metadata["comment"] = SOFTWARE[1]  # for `is_own_video`
             reading.sound.add_to(output)
             what, done, latest = f"predicting {file.name}", 0, -1
-            frames = _UntilCtrlC(chain([first], reading.frames))
+            stopped = False
+
+            def frames() -> Iterator[Frame]:
+                """Those before Ctrl-C: where it stops the wait for the next one, they are still predicted."""
+                nonlocal stopped
+                try:
+                    yield from chain([first], reading.frames)
+                except KeyboardInterrupt:
+                    stopped = True
+
             try:
-                for drawn in map_in_threads(predict, frames, frame_threads(engine)):
+                for drawn in map_in_threads(predict, frames(), frame_threads(engine)):
                     if drawn is None:
                         reading.broken += 1
                     else:
@@ -159,28 +168,14 @@ def predict_video(
                 if progress:
                     progress(what, taken, taken)
             except KeyboardInterrupt:  # not while waiting for a frame
-                frames.stopped = True
-            if frames.stopped and not done:
+                stopped = True
+            if stopped and not done:
                 raise KeyboardInterrupt
             output.mux(video.encode(None))
             reading.sound.write()
     seconds, left_out = time.perf_counter() - started, reading.sound.left_out
-    stopped, live = frames.stopped, reading.live
     problem = "" if stopped else reading.problem(source)
-    return VideoResult(file, done, reading.dropped, reading.broken, stopped, seconds, left_out, problem, live)
-
-
-class _UntilCtrlC:
-    """Frames, which end where a person stops the wait for the next one; those before it are still predicted."""
-
-    def __init__(self, frames: Iterator[Frame]) -> None:
-        self._frames, self.stopped = frames, False
-
-    def __iter__(self) -> Iterator[Frame]:
-        try:
-            yield from self._frames
-        except KeyboardInterrupt:
-            self.stopped = True
+    return VideoResult(file, done, reading.dropped, reading.broken, stopped, seconds, left_out, problem, reading.live)
 
 
 @contextmanager

@@ -108,10 +108,7 @@ def test_only_scores_on_the_same_split_without_tta_are_compared_with_published_o
     other_size = {"split": "test", "tta": False, "miou": 0.4, "size": "native"}
     (folder / "evaluation-native.json").write_text(json.dumps(other_size))
     assert comparable_evaluation(summarize(folder), "test") is None
-    table = [
-        [1, 0, 2],
-        [0, 1, 3],
-    ]  # of a recipe whose classes the model shares in part: the last column is the others
+    table = [[1, 0, 2], [0, 1, 3]]  # the last column is of classes that this recipe does not have
     elsewhere = {"split": "test", "recipe": "camvid", "miou": 0.6, "confusion": table}
     elsewhere["classes"] = [{"name": name, "iou": 0.6} for name in ("road", "car")]
     (folder / "evaluation-city.json").write_text(json.dumps(elsewhere))
