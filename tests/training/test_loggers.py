@@ -37,7 +37,8 @@ def steps(events: EventAccumulator, name: str) -> list[int]:
 
 
 def wandb_ids(run: Path) -> set[str]:
-    return {path.name.split("-")[-1] for path in (run / "wandb").glob("offline-run-*")}
+    """The ids in offline-run-TIME-ID, or offline-run-TIME-ID-1 where two began in the same second."""
+    return {path.name.split("-")[3] for path in (run / "wandb").glob("offline-run-*")}
 
 
 @pytest.mark.usefixtures("short_end")
